@@ -1,0 +1,91 @@
+// Package api is the frame of the REST interface under /api/v1:
+// authentication, problem documents (RFC 9457), paging, ETag, server-sent
+// events and the OpenAPI 3.1 document. It knows no room: rooms register their
+// routes on it, and each route must say who may call it.
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+)
+
+// Permission is an administrative right, carried by roles: "users:manage".
+type Permission string
+
+// The permissions. Viewing does not include managing, managing includes viewing.
+const (
+	UsersView         Permission = "users:view"
+	UsersManage       Permission = "users:manage"
+	TargetsView       Permission = "targets:view"
+	TargetsManage     Permission = "targets:manage"
+	EdgesView         Permission = "edges:view"
+	EdgesManage       Permission = "edges:manage"
+	ConnectionsView   Permission = "connections:view"
+	ConnectionsManage Permission = "connections:manage"
+	RecordingsView    Permission = "recordings:view"
+	AuditView         Permission = "audit:view"
+	SettingsView      Permission = "settings:view"
+	SettingsManage    Permission = "settings:manage"
+	SecretsManage     Permission = "secrets:manage"
+)
+
+// Principal is the authenticated caller of the API or of a front door.
+type Principal struct {
+	UserID   string
+	UserName string
+	// Session is the ID of the console session, API token or SSH login it acts by.
+	Session string
+	// Methods are how it authenticated: password, totp, token, publickey, certificate.
+	Methods     []string
+	MFA         bool
+	Permissions map[Permission]bool
+	Source      netip.Addr
+	// Via is the front door: api, console, bastion, socks.
+	Via string
+}
+
+// Can reports whether the principal holds p.
+func (p *Principal) Can(want Permission) bool {
+	return p != nil && (p.Permissions[want] || managed[want] != "" && p.Permissions[managed[want]])
+}
+
+// managed maps a viewing permission to the managing one that includes it.
+var managed = map[Permission]Permission{
+	UsersView: UsersManage, TargetsView: TargetsManage, EdgesView: EdgesManage,
+	ConnectionsView: ConnectionsManage, SettingsView: SettingsManage,
+}
+
+// Authenticator turns a request's bearer token or session cookie into a
+// Principal. A request that carries none yields (nil, nil).
+type Authenticator interface {
+	Authenticate(r *http.Request, source netip.Addr) (*Principal, error)
+}
+
+type principalKey struct{}
+
+// WithPrincipal returns ctx carrying p.
+func WithPrincipal(ctx context.Context, p *Principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// PrincipalFrom returns the caller, or nil.
+func PrincipalFrom(ctx context.Context) *Principal {
+	p, _ := ctx.Value(principalKey{}).(*Principal)
+	return p
+}
+
+// Who says who may call an operation. The zero value is refused at registration.
+type Who struct {
+	public, self bool
+	needs        Permission
+}
+
+// Public operations need no login.
+func Public() Who { return Who{public: true} }
+
+// Self operations need a login; the handler limits them to the caller's own things.
+func Self() Who { return Who{self: true} }
+
+// Needs operations require a permission.
+func Needs(p Permission) Who { return Who{needs: p} }

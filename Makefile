@@ -1,0 +1,57 @@
+# Every target says what it does. Longer ones live in scripts beside their subject.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X caponier/shared/daemon.Version=$(VERSION)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+FUZZTIME ?= 30s
+
+.PHONY: help setup run stop build build-all check test e2e bench fuzz images clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## install what run and test need (idempotent)
+	@sh deploy/dev/setup.sh
+
+run: setup build ## bring the whole product up with a demo VPC; prints URLs and logins
+	@sh deploy/demo/demo.sh up
+
+stop: ## remove everything `make run` made
+	@sh deploy/demo/demo.sh down
+
+build: ## static binaries for this machine into bin/
+	@echo "build: static binaries, version $(VERSION) -> bin/"
+	@mkdir -p bin
+	@$(GOBUILD) -o bin/caponier-core ./core
+	@$(GOBUILD) -o bin/caponier-extender ./extender
+	@$(GOBUILD) -o bin/caponier ./core/cmd/caponier
+
+build-all: ## static binaries for linux amd64 and arm64 into bin/<arch>/
+	@for arch in amd64 arm64; do \
+		echo "build-all: linux/$$arch, version $(VERSION) -> bin/$$arch/"; mkdir -p bin/$$arch; \
+		for b in caponier-core:./core caponier-extender:./extender caponier:./core/cmd/caponier; do \
+			GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/$$arch/$${b%%:*} $${b##*:} || exit 1; \
+		done; \
+	done
+
+check: ## formatting, vet, fix, staticcheck, layout, unit tests (under 3 minutes)
+	@sh deploy/dev/check.sh
+
+test: setup ## everything: unit tests with the race detector on both databases, then end to end
+	@sh deploy/dev/test.sh
+
+e2e: setup build ## only the end-to-end tests
+	@echo "e2e: real binaries in network namespaces"
+	@go test -count=1 -timeout 15m ./e2e/...
+
+bench: build ## tunnel and decision benchmarks, table with pass/short per row
+	@sh deploy/dev/bench.sh
+
+fuzz: ## every fuzz target for FUZZTIME (30s)
+	@sh deploy/dev/fuzz.sh $(FUZZTIME)
+
+images: ## container images
+	@echo "images: nothing to build yet; the carrier's browser image comes with the carrier"
+
+clean: ## remove build output
+	@echo "clean: removing bin/"
+	@rm -rf bin

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Prints the tunnel table (core and extender as processes of their own beside a
+# one-hop TLS relay) and the decision benchmarks.
+set -eu
+cd "$(dirname "$0")/../.."
+echo "bench: access decision with 100,000 users, 10,000 targets, 1,000 roles"
+go test -run '^$' -bench . -benchmem ./core/internal/access/ ./core/internal/policy/
+echo "bench: tunnel"
+go run ./e2e/tunnelbench "$@"

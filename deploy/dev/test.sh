@@ -1,0 +1,23 @@
+#!/bin/sh
+# The whole proof: unit and store suites on SQLite and a real PostgreSQL with
+# the race detector, then the end-to-end tests on real binaries.
+set -eu
+cd "$(dirname "$0")/../.."
+step() { echo "test: $*"; }
+
+if [ -z "${CAPONIER_TEST_PG:-}" ]; then
+	. deploy/dev/postgres.sh
+	start_postgres
+	trap stop_postgres EXIT INT TERM
+	export CAPONIER_TEST_PG
+fi
+step "go vet and staticcheck"
+go vet ./...
+go tool staticcheck ./...
+step "unit and store suites, race detector on, SQLite and PostgreSQL"
+go test -race -p 2 -timeout 12m $(go list ./... | grep -v '/e2e')
+step "build the binaries"
+make -s build
+step "end to end: real binaries, sshd, nginx and HAProxy in network namespaces"
+go test -count=1 -timeout 12m ./e2e/...
+step "ok"

@@ -115,3 +115,7 @@ func Errorf(c Code, format string, args ...any) *Error {
 	}
 	return &Error{Code: c, Public: s}
 }
+
+// PathTunnel is where a core accepts tunnels over websockets; a load balancer
+// may be told to route PathTunnel + "/" + core ID to that core.
+const PathTunnel = "/edge/v1/tunnel"

@@ -2,31 +2,63 @@
 // passwords (argon2id), second factors, SSH keys, API tokens, delegated API
 // clients, console sessions, and roles with their members. It limits login
 // attempts. It decides nothing about targets: see access and policy.
+//
+// Invariants:
+//   - A password is stored only as an argon2id hash; tokens, cookies, client
+//     secrets and recovery codes only as SHA-256 of 80 random bits or more; a
+//     TOTP secret only sealed for its row.
+//   - There is one way in, Login, for every front door. What it tells a caller
+//     and how long it takes do not depend on whether the user exists.
+//   - Rights are read from the database at every request: taking one away acts
+//     on the next request.
+//   - The role administrator keeps at least one person who can log in.
 package user
 
 import (
 	"context"
-	"net/netip"
+	"errors"
+	"log/slog"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
-	"caponier/core/internal/access"
 	"caponier/core/internal/api"
+	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/settings"
+	"caponier/core/internal/vault"
 )
 
-// User is one person's account.
+// Kind tells people from programs.
+type Kind string
+
+// The kinds of user.
+const (
+	Person Kind = "person"
+	Client Kind = "client" // a delegated API client: no password, no login but OAuth
+)
+
+// User is one person's account, or an API client's.
 type User struct {
 	ID          string
+	Kind        Kind
 	Name        string // login name, unique, [a-z0-9._-]{1,64}
 	DisplayName string
 	Email       string
-	Disabled    bool
-	TOTP        bool // a second factor is enrolled
-	CreatedAt   time.Time
-	LastLogin   time.Time
-	Version     int64 // for ETag
+	// Disabled is the state of someone who left; Locked suspends while
+	// something is looked into. Both end everything the user has open.
+	Disabled  bool
+	Locked    bool
+	TOTP      bool // a second factor is enrolled
+	Password  bool // a password is set
+	CreatedAt time.Time
+	LastLogin time.Time
+	ErasedAt  time.Time
+	// PasswordLockedUntil is set by too many failed password logins.
+	PasswordLockedUntil time.Time
+	Version             int64 // for ETag
+
+	epoch int64 // rises on "sign out everywhere"
 }
 
 // Role groups users. Permissions are administrative rights; access to targets
@@ -36,49 +68,71 @@ type Role struct {
 	Name        string
 	Comment     string
 	Permissions []api.Permission
+	Builtin     bool
 	Version     int64
 }
 
+// AdministratorRole is the ID of the built-in role with every permission.
+const AdministratorRole = "rol_administrator"
+
+// Sealer keeps small secrets at rest; *vault.Vault is one.
+type Sealer interface {
+	Seal(p vault.Place, plaintext []byte) ([]byte, error)
+	Open(p vault.Place, sealed []byte) ([]byte, error)
+}
+
+// CertAuthority knows the keys that sign people's own SSH certificates. They
+// must not be the keys that sign logins on targets: a principal there is an
+// account, here it is a person.
+type CertAuthority interface {
+	UserAuthorities(ctx context.Context) ([]ssh.PublicKey, error)
+}
+
+// Config is what a Service needs. DB, Audit, Sealer and Now are required.
+type Config struct {
+	DB     *db.DB
+	Audit  *audit.Log
+	Sealer Sealer
+	Now    func() time.Time
+	Log    *slog.Logger
+	// Settings may be nil: every default.
+	Settings *settings.Service
+	// Authority may be nil: SSH certificates are refused.
+	Authority CertAuthority
+	// Issuer names this installation in authenticator apps; empty = "Caponier".
+	Issuer string
+}
+
 // Service is the room's entry. Safe for concurrent use.
-type Service struct{}
+type Service struct {
+	db        *db.DB
+	audit     *audit.Log
+	sealer    Sealer
+	now       func() time.Time
+	log       *slog.Logger
+	settings  *settings.Service
+	authority CertAuthority
+	issuer    string
 
-// Credentials of one login attempt. Exactly one of Password and Key is set.
-type Credentials struct {
-	Name     string
-	Password string
-	Code     string // TOTP, when asked for
-	Key      ssh.PublicKey
-	Source   netip.Addr
-	Via      string // front door, for the audit log
+	hasher  *hasher
+	limiter *limiter
 }
 
-// Sentinels of Login. Users are shown ErrBadCredentials for everything that
-// would tell an attacker which part was wrong.
-// ErrNeedCode asks for the second factor; ErrLimited is a *LimitError.
-//
-// (Declared by the owner of this room in login.go:
-//  ErrBadCredentials, ErrNeedCode, type LimitError struct{ RetryAfter time.Duration }.)
-
-// Login checks credentials, applies login limits, and audits the attempt. A
-// password may also be an API token of the same user (for command-line tools).
-// Key checks that the key belongs to the user (a registered key, or a user
-// certificate of our own CA with the user's name as principal); the caller has
-// verified possession.
-func (s *Service) Login(ctx context.Context, c Credentials) (*api.Principal, error) {
-	panic("contract")
-}
-
-// Subject returns the user as the decision sees him, fresh from q. mfa comes
-// from the principal. It fails with db.ErrNotFound for an unknown user.
-func (s *Service) Subject(ctx context.Context, q db.Querier, userID string, mfa bool) (access.Subject, error) {
-	panic("contract")
-}
-
-// StillValid reports whether the login behind p is still good: user enabled,
-// session or token not revoked, expired or idle.
-func (s *Service) StillValid(ctx context.Context, p *api.Principal) error { panic("contract") }
-
-// MarkFirstUse starts a floating membership of the user in the role.
-func (s *Service) MarkFirstUse(ctx context.Context, userID, roleID string, at time.Time) error {
-	panic("contract")
+// New makes the room on a migrated database.
+func New(c Config) (*Service, error) {
+	if c.DB == nil || c.Audit == nil || c.Sealer == nil || c.Now == nil {
+		return nil, errors.New("user: DB, Audit, Sealer and Now are required")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Issuer == "" {
+		c.Issuer = "Caponier"
+	}
+	return &Service{
+		db: c.DB, audit: c.Audit, sealer: c.Sealer, now: c.Now, log: c.Log,
+		settings: c.Settings, authority: c.Authority, issuer: c.Issuer,
+		hasher:  newHasher(settings.LoginHashes.Get(c.Settings)),
+		limiter: newLimiter(c.Now),
+	}, nil
 }

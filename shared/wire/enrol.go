@@ -12,10 +12,9 @@ import (
 // Paths of the control plane that core serves. The first group is reached
 // from outside (an LB may pass them), the second only inside a tunnel.
 const (
-	PathTunnel = "/edge/v1/tunnel" // wss tunnel; "/edge/v1/tunnel/<core-id>" asks for one core
-	PathEnrol  = "/edge/v1/enrol"  // carries inner TLS pinned by the token; never plain HTTP
-	PathCRL    = "/edge/v1/crl"    // revocation list, RFC 5280 DER
-	PathCA     = "/edge/v1/ca"     // CA certificates, PEM
+	PathEnrol = "/edge/v1/enrol" // carries inner TLS pinned by the token; never plain HTTP
+	PathCRL   = "/edge/v1/crl"   // revocation list, RFC 5280 DER
+	PathCA    = "/edge/v1/ca"    // CA certificates, PEM
 
 	PathHello  = "/v1/hello"  // POST Hello → Welcome, the first request on every tunnel
 	PathRenew  = "/v1/renew"  // POST RenewRequest → RenewResponse

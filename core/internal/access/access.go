@@ -28,20 +28,26 @@ const (
 // Features is a set of Feature.
 type Features = Feature
 
-// Window limits when a grant or membership holds. The zero value always holds.
+// AllFeatures is every feature there is.
+const AllFeatures Features = Shell | Exec | FileTransfer | Forward | RemoteForward | X11 | AgentForward | Web | Network
+
+// Window limits when a grant or membership holds. The zero value always holds;
+// a window that makes no sense (see Validate) never does.
 type Window struct {
 	NotBefore time.Time `json:"not_before,omitzero"`
 	NotAfter  time.Time `json:"not_after,omitzero"`
-	// Days are the weekdays it holds, 0 = Sunday; empty means all.
+	// Days are the weekdays it holds, 0 = Sunday; empty means all. A span over
+	// midnight belongs to the day it starts on.
 	Days []time.Weekday `json:"days,omitempty"`
-	// From and To are minutes after local midnight in Zone; To may be before
-	// From (over midnight). Both zero means all day.
+	// From and To are minutes after local midnight in Zone, 0 to 1440; To is
+	// exclusive and may be before From (over midnight). Both zero means all day.
 	From int `json:"from,omitempty"`
 	To   int `json:"to,omitempty"`
 	// Zone is an IANA time zone name; empty means UTC.
 	Zone string `json:"zone,omitempty"`
 	// Floating, when not zero, starts at the first use: the membership holds
-	// for this long from FirstUse on.
+	// for this long from FirstUse on. Only memberships float; a grant whose
+	// window floats never holds.
 	Floating time.Duration `json:"floating,omitempty"`
 }
 
@@ -78,7 +84,7 @@ type Grant struct {
 	Role     string
 	Target   string
 	Tag      string
-	Accounts []string // names; "*" means every account of the target
+	Accounts []string // names; "*" means every account; empty serves only targets without accounts
 	Features Features
 	Window   Window
 	Sources  []netip.Prefix
@@ -97,30 +103,40 @@ type Grant struct {
 
 // Request is one question.
 type Request struct {
-	Subject   Subject
-	Target    Target
-	Account   string
-	Want      Feature
+	Subject Subject
+	Target  Target
+	// Account is the login on the target; empty for kinds without accounts.
+	Account         string
+	AccountDisabled bool
+	// Mask is what kind and account of the target permit at all (the feature
+	// switches, C31). The zero value permits nothing.
+	Mask      Features
+	Want      Feature // exactly one
 	HasReason bool
 	Source    netip.Addr
 	Now       time.Time
 	// Grants are all grants that may matter; those of other targets or roles
 	// are ignored.
 	Grants []Grant
+	// Zones remembers loaded time zones between decisions; nil loads them anew.
+	Zones *Zones
 }
 
 // Reason is why a request was refused, or Allowed. The zero value refuses.
 type Reason uint8
 
-// Reasons, in the order they are checked. A refusal names the one that came closest to allowing.
+// Reasons, in the order they are checked. A refusal names the one that came
+// closest to allowing. Whoever has no role for a target hears NoRole and
+// learns nothing else about it.
 const (
-	Refused Reason = iota
+	Refused Reason = iota // the question makes no sense
 	Allowed
 	UserDisabled
 	UserLocked
+	NoRole // no role of the user grants this target
 	TargetDisabled
-	NoRole        // no role of the user grants this target
-	NoAccount     // granted, but not this account
+	NoAccount // granted, but not this account
+	AccountDisabled
 	NoFeature     // granted, but not this use
 	OutsideWindow // outside the time window
 	OutsideSource // from an address that is not permitted
@@ -131,18 +147,22 @@ const (
 // Decision is the answer.
 type Decision struct {
 	Reason Reason
-	// Grant and Role are those that allowed it.
+	// Grant and Role are those that allowed it; of a refusal those that came
+	// closest, if any.
 	Grant, Role string
 	// Features are all uses allowed together with the one wanted.
 	Features Features
-	// Record is whether it must be recorded.
+	// Record is whether it must be recorded. Limits add up: where several
+	// grants apply the strictest recording rule, duration and idle time hold.
 	Record      bool
 	MaxDuration time.Duration
 	Idle        time.Duration
-	// Until is when the decision must be made again at the latest (a window
-	// ends then); zero = no such moment.
+	// Until is the earliest moment the answer to the same question could be
+	// another one because time went by (a window opens or ends); zero = no
+	// such moment. Until then it stays the same.
 	Until time.Time
-	// StartsFloating: the membership's floating window begins with this use.
+	// StartsFloating: the floating window of the membership in Role begins
+	// with this use.
 	StartsFloating bool
 }
 

@@ -6,11 +6,18 @@ package policy
 
 import (
 	"context"
+	"log/slog"
 	"net/netip"
+	"time"
 
 	"caponier/core/internal/access"
 	"caponier/core/internal/api"
+	"caponier/core/internal/audit"
+	"caponier/core/internal/conn"
+	"caponier/core/internal/db"
+	"caponier/core/internal/fleet"
 	"caponier/core/internal/target"
+	"caponier/core/internal/user"
 )
 
 // Query is one question as a front door asks it.
@@ -34,8 +41,42 @@ type Verdict struct {
 	Public  string
 }
 
+// Config is what the room needs; DB, Users, Targets and Audit are mandatory.
+type Config struct {
+	DB      *db.DB
+	Users   *user.Service
+	Targets *target.Service
+	Audit   *audit.Log
+	Network Network // for explain; *fleet.Fleet
+	Prober  Prober  // for explain; see NewSSHProber
+	Now     func() time.Time
+	Log     *slog.Logger
+}
+
+// Network tries a destination step by step; *fleet.Fleet does.
+type Network interface {
+	Probe(ctx context.Context, r fleet.DialRequest) []fleet.DialStage
+}
+
+// Prober tries what comes after the TCP connection: banner, host key, login.
+// It leaves nothing open and changes nothing.
+type Prober interface {
+	ProbeLogin(ctx context.Context, t *target.Target, a *target.Account) []fleet.DialStage
+}
+
 // Service answers queries. Safe for concurrent use.
-type Service struct{}
+type Service struct{ c Config }
+
+// New makes the room.
+func New(c Config) (*Service, error) { panic("contract") }
+
+// Routes registers /me/targets and /targets/{id}/explain.
+func (s *Service) Routes(f *api.Frame) { panic("contract") }
+
+// Reauthorize answers again for a live connection (conn.Authorizer).
+func (s *Service) Reauthorize(ctx context.Context, sp conn.Spec) (access.Decision, error) {
+	panic("contract")
+}
 
 // Decide answers q, fresh from the database. A refusal is not an error; an
 // error (database away) means: refuse.

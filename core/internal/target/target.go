@@ -4,11 +4,11 @@
 package target
 
 import (
-	"context"
+	"net"
+	"strconv"
 	"time"
 
 	"caponier/core/internal/access"
-	"caponier/core/internal/db"
 )
 
 // Kind of a target.
@@ -23,12 +23,14 @@ const (
 )
 
 // Site is an address space reached through a group of extenders. Its name
-// prefixes addresses: site/host:port.
+// prefixes addresses: site/host:port. The name never changes: edges and
+// targets refer to it.
 type Site struct {
-	ID      string
-	Name    string // [a-z0-9-]{1,63}
-	Comment string
-	Version int64
+	ID        string
+	Name      string // [a-z0-9-]{1,63}
+	Comment   string
+	CreatedAt time.Time
+	Version   int64
 }
 
 // HostKeyPolicy says how a target's SSH host key is trusted.
@@ -47,11 +49,13 @@ type Target struct {
 	Name     string // unique, [a-z0-9._-]{1,64}
 	Kind     Kind
 	Site     string // site name; empty = dialled by core itself
-	Host     string // name or address as the site knows it
+	Host     string // name or address as the site knows it, lower case, canonical
 	Port     int
 	Comment  string
-	Tags     []string
+	Tags     []string // sorted; "key=value" or plain
 	Disabled bool
+	// MachineID is set when the host registered itself (see RegisterHost).
+	MachineID string
 
 	HostKeyPolicy HostKeyPolicy
 	// HostKeyCA is an authorized_keys line; only with policy ca.
@@ -60,7 +64,19 @@ type Target struct {
 	SSHAlgorithms string
 
 	CreatedAt time.Time
+	UpdatedAt time.Time
 	Version   int64
+}
+
+// Address is host:port as dialled inside the site.
+func (t *Target) Address() string { return net.JoinHostPort(t.Host, strconv.Itoa(t.Port)) }
+
+// FullAddress is site/host:port, or host:port without a site.
+func (t *Target) FullAddress() string {
+	if t.Site == "" {
+		return t.Address()
+	}
+	return t.Site + "/" + t.Address()
 }
 
 // Auth is how an account logs in to its target.
@@ -81,6 +97,9 @@ type Account struct {
 	Name     string // login on the target, e.g. root
 	Auth     Auth
 	SecretID string // for password and key: a secret in the vault
+	// Features are the feature switches (C31): uses the account permits at
+	// all, whatever is granted.
+	Features access.Features
 	Disabled bool
 	Version  int64
 }
@@ -91,42 +110,17 @@ type HostKey struct {
 	Algorithm   string
 	Key         string // authorized_keys form
 	Fingerprint string // SHA256:…
-	State       string // accepted, pending (changed key waiting for an administrator), rejected
+	State       HostKeyState
 	SeenAt      time.Time
 }
 
-// Service is the room's entry. Safe for concurrent use.
-type Service struct{}
+// HostKeyState is what was decided about a host key.
+type HostKeyState string
 
-// Resolve finds a target by name, by ID, or by address ("site/host[:port]" or
-// "host[:port]"). db.ErrNotFound when there is none.
-func (s *Service) Resolve(ctx context.Context, q db.Querier, ref string) (*Target, error) {
-	panic("contract")
-}
+// The states.
+const (
+	KeyAccepted HostKeyState = "accepted"
+	KeyPending  HostKeyState = "pending" // another key than the accepted ones, waiting for an administrator
+	KeyRejected HostKeyState = "rejected"
+)
 
-// Get returns a target by ID.
-func (s *Service) Get(ctx context.Context, q db.Querier, id string) (*Target, error) {
-	panic("contract")
-}
-
-// Accounts returns the accounts of a target ordered by name.
-func (s *Service) Accounts(ctx context.Context, q db.Querier, targetID string) ([]Account, error) {
-	panic("contract")
-}
-
-// Grants returns all grants that name the target or one of its tags.
-func (s *Service) Grants(ctx context.Context, q db.Querier, t *Target) ([]access.Grant, error) {
-	panic("contract")
-}
-
-// HostKeys returns the accepted host keys of a target.
-func (s *Service) HostKeys(ctx context.Context, targetID string) ([]HostKey, error) {
-	panic("contract")
-}
-
-// SawHostKey records a key presented by a target. With policy TOFU and no key
-// on file it is accepted; a different key than the accepted ones is filed as
-// pending and ErrHostKeyChanged returned (declared by the owner of this room).
-func (s *Service) SawHostKey(ctx context.Context, targetID string, k HostKey) error {
-	panic("contract")
-}

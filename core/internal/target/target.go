@@ -123,4 +123,3 @@ const (
 	KeyPending  HostKeyState = "pending" // another key than the accepted ones, waiting for an administrator
 	KeyRejected HostKeyState = "rejected"
 )
-

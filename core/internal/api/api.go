@@ -57,12 +57,37 @@ var managed = map[Permission]Permission{
 }
 
 // Authenticator turns a request's bearer token or session cookie into a
-// Principal. A request that carries none yields (nil, nil).
+// Principal. A request that carries none yields (nil, nil); one that is not
+// good (unknown, expired, revoked) yields Unauthenticated. Any other error
+// refuses the request and is logged. A request with an Authorization header
+// reaches the Authenticator without its cookies, so that a cookie can never
+// stand in for a bad token.
 type Authenticator interface {
 	Authenticate(r *http.Request, source netip.Addr) (*Principal, error)
 }
 
-type principalKey struct{}
+type (
+	principalKey struct{}
+	callKey      struct{}
+)
+
+// call is what the frame knows about a request besides the caller.
+type call struct {
+	id     string
+	source netip.Addr
+}
+
+func callFrom(ctx context.Context) call {
+	c, _ := ctx.Value(callKey{}).(call)
+	return c
+}
+
+// SourceFrom returns the address the request came from (see ClientAddr).
+func SourceFrom(ctx context.Context) netip.Addr { return callFrom(ctx).source }
+
+// RequestID returns the request's ID, which is in its log line, its
+// X-Request-Id header and its problem document.
+func RequestID(ctx context.Context) string { return callFrom(ctx).id }
 
 // WithPrincipal returns ctx carrying p.
 func WithPrincipal(ctx context.Context, p *Principal) context.Context {

@@ -1,9 +1,13 @@
 package api
 
-import "context"
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
 
-// Frame is the REST frame rooms register on. Safe for concurrent use once built.
-type Frame struct{}
+	"github.com/danielgtaylor/huma/v2"
+)
 
 // Op describes an operation. Its input and output types follow huma's struct
 // tags (path, query, header, Body); Who is mandatory.
@@ -16,63 +20,98 @@ type Op struct {
 	Who     Who
 	Status  int   // success status; 0 = 200, or 204 when the output has no body
 	MaxBody int64 // bytes; 0 = 1 MiB
+	// Sensitive operations answer with a secret: their answers are never kept
+	// for a repeated Idempotency-Key.
+	Sensitive bool
 }
+
+const defaultMaxBody = 1 << 20
+
+// metaOp is the key under which an operation carries its Op.
+const metaOp = "caponier"
 
 // Register adds an operation. It panics at start-up when op.Who is the zero
 // value or the path is taken. Handlers return *Problem (see Invalid, Missing,
 // Conflict, Denied), db.ErrNotFound or db.ErrConflict; anything else becomes
 // "internal error" with the request ID and is logged.
+//
+// A POST may carry an Idempotency-Key: the same caller repeating it within ten
+// minutes receives the first answer again and the handler does not run.
 func Register[I, O any](f *Frame, op Op, h func(ctx context.Context, in *I) (*O, error)) {
-	panic("contract")
+	op = f.admit(op)
+	f.naming = op.ID
+	huma.Register(f.huma, f.describe(op), func(ctx context.Context, in *I) (*O, error) {
+		out, err := h(ctx, in)
+		if err != nil {
+			return nil, f.problem(ctx, err)
+		}
+		return out, nil
+	})
 }
 
-// Page is one page of a list; Next is the cursor of the following page, empty at the end.
-type Page[T any] struct {
-	Items []T    `json:"items"`
-	Next  string `json:"next,omitempty"`
+// RegisterRaw adds an operation whose handler speaks HTTP by itself: downloads,
+// uploads, upgraded connections, server-sent events. The frame authenticates
+// and limits the body (op.MaxBody; a negative value lifts the limit), but sets
+// no time-out; use Fail for errors.
+func RegisterRaw(f *Frame, op Op, h http.HandlerFunc) {
+	op = f.admit(op)
+	d := f.describe(op)
+	status := op.Status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	d.Responses[fmt.Sprint(status)] = &huma.Response{Description: http.StatusText(status)}
+	for _, part := range strings.Split(op.Path, "/") {
+		if strings.HasPrefix(part, "{") {
+			name := strings.TrimSuffix(strings.Trim(part, "{}"), "...")
+			d.Parameters = append(d.Parameters, &huma.Param{Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: "string"}})
+		}
+	}
+	f.huma.OpenAPI().AddOperation(&d)
+	f.handle(op, true, h)
 }
 
-// Problem is an RFC 9457 problem document; its texts are for people.
-type Problem struct {
-	Status int          `json:"status"`
-	Title  string       `json:"title"`
-	Detail string       `json:"detail,omitempty"`
-	Code   string       `json:"code"` // stable, snake_case
-	Fields []FieldError `json:"errors,omitempty"`
+// admit checks an operation and fills its defaults.
+func (f *Frame) admit(op Op) Op {
+	switch {
+	case op.Who == Who{}:
+		panic(fmt.Sprintf("api: %s %s does not say who may call it", op.Method, op.Path))
+	case op.Method == "" || !strings.HasPrefix(op.Path, "/") || op.ID == "":
+		panic(fmt.Sprintf("api: operation %+v has no method, path or id", op))
+	case f.ids[op.ID]:
+		panic(fmt.Sprintf("api: operation id %q is taken", op.ID))
+	}
+	f.ids[op.ID] = true
+	if op.MaxBody == 0 {
+		op.MaxBody = defaultMaxBody
+	}
+	f.ops = append(f.ops, op)
+	return op
 }
 
-// FieldError names one bad field of a request.
-type FieldError struct {
-	Field   string `json:"field"` // JSON path, e.g. "accounts[0].name"
-	Message string `json:"message"`
+// Operations lists what is registered, for documentation and tests.
+func (f *Frame) Operations() []Op { return append([]Op(nil), f.ops...) }
+
+// describe is the OpenAPI side of an operation.
+func (f *Frame) describe(op Op) huma.Operation {
+	d := huma.Operation{
+		Method: op.Method, Path: op.Path, OperationID: op.ID, Summary: op.Summary, Tags: []string{op.Tag},
+		DefaultStatus: op.Status, Metadata: map[string]any{metaOp: op},
+		// The frame reads and limits bodies itself.
+		MaxBodyBytes: -1, BodyReadTimeout: -1,
+		Responses: map[string]*huma.Response{
+			"default": {Description: "Problem", Content: map[string]*huma.MediaType{
+				problemType: {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}},
+			}},
+		},
+	}
+	switch {
+	case op.Who.public:
+		d.Security = []map[string][]string{}
+	case op.Who.self:
+		d.Description = "Needs a login."
+	default:
+		d.Description = "Needs the permission " + string(op.Who.needs) + "."
+	}
+	return d
 }
-
-// Error implements error.
-func (p *Problem) Error() string { return p.Title }
-
-// Invalid is 422 with the fields that are wrong and what to do about each.
-func Invalid(fields ...FieldError) *Problem {
-	return &Problem{Status: 422, Title: "The request is not valid.", Code: "invalid", Fields: fields}
-}
-
-// Missing is 404 for a thing that does not exist or must not be seen.
-func Missing(kind, id string) *Problem {
-	return &Problem{Status: 404, Title: "There is no such " + kind + ".", Detail: id, Code: "not_found"}
-}
-
-// Conflict is 409: the request is fine but the present state forbids it.
-func Conflict(code, detail string) *Problem {
-	return &Problem{Status: 409, Title: "The present state does not allow this.", Detail: detail, Code: code}
-}
-
-// Denied is 403 with a stable code and a text for the user.
-func Denied(code, detail string) *Problem {
-	return &Problem{Status: 403, Title: "You may not do this.", Detail: detail, Code: code}
-}
-
-// ETag renders a row version as an entity tag.
-func ETag(version int64) string { panic("contract") }
-
-// CheckMatch compares an If-Match header with the row's version: 428 when the
-// header is missing, 412 when it does not match.
-func CheckMatch(ifMatch string, version int64) error { panic("contract") }

@@ -1,0 +1,231 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"caponier/core/internal/db"
+)
+
+// Event is something a console wants to know at once. Changes that rooms
+// notify in their transactions become Events by themselves; Publish is for
+// what changes no row (progress, counters).
+type Event struct {
+	Topic string `json:"topic"`
+	ID    string `json:"id,omitempty"`
+	// Data is optional JSON; it never holds secrets.
+	Data json.RawMessage `json:"data,omitempty"`
+	// UserID is whose thing it is: that user sees the event without the
+	// topic's permission. Not sent.
+	UserID string `json:"-"`
+}
+
+// topicNeeds says who may see a topic. What is not listed only its own user sees.
+func topicNeeds(topic string) (Permission, bool) {
+	switch topic {
+	case "user", "role":
+		return UsersView, true
+	case "target", "grant", "site":
+		return TargetsView, true
+	case "edge", "token":
+		return EdgesView, true
+	case "connection":
+		return ConnectionsView, true
+	case "recording":
+		return RecordingsView, true
+	case "secret":
+		return SecretsManage, true
+	case "setting":
+		return SettingsView, true
+	case "audit":
+		return AuditView, true
+	}
+	return "", false
+}
+
+// visible reports whether p may see e.
+func visible(p *Principal, e Event) bool {
+	if e.Topic == db.TopicResync || e.UserID != "" && e.UserID == p.UserID {
+		return true
+	}
+	need, ok := topicNeeds(e.Topic)
+	return ok && p.Can(need)
+}
+
+// Bounds of the event streams.
+const (
+	streamsMax     = 2000
+	streamsPerUser = 20
+	streamQueue    = 128
+	streamDeadline = 10 * time.Second
+)
+
+// hub hands published events to the open streams. A stream that is behind by
+// its whole queue gets a resync instead.
+type hub struct {
+	mu      sync.Mutex
+	streams map[chan Event]string // → user; guarded by mu
+	perUser map[string]int        // guarded by mu
+	closed  bool                  // guarded by mu
+	done    chan struct{}
+}
+
+func newHub() *hub {
+	return &hub{streams: map[chan Event]string{}, perUser: map[string]int{}, done: make(chan struct{})}
+}
+
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.closed {
+		h.closed = true
+		close(h.done)
+	}
+}
+
+func (h *hub) add(user string) (chan Event, *Problem) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.closed:
+		return nil, Unavailable("draining", "This core is shutting down.")
+	case len(h.streams) >= streamsMax || h.perUser[user] >= streamsPerUser:
+		return nil, Limited("Too many open event streams.", 30)
+	}
+	ch := make(chan Event, streamQueue)
+	h.streams[ch] = user
+	h.perUser[user]++
+	return ch, nil
+}
+
+func (h *hub) remove(ch chan Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	user, ok := h.streams[ch]
+	if !ok {
+		return
+	}
+	delete(h.streams, ch)
+	if h.perUser[user]--; h.perUser[user] == 0 {
+		delete(h.perUser, user)
+	}
+}
+
+func (h *hub) publish(e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for ch := range h.streams {
+		select {
+		case ch <- e:
+			continue
+		default:
+		}
+		for len(ch) > 0 {
+			select {
+			case <-ch:
+			default:
+			}
+		}
+		ch <- Event{Topic: db.TopicResync}
+	}
+}
+
+// Publish sends e to the open event streams of this core that may see it. It
+// never blocks; a stream that is too far behind is told to resync.
+func (f *Frame) Publish(e Event) { f.events.publish(e) }
+
+// serveEvents streams changes as server-sent events (HTML §9.2): "change" with
+// {topic, id, data}, and "resync" when some may have been missed. The caller's
+// login is checked again with every heartbeat and whenever users, roles or
+// tokens change; the stream ends when it is not good any more.
+func (f *Frame) serveEvents(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	p := PrincipalFrom(ctx)
+	published, problem := f.events.add(p.UserID)
+	if problem != nil {
+		writeProblem(w, r, problem)
+		return
+	}
+	defer f.events.remove(published)
+	f.metrics.streams.Inc()
+	defer f.metrics.streams.Dec()
+	notes := f.db.Subscribe(ctx)
+
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("X-Accel-Buffering", "no")
+	out := &eventWriter{w: w, rc: http.NewResponseController(w)}
+	defer out.rc.SetWriteDeadline(time.Time{})
+	if out.send("retry: 3000\n\n") != nil {
+		return
+	}
+	beat := time.NewTicker(f.heartbeat)
+	defer beat.Stop()
+	for {
+		var e Event
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.events.done:
+			return
+		case <-beat.C:
+			if p = f.again(r); p == nil || out.send(": alive\n\n") != nil {
+				return
+			}
+			continue
+		case n, ok := <-notes:
+			if !ok {
+				return
+			}
+			e = Event{Topic: n.Topic, ID: n.ID}
+		case e = <-published:
+		}
+		switch e.Topic {
+		case "user", "role", "token", db.TopicResync:
+			if p = f.again(r); p == nil {
+				return
+			}
+		}
+		if visible(p, e) && out.event(e) != nil {
+			return
+		}
+	}
+}
+
+// again authenticates an open stream's request anew; nil means it must end.
+func (f *Frame) again(r *http.Request) *Principal {
+	p, problem := f.authenticate(r, Self())
+	if problem != nil {
+		return nil
+	}
+	return p
+}
+
+type eventWriter struct {
+	w  http.ResponseWriter
+	rc *http.ResponseController
+}
+
+func (o *eventWriter) event(e Event) error {
+	if e.Topic == db.TopicResync {
+		return o.send("event: resync\ndata: {}\n\n")
+	}
+	data, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("encode event: %w", err)
+	}
+	return o.send("event: change\ndata: " + string(data) + "\n\n")
+}
+
+// send writes text within the deadline of one write.
+func (o *eventWriter) send(text string) error {
+	if err := o.rc.SetWriteDeadline(time.Now().Add(streamDeadline)); err != nil {
+		return err
+	}
+	if _, err := o.w.Write([]byte(text)); err != nil {
+		return err
+	}
+	return o.rc.Flush()
+}

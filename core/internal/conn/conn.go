@@ -2,29 +2,38 @@
 // connection of every kind, keeps the record (FEATURES R1), counts bytes,
 // ends connections by decision and re-makes the decision for live ones on
 // every change, at window ends and periodically (DESIGN invariant 11).
+//
+// A connection is written to the database before it may exist. What happens to
+// it afterwards is kept in memory and written in batches, never per byte; when
+// the database is away the batches wait, bounded, and connections live on for
+// the lease, after which they are ended (DESIGN invariant 14).
 package conn
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
 	"net/netip"
+	"strings"
+	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"caponier/core/internal/access"
 	"caponier/core/internal/api"
-	"caponier/core/internal/fleet"
+	"caponier/core/internal/audit"
+	"caponier/core/internal/db"
 )
 
-// State of a connection.
-type State string
-
-// The states (FEATURES R1).
+// Topics of notes about connections. The id is the connection's.
 const (
-	Requested     State = "requested"
-	Connecting    State = "connecting"
-	Connected     State = "connected"
-	Disconnecting State = "disconnecting"
-	Disconnected  State = "disconnected"
-	Failed        State = "failed"
+	// TopicConnection: a connection began, changed state or ended.
+	TopicConnection = "connection"
+	// topicTerminate: an order to end a connection is in its row.
+	topicTerminate = "connection.terminate"
 )
 
 // Spec is what a front door knows when it starts a connection.
@@ -45,74 +54,262 @@ type Authorizer interface {
 	Reauthorize(ctx context.Context, s Spec) (access.Decision, error)
 }
 
+// LoginChecker reports whether the login behind a principal is still good;
+// user is the real one. Which of its errors mean "no longer good" and which
+// "cannot tell now" is told by Config.LoginGone.
+type LoginChecker interface {
+	StillValid(ctx context.Context, p *api.Principal) error
+}
+
+// Auditor writes audit events; *audit.Log is the real one.
+type Auditor interface {
+	Append(ctx context.Context, tx *db.Tx, e audit.Event) error
+}
+
+// Limits bound what one core and one user may have open. They are asked for at
+// each use, so a changed setting holds at once.
+type Limits struct {
+	// Live is the most live connections on this core.
+	Live int
+	// PerUser is the most live connections of one user, over all cores.
+	PerUser int
+	// Reauthorize is how often a decision is made again without any change.
+	Reauthorize time.Duration
+	// Lease is how long live connections outlast a database that does not answer.
+	Lease time.Duration
+}
+
+// DefaultLimits are used where Config names none.
+func DefaultLimits() Limits {
+	return Limits{Live: 5000, PerUser: 200, Reauthorize: 5 * time.Minute, Lease: 5 * time.Minute}
+}
+
+// Config is what a Manager needs.
+type Config struct {
+	DB         *db.DB
+	Audit      Auditor
+	Authorizer Authorizer
+	// Logins re-checks the login behind each connection.
+	Logins LoginChecker
+	// LoginGone tells the errors of Logins that mean the login has ended from
+	// those that mean it could not be checked. Nil: every error but a
+	// cancelled or late context means ended.
+	LoginGone func(error) bool
+	// RoleNames names the roles a user holds, for the record. Nil: only the
+	// role that decided is kept.
+	RoleNames func(ctx context.Context, userID string) ([]string, error)
+	// RecordingStatus tells the status of recordings by id, for lists. May be nil.
+	RecordingStatus func(ctx context.Context, ids []string) (map[string]string, error)
+	// CoreID is this core's id.
+	CoreID string
+	// Limits is asked at each use; nil means DefaultLimits.
+	Limits func() Limits
+	// FlushEvery is how long counters may wait to be written; 0 means 2 s.
+	FlushEvery time.Duration
+	// MaxPending bounds channel events that wait for the database, over all
+	// connections; 0 means 20,000. A connection that would exceed it ends:
+	// what cannot be written down may not happen.
+	MaxPending int
+	Now        func() time.Time
+	Log        *slog.Logger
+	// Metrics receives the room's metrics; nil means none.
+	Metrics prometheus.Registerer
+}
+
 // Manager is the room's entry. Safe for concurrent use.
-type Manager struct{}
+type Manager struct {
+	cfg     Config
+	metrics *metrics
+
+	// wakeFlush and wakeDecide hold at most one token.
+	wakeFlush, wakeDecide chan struct{}
+
+	// mu guards everything below.
+	mu       sync.Mutex
+	live     map[string]*Live // until the closing record is written
+	open     int              // of live: not yet closed
+	pending  int              // channel events waiting in all of live
+	draining bool
+	// contact is when the database last answered.
+	contact time.Time
+	// idle is closed and replaced whenever open drops to zero.
+	idle chan struct{}
+}
+
+// New makes a Manager. Call Run to start its work.
+func New(c Config) (*Manager, error) {
+	switch {
+	case c.DB == nil, c.Audit == nil, c.Authorizer == nil, c.Logins == nil, c.Now == nil, c.Log == nil:
+		return nil, errors.New("connection manager: DB, Audit, Authorizer, Logins, Now and Log are required")
+	case c.CoreID == "":
+		return nil, errors.New("connection manager: CoreID is empty")
+	}
+	if c.Limits == nil {
+		c.Limits = DefaultLimits
+	}
+	if c.LoginGone == nil {
+		c.LoginGone = func(err error) bool {
+			return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+		}
+	}
+	if c.FlushEvery == 0 {
+		c.FlushEvery = 2 * time.Second
+	}
+	if c.MaxPending == 0 {
+		c.MaxPending = 20000
+	}
+	m := &Manager{
+		cfg:        c,
+		wakeFlush:  make(chan struct{}, 1),
+		wakeDecide: make(chan struct{}, 1),
+		live:       map[string]*Live{},
+		contact:    c.Now(),
+		idle:       make(chan struct{}),
+	}
+	m.metrics = newMetrics(c.Metrics, m)
+	return m, nil
+}
+
+// ErrDraining refuses a new connection while this core shuts down.
+var ErrDraining = errors.New("this core takes no new connections")
+
+// LimitError refuses a new connection because a limit is reached; Public is
+// for the user's eyes.
+type LimitError struct{ Public string }
+
+// Error implements error.
+func (e *LimitError) Error() string { return e.Public }
 
 // Open records a new connection in state requested and registers it as live
 // (audited). It fails closed when the record cannot be written, when the
-// manager drains, or when a limit is reached.
-func (m *Manager) Open(ctx context.Context, s Spec) (*Live, error) { panic("contract") }
-
-// EndReason says why a connection ended; stored and shown.
-type EndReason string
-
-// The reasons.
-const (
-	EndedByUser     EndReason = "user"
-	EndedByTarget   EndReason = "target"
-	EndedByAdmin    EndReason = "terminated"
-	EndedByAccess   EndReason = "access_lost"
-	EndedByIdle     EndReason = "idle"
-	EndedByDuration EndReason = "max_duration"
-	EndedByRoute    EndReason = "route_lost" // tunnel or extender gone
-	EndedByShutdown EndReason = "shutdown"
-	EndedByError    EndReason = "error"
-	EndedByCrash    EndReason = "core_lost" // found at start-up
-)
-
-// Terminated is the cause of a Live's context when it was ended by decision;
-// Public is for the user's eyes.
-type Terminated struct {
-	Reason EndReason
-	Public string
+// manager drains, or when a limit is reached. The caller must Close what it opened.
+func (m *Manager) Open(ctx context.Context, s Spec) (*Live, error) {
+	if s.Principal == nil || !s.Decision.OK() {
+		return nil, errors.New("open connection: no principal or no permission")
+	}
+	s.UserAgent = cut(s.UserAgent, 200)
+	s.Reason = cut(s.Reason, 1000)
+	var roles []string
+	if m.cfg.RoleNames != nil {
+		var err error
+		if roles, err = m.cfg.RoleNames(ctx, s.Principal.UserID); err != nil {
+			return nil, fmt.Errorf("open connection: read roles: %w", err)
+		}
+	}
+	l := newLive(m, s)
+	// Registered first: a change that arrives while the row is being written
+	// is not missed. The decision is made once more right after (due).
+	if err := m.register(l); err != nil {
+		return nil, err
+	}
+	limit := m.cfg.Limits().PerUser
+	err := m.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
+		if err := tx.Lock(ctx, "connections "+s.Principal.UserID); err != nil {
+			return err
+		}
+		n, err := countLive(ctx, tx, s.Principal.UserID)
+		if err != nil {
+			return err
+		}
+		if n >= limit {
+			return &LimitError{fmt.Sprintf("You have %d connections open, which is the limit. Close one first.", n)}
+		}
+		if err := insertConnection(ctx, tx, l, roles, m.cfg.CoreID); err != nil {
+			return err
+		}
+		if err := m.cfg.Audit.Append(ctx, tx, l.event(EventRequested, audit.OK, nil)); err != nil {
+			return err
+		}
+		return tx.Notify(ctx, TopicConnection, l.ID)
+	})
+	if err != nil {
+		m.forget(l)
+		m.metrics.refused.Inc()
+		return nil, fmt.Errorf("open connection: %w", err)
+	}
+	m.metrics.opened.WithLabelValues(kindLabel(s.Kind)).Inc()
+	m.wake(m.wakeDecide)
+	return l, nil
 }
 
-// Error implements error.
-func (t *Terminated) Error() string { return t.Public }
-
-// Live is a running connection. Its context ends when it must end; the
-// context's cause is then a *Terminated.
-type Live struct {
-	ID string
+func (m *Manager) register(l *Live) error {
+	max := m.cfg.Limits().Live
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.draining {
+		return ErrDraining
+	}
+	if m.open >= max || len(m.live) >= 2*max {
+		m.metrics.refused.Inc()
+		return &LimitError{"This server has reached its limit of connections. Try again later."}
+	}
+	m.live[l.ID] = l
+	m.open++
+	return nil
 }
 
-// Context ends when the connection must end.
-func (l *Live) Context() context.Context { panic("contract") }
-
-// Connected marks the connection established over a route.
-func (l *Live) Connected(r fleet.Route) { panic("contract") }
-
-// In and Out count bytes from and to the user; both also count as activity.
-func (l *Live) In(n int)  { panic("contract") }
-func (l *Live) Out(n int) { panic("contract") }
-
-// Channel records a channel or request inside the connection (shell, exec
-// with its command, sftp operation, forward), audited and listed per connection.
-func (l *Live) Channel(kind, detail string) { panic("contract") }
-
-// Recording links the recording.
-func (l *Live) Recording(id string) { panic("contract") }
-
-// Close ends the record: disconnected, or failed when err is not nil and it
-// never got to connected. Idempotent; also called with the context's cause.
-func (l *Live) Close(r EndReason, err error) { panic("contract") }
-
-// Terminate ends a live connection, on whatever core it runs, and returns when
-// the order is given. by is who, public is shown to the user.
-func (m *Manager) Terminate(ctx context.Context, id string, by *api.Principal, public string) error {
-	panic("contract")
+// forget drops a connection that never got its row.
+func (m *Manager) forget(l *Live) {
+	l.abandon()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.live, l.ID)
+	m.closedLocked()
 }
 
-// Run does the periodic and event-driven work until ctx ends; then it ends
-// all live connections with EndedByShutdown and waits for them, at most grace.
-func (m *Manager) Run(ctx context.Context, grace time.Duration) error { panic("contract") }
+// closedLocked counts one connection out.
+func (m *Manager) closedLocked() {
+	m.open--
+	if m.open == 0 {
+		close(m.idle)
+		m.idle = make(chan struct{})
+	}
+}
+
+// Drain refuses new connections from now on; live ones go on.
+func (m *Manager) Drain() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.draining = true
+}
+
+// Count returns how many connections are live on this core.
+func (m *Manager) Count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.open
+}
+
+func (m *Manager) wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// snapshot returns the live connections, closed ones included.
+func (m *Manager) snapshot() []*Live {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ls := make([]*Live, 0, len(m.live))
+	for _, l := range m.live {
+		ls = append(ls, l)
+	}
+	return ls
+}
+
+func (m *Manager) find(id string) *Live {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.live[id]
+}
+
+func newID() string { return "con_" + strings.ToLower(rand.Text()) }
+
+// cut shortens s to at most n bytes without splitting a rune.
+func cut(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "")
+}

@@ -1,0 +1,16 @@
+-- +goose Up
+-- A listener open for one connection and one client address.
+create table port_sessions (
+  id text primary key,
+  connection_id text not null references connections (id),
+  core_id text not null,
+  user_id text not null,
+  address text not null,
+  port integer not null,
+  client text not null,
+  opened_at bigint not null,
+  expires_at bigint not null,
+  closed_at bigint not null default 0
+);
+create index port_sessions_open on port_sessions (core_id) where closed_at = 0;
+create index port_sessions_user on port_sessions (user_id, opened_at desc);

@@ -1,0 +1,68 @@
+-- +goose Up
+-- One row per audited use of a target. Rows are never deleted by the running
+-- system; counters and state are written in batches by the core that owns it.
+create table connections (
+  id text primary key,
+  kind text not null,
+  state text not null,
+  user_id text not null,
+  user_name text not null,
+  user_roles text not null,
+  user_agent text not null,
+  auth_methods text not null,
+  mfa integer not null,
+  session_id text not null,
+  via text not null,
+  remote_addr text not null,
+  target_id text not null,
+  target_name text not null,
+  target_address text not null,
+  site text not null,
+  account text not null,
+  reason text not null,
+  role_id text not null,
+  grant_id text not null,
+  features integer not null,
+  recorded integer not null,
+  core_id text not null,
+  node_id text not null default '',
+  node_name text not null default '',
+  transport text not null default '',
+  binding text not null default '',
+  recording_id text not null default '',
+  requested_at integer not null,
+  connected_at integer not null default 0,
+  ended_at integer not null default 0,
+  last_activity_at integer not null,
+  bytes_in integer not null default 0,
+  bytes_out integer not null default 0,
+  end_reason text not null default '',
+  end_detail text not null default '',
+  terminated_at integer not null default 0,
+  terminated_by_id text not null default '',
+  terminated_by_name text not null default '',
+  terminated_text text not null default ''
+) strict;
+create index connections_requested on connections (requested_at desc, id desc);
+create index connections_user on connections (user_id, requested_at desc);
+create index connections_target on connections (target_id, requested_at desc);
+create index connections_live on connections (core_id, user_id)
+  where state in ('requested', 'connecting', 'connected', 'disconnecting');
+create index connections_recording on connections (recording_id) where recording_id <> '';
+
+-- What happened inside a connection: shells, commands, file operations, forwards.
+create table connection_channels (
+  connection_id text not null references connections (id),
+  seq integer not null,
+  at integer not null,
+  kind text not null,
+  detail text not null,
+  primary key (connection_id, seq)
+) strict;
+
+create table connection_tags (
+  connection_id text not null references connections (id),
+  tag text not null,
+  primary key (connection_id, tag)
+) strict;
+create index connection_tags_tag on connection_tags (tag, connection_id);

@@ -5,8 +5,10 @@ package audit
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
+	"caponier/core/internal/api"
 	"caponier/core/internal/db"
 )
 
@@ -19,10 +21,6 @@ const (
 	Denied Outcome = "denied"
 	Failed Outcome = "failed"
 )
-
-// Type names a kind of event, "room.verb": "connection.opened". The types are
-// constants declared in types.go with a stable number each (FEATURES R10, R14).
-type Type string
 
 // Actor is who did it.
 type Actor struct {
@@ -60,25 +58,44 @@ type Event struct {
 	Time time.Time `json:"time"`
 }
 
-// Signer signs chain heads (Ed25519).
-type Signer interface {
+// Keys sign chain heads and check signatures of present and past keys; the
+// vault's Ed25519 keys are the real ones.
+type Keys interface {
 	Sign(message []byte) (keyID string, signature []byte, err error)
+	Verify(keyID string, message, signature []byte) bool
 }
 
-// Log writes and reads the audit log.
+// Log writes and reads the audit log. Safe for concurrent use.
 type Log struct {
 	db  *db.DB
 	now func() time.Time
+	// appended counts events since the last signed head; due wakes Run.
+	appended atomic.Int64
+	due      chan struct{}
 }
 
-// New makes the log on a migrated database.
-func New(d *db.DB, now func() time.Time) *Log { return &Log{db: d, now: now} }
-
-// Append writes e in tx: it is there if and only if what it describes is.
-func (l *Log) Append(ctx context.Context, tx *db.Tx, e Event) error { panic("contract") }
+// New makes the log on a migrated database; now nil means time.Now.
+func New(d *db.DB, now func() time.Time) *Log {
+	if now == nil {
+		now = time.Now
+	}
+	return &Log{db: d, now: now, due: make(chan struct{}, 1)}
+}
 
 // Write appends e in a transaction of its own, for what changes no row
 // (a refused login, an opened file).
 func (l *Log) Write(ctx context.Context, e Event) error {
 	return l.db.Tx(ctx, func(tx *db.Tx) error { return l.Append(ctx, tx, e) })
+}
+
+// By makes the actor of an API or front-door caller.
+func By(p *api.Principal) Actor {
+	if p == nil {
+		return Actor{Kind: "anonymous"}
+	}
+	a := Actor{Kind: "user", ID: p.UserID, Name: p.UserName, Via: p.Via}
+	if p.Source.IsValid() {
+		a.Source = p.Source.String()
+	}
+	return a
 }

@@ -1,0 +1,225 @@
+package audit
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Type names a kind of event, "room.verb": "connection.opened". Append
+// refuses a type that has no number in the table below.
+type Type string
+
+// The types. Names and numbers are for good: exports and filters of operators
+// depend on them. A room that needs another adds it at the end of its block.
+const (
+	SystemStarted  Type = "system.started"
+	SystemStopped  Type = "system.stopped"
+	SystemMigrated Type = "system.migrated"
+	AuditPruned    Type = "audit.pruned"
+	AuditBroken    Type = "audit.broken"
+	AuditExported  Type = "audit.exported"
+	AuditVerified  Type = "audit.verified"
+	VaultRotated   Type = "system.kek_rotated"
+
+	UserCreated         Type = "user.created"
+	UserChanged         Type = "user.changed"
+	UserDeleted         Type = "user.deleted"
+	UserDisabled        Type = "user.disabled"
+	UserEnabled         Type = "user.enabled"
+	UserLocked          Type = "user.locked"
+	UserUnlocked        Type = "user.unlocked"
+	UserPasswordSet     Type = "user.password_set"
+	UserTOTPEnrolled    Type = "user.totp_enrolled"
+	UserTOTPRemoved     Type = "user.totp_removed"
+	UserKeyAdded        Type = "user.key_added"
+	UserKeyRemoved      Type = "user.key_removed"
+	UserErased          Type = "user.erased"
+	UserExported        Type = "user.exported"
+	UserBootstrapped    Type = "user.bootstrapped"
+	UserSessionsRevoked Type = "user.sessions_revoked"
+
+	RoleCreated       Type = "role.created"
+	RoleChanged       Type = "role.changed"
+	RoleDeleted       Type = "role.deleted"
+	RoleMemberAdded   Type = "role.member_added"
+	RoleMemberChanged Type = "role.member_changed"
+	RoleMemberRemoved Type = "role.member_removed"
+	RoleFirstUse      Type = "role.first_use"
+
+	LoginSucceeded  Type = "login.succeeded"
+	LoginFailed     Type = "login.failed"
+	LoginLimited    Type = "login.limited"
+	LoginLogout     Type = "login.logout"
+	LoginExpired    Type = "login.expired"
+	LoginCodeNeeded Type = "login.code_needed"
+	LoginReplayed   Type = "login.replayed"
+
+	TokenCreated  Type = "token.created"
+	TokenRevoked  Type = "token.revoked"
+	TokenExpired  Type = "token.expired"
+	TokenRefused  Type = "token.refused"
+	ClientCreated Type = "token.client_created"
+	ClientChanged Type = "token.client_changed"
+	ClientDeleted Type = "token.client_deleted"
+	ClientGranted Type = "token.client_granted"
+
+	TargetCreated  Type = "target.created"
+	TargetChanged  Type = "target.changed"
+	TargetDeleted  Type = "target.deleted"
+	TargetDisabled Type = "target.disabled"
+	TargetEnabled  Type = "target.enabled"
+	TargetImported Type = "target.imported"
+	TargetProbed   Type = "target.probed"
+	TargetHostJoin Type = "target.host_registered"
+	TargetHostLeft Type = "target.host_unregistered"
+
+	AccountCreated Type = "account.created"
+	AccountChanged Type = "account.changed"
+	AccountDeleted Type = "account.deleted"
+
+	GrantCreated Type = "grant.created"
+	GrantChanged Type = "grant.changed"
+	GrantDeleted Type = "grant.deleted"
+
+	SiteCreated Type = "site.created"
+	SiteChanged Type = "site.changed"
+	SiteDeleted Type = "site.deleted"
+
+	HostKeyAccepted Type = "hostkey.accepted"
+	HostKeyChanged  Type = "hostkey.changed"
+	HostKeyRejected Type = "hostkey.rejected"
+	HostKeyRemoved  Type = "hostkey.removed"
+
+	EdgeEnrolled     Type = "edge.enrolled"
+	EdgeChanged      Type = "edge.changed"
+	EdgeRevoked      Type = "edge.revoked"
+	EdgeDeleted      Type = "edge.deleted"
+	EdgeConnected    Type = "edge.connected"
+	EdgeDisconnected Type = "edge.disconnected"
+	EdgeRefused      Type = "edge.refused"
+	EdgeDialRefused  Type = "edge.dial_refused"
+	EdgeRenewed      Type = "edge.renewed"
+	EdgeReplaced     Type = "edge.replaced"
+
+	EnrolmentCreated Type = "enrolment.created"
+	EnrolmentUsed    Type = "enrolment.used"
+	EnrolmentRevoked Type = "enrolment.revoked"
+	EnrolmentRefused Type = "enrolment.refused"
+
+	SecretCreated  Type = "secret.created"
+	SecretChanged  Type = "secret.changed"
+	SecretWritten  Type = "secret.written"
+	SecretDeleted  Type = "secret.deleted"
+	SecretUsed     Type = "secret.used"
+	SecretRevealed Type = "secret.revealed"
+	SecretRefused  Type = "secret.refused"
+
+	ConnectionRequested    Type = "connection.requested"
+	ConnectionDenied       Type = "connection.denied"
+	ConnectionOpened       Type = "connection.opened"
+	ConnectionEstablished  Type = "connection.established"
+	ConnectionFailed       Type = "connection.failed"
+	ConnectionClosed       Type = "connection.closed"
+	ConnectionTerminated   Type = "connection.terminated"
+	ConnectionReauthorized Type = "connection.reauthorized"
+	ConnectionLost         Type = "connection.lost"
+
+	ChannelOpened  Type = "channel.opened"
+	ChannelDenied  Type = "channel.denied"
+	ChannelClosed  Type = "channel.closed"
+	ChannelExec    Type = "channel.exec"
+	ChannelFile    Type = "channel.file"
+	ChannelForward Type = "channel.forward"
+
+	RecordingStarted   Type = "recording.started"
+	RecordingCompleted Type = "recording.completed"
+	RecordingPlayed    Type = "recording.played"
+	RecordingExported  Type = "recording.exported"
+	RecordingSearched  Type = "recording.searched"
+	RecordingDamaged   Type = "recording.damaged"
+	RecordingExpired   Type = "recording.expired"
+	RecordingDeleted   Type = "recording.deleted"
+	RecordingFailed    Type = "recording.failed"
+	RecordingHeld      Type = "recording.held"
+
+	SettingChanged Type = "setting.changed"
+
+	CACreated   Type = "ca.created"
+	CARenewed   Type = "ca.renewed"
+	CAActivated Type = "ca.activated"
+	CARevoked   Type = "ca.revoked"
+	CertIssued  Type = "ca.issued"
+	CertRevoked Type = "ca.cert_revoked"
+	CertRefused Type = "ca.refused"
+	CARules     Type = "ca.algorithms_changed"
+
+	PortOpened Type = "port.opened"
+	PortClosed Type = "port.closed"
+	PortDenied Type = "port.denied"
+)
+
+// numbers are the stable numbers of the types; a number is never used again.
+// Room blocks begin at multiples of 100.
+var numbers = map[Type]uint32{
+	SystemStarted: 100, SystemStopped: 101, SystemMigrated: 102, AuditPruned: 103, AuditBroken: 104,
+	AuditExported: 105, AuditVerified: 106, VaultRotated: 107,
+
+	UserCreated: 200, UserChanged: 201, UserDeleted: 202, UserDisabled: 203, UserEnabled: 204, UserLocked: 205,
+	UserUnlocked: 206, UserPasswordSet: 207, UserTOTPEnrolled: 208, UserTOTPRemoved: 209, UserKeyAdded: 210,
+	UserKeyRemoved: 211, UserErased: 212, UserExported: 213, UserBootstrapped: 214, UserSessionsRevoked: 215,
+
+	RoleCreated: 300, RoleChanged: 301, RoleDeleted: 302, RoleMemberAdded: 303, RoleMemberChanged: 304,
+	RoleMemberRemoved: 305, RoleFirstUse: 306,
+
+	LoginSucceeded: 400, LoginFailed: 401, LoginLimited: 402, LoginLogout: 403, LoginExpired: 404,
+	LoginCodeNeeded: 405, LoginReplayed: 406,
+
+	TokenCreated: 500, TokenRevoked: 501, TokenExpired: 502, TokenRefused: 503, ClientCreated: 504,
+	ClientChanged: 505, ClientDeleted: 506, ClientGranted: 507,
+
+	TargetCreated: 600, TargetChanged: 601, TargetDeleted: 602, TargetDisabled: 603, TargetEnabled: 604,
+	TargetImported: 605, TargetProbed: 606, TargetHostJoin: 607, TargetHostLeft: 608,
+
+	AccountCreated: 700, AccountChanged: 701, AccountDeleted: 702,
+	GrantCreated: 800, GrantChanged: 801, GrantDeleted: 802,
+	SiteCreated: 900, SiteChanged: 901, SiteDeleted: 902,
+	HostKeyAccepted: 1000, HostKeyChanged: 1001, HostKeyRejected: 1002, HostKeyRemoved: 1003,
+
+	EdgeEnrolled: 1100, EdgeChanged: 1101, EdgeRevoked: 1102, EdgeDeleted: 1103, EdgeConnected: 1104,
+	EdgeDisconnected: 1105, EdgeRefused: 1106, EdgeDialRefused: 1107, EdgeRenewed: 1108, EdgeReplaced: 1109,
+
+	EnrolmentCreated: 1200, EnrolmentUsed: 1201, EnrolmentRevoked: 1202, EnrolmentRefused: 1203,
+
+	SecretCreated: 1300, SecretChanged: 1301, SecretWritten: 1302, SecretDeleted: 1303, SecretUsed: 1304,
+	SecretRevealed: 1305, SecretRefused: 1306,
+
+	ConnectionRequested: 1400, ConnectionDenied: 1401, ConnectionOpened: 1402, ConnectionEstablished: 1403,
+	ConnectionFailed: 1404, ConnectionClosed: 1405, ConnectionTerminated: 1406, ConnectionReauthorized: 1407,
+	ConnectionLost: 1408,
+
+	ChannelOpened: 1500, ChannelDenied: 1501, ChannelClosed: 1502, ChannelExec: 1503, ChannelFile: 1504, ChannelForward: 1505,
+
+	RecordingStarted: 1600, RecordingCompleted: 1601, RecordingPlayed: 1602, RecordingExported: 1603,
+	RecordingSearched: 1604, RecordingDamaged: 1605, RecordingExpired: 1606, RecordingDeleted: 1607,
+	RecordingFailed: 1608, RecordingHeld: 1609,
+
+	SettingChanged: 1700,
+
+	CACreated: 1800, CARenewed: 1801, CAActivated: 1802, CARevoked: 1803, CertIssued: 1804, CertRevoked: 1805,
+	CertRefused: 1806, CARules: 1807,
+
+	PortOpened: 1900, PortClosed: 1901, PortDenied: 1902,
+}
+
+// Number returns t's stable number, 0 for an unknown type.
+func (t Type) Number() uint32 { return numbers[t] }
+
+// Types lists all types in the order of their numbers.
+func Types() []TypeNumber {
+	out := make([]TypeNumber, 0, len(numbers))
+	for t, n := range numbers {
+		out = append(out, TypeNumber{t, n})
+	}
+	slices.SortFunc(out, func(a, b TypeNumber) int { return cmp.Compare(a.Number, b.Number) })
+	return out
+}

@@ -10,17 +10,23 @@ package fleet
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
-	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/core/internal/vault"
+	"caponier/shared/control"
 	"caponier/shared/dial"
 	"caponier/shared/wire"
 )
@@ -81,45 +87,80 @@ type Config struct {
 }
 
 // Fleet is the room's entry. Safe for concurrent use.
-type Fleet struct{}
+type Fleet struct {
+	c       Config
+	log     *slog.Logger
+	now     func() time.Time
+	ca      *authority
+	dialer  *dial.Dialer
+	metrics *metrics
+	admit   *admission
+	control *http.Server
+	streams *control.Listener
+	events  *eventWriter
+	enrols  *rate.Limiter
 
-// New opens the fleet: it makes the edge CA on first use. Call Run to work.
-func New(ctx context.Context, c Config) (*Fleet, error) { panic("contract") }
+	serving  sync.WaitGroup // tunnels
+	draining chan struct{}  // closed when no new tunnels are accepted
 
-// Dial connects to a destination through the least loaded live extender of
-// the site (or directly) and waits until it is connected or refused. Errors
-// are *wire.Error with public text: no extender online, refused by rule, DNS,
-// unreachable, timeout. A refusal by the edge's rules is audited.
-func (f *Fleet) Dial(ctx context.Context, r DialRequest) (Conn, Route, error) { panic("contract") }
-
-// Probe tries a destination step by step and leaves nothing open.
-func (f *Fleet) Probe(ctx context.Context, r DialRequest) []DialStage { panic("contract") }
-
-// Handler serves /edge/v1/… : tunnels, enrolment, CA and CRL.
-func (f *Fleet) Handler() http.Handler { panic("contract") }
-
-// Run accepts QUIC tunnels and does periodic work until ctx ends, then drains.
-func (f *Fleet) Run(ctx context.Context) error { panic("contract") }
-
-// Routes registers /edges and /enrolment-tokens.
-func (f *Fleet) Routes(fr *api.Frame) { panic("contract") }
-
-// TokenSpec describes a new enrolment token.
-type TokenSpec struct {
-	Kind        string // extender, carrier, webproxy, router, or host for host deployment
-	Site        string // for extenders and hosts
-	Labels      map[string]string
-	Comment     string
-	MaxUses     int           // 0: 1
-	TTL         time.Duration // 0: 24 h
-	AllowRepeat bool          // the same name may register again and replaces its former identity
-	Rules       wire.DialRules
+	mu      sync.Mutex
+	live    map[string]*node            // guarded by mu; by node ID
+	sites   map[string]map[string]*node // guarded by mu; live extenders by site and ID
+	tunnels map[*node]struct{}          // guarded by mu; all, also before their Hello
+	stopped bool                        // guarded by mu
 }
 
-// CreateToken makes an enrolment token and returns its text, which is not
-// stored and cannot be shown again.
-func (f *Fleet) CreateToken(ctx context.Context, by audit.Actor, s TokenSpec) (id, text string, err error) {
-	panic("contract")
+// New opens the fleet: it makes the edge CA on first use. Call Run to work.
+func New(ctx context.Context, c Config) (*Fleet, error) {
+	if c.DB == nil || c.Audit == nil || c.Vault == nil || c.CoreID == "" {
+		return nil, errors.New("fleet: DB, Audit, Vault and CoreID are required")
+	}
+	c.defaults()
+	f := &Fleet{
+		c: c, log: c.Log, now: c.Now,
+		live: map[string]*node{}, sites: map[string]map[string]*node{}, tunnels: map[*node]struct{}{},
+		draining: make(chan struct{}),
+		enrols:   rate.NewLimiter(50, 200),
+	}
+	var err error
+	if f.ca, err = openAuthority(ctx, c); err != nil {
+		return nil, fmt.Errorf("fleet: %w", err)
+	}
+	f.dialer = dial.New(dial.Config{Rules: c.Direct, Resolver: c.Resolver})
+	f.metrics = newMetrics(c.Metrics, f)
+	f.admit = newAdmission(c.HandshakeRate)
+	f.events = newEventWriter(c.DB, c.Audit, c.Log)
+	f.streams = control.NewListener()
+	f.control = f.newControlServer()
+	return f, nil
+}
+
+func (c *Config) defaults() {
+	day := 24 * time.Hour
+	setDefault(&c.NodeLife, 730*day)
+	setDefault(&c.CALife, 1825*day)
+	setDefault(&c.RenewBefore, 30*day)
+	setDefault(&c.CRLLife, day)
+	setDefault(&c.StatusEvery, 15*time.Second)
+	setDefault(&c.MaxSkew, 30*time.Second)
+	setDefault(&c.MaxNodes, 20_000)
+	setDefault(&c.HandshakeRate, 400)
+	if c.CoreName == "" {
+		c.CoreName = c.CoreID
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
 }
 
 // DialRequest asks for a byte pipe to a destination.
@@ -128,6 +169,10 @@ type DialRequest struct {
 	Address    string // host:port as the site knows it
 	Class      wire.Class
 	Connection string // audited connection ID, goes along to the edge
+	// Optimistic returns before the edge has connected: bytes written travel
+	// with the open, and a refusal is the first Read's error (*wire.Error).
+	// For entries that carry what they do not understand, where a round trip counts.
+	Optimistic bool
 }
 
 // Route tells which way a connection goes.
@@ -164,4 +209,20 @@ type Host struct {
 	HostKeys  []string // authorized_keys form
 	Accounts  []string // logins that accept our certificates
 	Token     string   // ID of the deployment token
+}
+
+// member describes this core to edges.
+func (f *Fleet) member() wire.Member {
+	return wire.Member{ID: f.c.CoreID, Name: f.c.CoreName, Addresses: f.c.Addresses}
+}
+
+// Roots returns the CA certificates that edges and core trust for tunnels.
+func (f *Fleet) Roots() []*x509.Certificate { return f.ca.certificates() }
+
+// addrText renders a peer's address for people.
+func addrText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }

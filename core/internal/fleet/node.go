@@ -1,0 +1,312 @@
+package fleet
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"caponier/core/internal/audit"
+	"caponier/core/internal/db"
+	"caponier/shared/telemetry"
+	"caponier/shared/tunnel"
+	"caponier/shared/wire"
+)
+
+// node is one tunnel of an edge node. It becomes the node's live tunnel when
+// its Hello was accepted.
+type node struct {
+	id      string
+	kind    wire.NodeKind
+	session tunnel.Session
+	site    string // index key, guarded by Fleet.mu
+
+	// Set before the node is registered, then constant.
+	hello     wire.Hello
+	connected time.Time
+
+	registered atomic.Bool
+	// leaving is set when the node said that it drains.
+	leaving atomic.Bool
+	row     atomic.Pointer[edge]
+	status  atomic.Pointer[statusAt]
+	// skew is the node's clock minus ours in microseconds, at the last report.
+	skew   atomic.Int64
+	warned atomic.Bool // a clock_skew event was written
+}
+
+type statusAt struct {
+	wire.Status
+	at time.Time
+}
+
+// Limits for what one edge may do to core: it opens control streams only.
+var edgeLimits = tunnel.Limits{MaxStreams: 64, Backlog: 32, MaxBuffered: 8 << 20}
+
+// helloTimeout is how long a tunnel may live without an accepted Hello.
+const helloTimeout = 10 * time.Second
+
+// serve runs one tunnel until it ends.
+func (f *Fleet) serve(ctx context.Context, s tunnel.Session) {
+	kind, id, err := peerID(s.Info().Peer)
+	if err != nil {
+		s.Close(wire.Errorf(wire.CodeUnauthorized, "%v", err))
+		return
+	}
+	n := &node{id: id, kind: kind, session: s}
+	late := time.AfterFunc(helloTimeout, func() {
+		if !n.registered.Load() {
+			s.Close(wire.Errorf(wire.CodeTimeout, "no hello was accepted in time"))
+		}
+	})
+	defer late.Stop()
+	if !f.track(n) {
+		s.Close(wire.Errorf(wire.CodeDraining, "core %s is shutting down", f.c.CoreName))
+		return
+	}
+	for {
+		st, err := s.Accept(ctx)
+		if err != nil {
+			break
+		}
+		if st.Preface().Kind != wire.StreamHTTP {
+			st.Refuse(wire.Errorf(wire.CodeRefused, "core accepts no such stream from an edge"))
+			continue
+		}
+		if err := st.Confirm(); err != nil {
+			continue
+		}
+		if !f.streams.Push(controlConn{Stream: st, node: n}) {
+			st.Reset(wire.Errorf(wire.CodeDraining, "core %s is shutting down", f.c.CoreName))
+		}
+	}
+	s.Close(nil)
+	f.unregister(n)
+}
+
+// track remembers a tunnel so that shutdown finds it; false when that has begun.
+func (f *Fleet) track(n *node) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stopped {
+		return false
+	}
+	f.tunnels[n] = struct{}{}
+	return true
+}
+
+// verifyPeer decides on a node's certificate during the handshake.
+func (f *Fleet) verifyPeer(ctx context.Context, leaf *x509.Certificate) error {
+	_, err := f.checkPeer(ctx, leaf)
+	return err
+}
+
+// checkPeer finds the node of a certificate; a *wire.Error says why not.
+func (f *Fleet) checkPeer(ctx context.Context, leaf *x509.Certificate) (*edge, error) {
+	kind, id, err := peerID(leaf)
+	if err != nil {
+		return nil, wire.Errorf(wire.CodeUnauthorized, "%v", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	e, err := getEdge(ctx, f.c.DB, id)
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return nil, wire.Errorf(wire.CodeUnauthorized, "core does not know this node (any more); enrol it again")
+	case err != nil:
+		f.log.Error("check edge", telemetry.KeyNode, id, telemetry.KeyErr, err)
+		return nil, wire.Errorf(wire.CodeInternal, "core cannot check the node now")
+	case !e.RevokedAt.IsZero():
+		return nil, wire.Errorf(wire.CodeUnauthorized, "this node was revoked")
+	case e.Kind != kind || !sameKey(leaf, e.KeyHash):
+		return nil, wire.Errorf(wire.CodeUnauthorized, "this identity was replaced by a later enrolment")
+	case !f.now().Before(leaf.NotAfter):
+		return nil, wire.Errorf(wire.CodeUnauthorized, "the node's certificate has ended; enrol it again")
+	}
+	return &e, nil
+}
+
+func sameKey(leaf *x509.Certificate, hash []byte) bool {
+	sum := sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	return string(sum[:]) == string(hash)
+}
+
+// register makes n the live tunnel of its node. The same place replaces its
+// own former tunnel at once; another place is refused while the first is alive.
+func (f *Fleet) register(ctx context.Context, n *node) *wire.Error {
+	for {
+		f.mu.Lock()
+		old := f.live[n.id]
+		if old == nil || old.hello.Host == n.hello.Host || isDone(old.session) {
+			if old == nil && len(f.live) >= f.c.MaxNodes {
+				f.mu.Unlock()
+				return wire.Errorf(wire.CodeLimit, "core %s has all the edge nodes it takes", f.c.CoreName)
+			}
+			f.live[n.id] = n
+			f.indexLocked(old, n)
+			n.registered.Store(true)
+			f.mu.Unlock()
+			if old != nil && old != n {
+				go old.session.Close(wire.Errorf(wire.CodeReplaced, "a newer tunnel of this node took over"))
+			}
+			return nil
+		}
+		f.mu.Unlock()
+		// Somebody is there already. A dead tunnel must not block a node that
+		// moved, so ask it first.
+		pctx, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
+		_, err := old.session.Ping(pctx)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			old.session.Close(wire.Errorf(wire.CodeReplaced, "a newer tunnel of this node took over"))
+			continue
+		}
+		e := n.row.Load()
+		f.log.Warn("edge identity in use twice", telemetry.KeyNode, e.Name, telemetry.KeyRemote, addrText(n.session.Info().Remote),
+			"other", addrText(old.session.Info().Remote))
+		f.events.put(note{event: &audit.Event{Type: "edge.identity_copied", Outcome: audit.Denied,
+			Actor:  audit.Actor{Kind: "edge", ID: n.id, Name: e.Name, Source: addrText(n.session.Info().Remote), Via: "tunnel"},
+			Object: audit.Object{Kind: "edge", ID: n.id, Name: e.Name},
+			Fields: map[string]string{"in_use_from": addrText(old.session.Info().Remote)}}})
+		return wire.Errorf(wire.CodeIdentityInUse, "the identity of %s is in use on another machine: a copied state directory is refused; enrol this machine with a token of its own", e.Name)
+	}
+}
+
+// unregister forgets n, unless a newer tunnel took its place.
+func (f *Fleet) unregister(n *node) {
+	f.mu.Lock()
+	mine := f.live[n.id] == n
+	if mine {
+		delete(f.live, n.id)
+	}
+	f.indexLocked(n, nil)
+	delete(f.tunnels, n)
+	f.mu.Unlock()
+	if !n.registered.Load() {
+		return
+	}
+	e, why := n.row.Load(), endReason(n.session.Err())
+	f.log.Info("edge disconnected", telemetry.KeyNode, e.Name, "reason", why)
+	now := f.now()
+	no := note{event: &audit.Event{Type: "edge.disconnected", Outcome: audit.OK,
+		Actor:  audit.Actor{Kind: "edge", ID: n.id, Name: e.Name, Source: addrText(n.session.Info().Remote), Via: "tunnel"},
+		Object: audit.Object{Kind: "edge", ID: n.id, Name: e.Name},
+		Fields: map[string]string{"reason": why, "connected_s": seconds(now.Sub(n.connected))}}}
+	if mine {
+		no.query, no.args = qGoneEdge, []any{n.id, micros(now), why}
+	}
+	f.events.put(no)
+}
+
+// indexLocked keeps the nodes of each site; f.mu is held.
+func (f *Fleet) indexLocked(old, now *node) {
+	if old != nil {
+		if site := old.site; site != "" {
+			if m := f.sites[site]; m[old.id] == old {
+				delete(m, old.id)
+				if len(m) == 0 {
+					delete(f.sites, site)
+				}
+			}
+		}
+	}
+	if now == nil {
+		return
+	}
+	now.site = ""
+	if e := now.row.Load(); e.Kind == wire.Extender && e.Site != "" {
+		now.site = e.Site
+		m := f.sites[e.Site]
+		if m == nil {
+			m = map[string]*node{}
+			f.sites[e.Site] = m
+		}
+		m[now.id] = now
+	}
+}
+
+func isDone(s tunnel.Session) bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// endReason is a short text for people on why a tunnel ended.
+func endReason(err error) string {
+	if we, ok := errors.AsType[*wire.Error](err); ok {
+		return limit(we.Public, 200)
+	}
+	if err == nil || errors.Is(err, net.ErrClosed) {
+		return "the connection was lost"
+	}
+	return limit(err.Error(), 200)
+}
+
+// get returns the live tunnel of a node, or nil.
+func (f *Fleet) get(id string) *node {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.live[id]
+}
+
+func (f *Fleet) connected() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.live)
+}
+
+func (f *Fleet) all() []*node {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make([]*node, 0, len(f.live))
+	for _, n := range f.live {
+		out = append(out, n)
+	}
+	return out
+}
+
+// disconnect ends a node's live tunnel, if there is one.
+func (f *Fleet) disconnect(id string, why *wire.Error) {
+	if n := f.get(id); n != nil {
+		n.session.Close(why)
+	}
+}
+
+// recheck reads a node again after it was changed, ends its tunnel when it is
+// revoked or gone, and tells it new rules.
+func (f *Fleet) recheck(ctx context.Context, id string) error {
+	n := f.get(id)
+	if n == nil {
+		return nil
+	}
+	e, err := f.checkPeer(ctx, n.session.Info().Peer)
+	if err != nil {
+		we, ok := errors.AsType[*wire.Error](err)
+		if !ok || we.Code != wire.CodeUnauthorized {
+			return err
+		}
+		return n.session.Close(we)
+	}
+	former := n.row.Swap(e)
+	f.mu.Lock()
+	if f.live[id] == n {
+		f.indexLocked(n, n)
+	}
+	f.mu.Unlock()
+	if former.Version != e.Version && n.kind == wire.Extender {
+		return f.sendRules(ctx, n)
+	}
+	return nil
+}
+
+// statusEvery stretches the reporting interval so that all nodes together
+// report at most 200 times per second.
+func (f *Fleet) statusEvery() time.Duration {
+	return max(f.c.StatusEvery, time.Duration(f.connected())*time.Second/200)
+}

@@ -98,10 +98,12 @@ func (f *Fleet) track(n *node) bool {
 	return true
 }
 
-// verifyPeer decides on a node's certificate during the handshake.
-func (f *Fleet) verifyPeer(ctx context.Context, leaf *x509.Certificate) error {
-	_, err := f.checkPeer(ctx, leaf)
-	return err
+// peerVerifier decides on a node's certificate during the handshake.
+func (f *Fleet) peerVerifier(ctx context.Context) func(*x509.Certificate) error {
+	return func(leaf *x509.Certificate) error {
+		_, err := f.checkPeer(ctx, leaf)
+		return err
+	}
 }
 
 // checkPeer finds the node of a certificate; a *wire.Error says why not.
@@ -300,7 +302,11 @@ func (f *Fleet) recheck(ctx context.Context, id string) error {
 	}
 	f.mu.Unlock()
 	if former.Version != e.Version && n.kind == wire.Extender {
-		return f.sendRules(ctx, n)
+		if err := f.sendRules(ctx, n); err != nil {
+			// It must not go on with the old ones: it gets the new with its next Welcome.
+			n.session.Close(wire.Errorf(wire.CodeReplaced, "the node's rules changed"))
+			return err
+		}
 	}
 	return nil
 }

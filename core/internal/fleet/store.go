@@ -31,6 +31,9 @@ const (
 	qReplace    = `update edges set key_hash = $2, host = $3, build = $4, version = version + 1 where id = $1`
 	qListEdges  = `select ` + edgeColumns + ` from edges where id > $1 and ($2 = '' or site = $2) and ($3 = '' or kind = $3) order by id limit $4`
 	qSiteEdges  = `select name, seen_at, cordoned from edges where site = $1 and kind = 'extender' and revoked_at = 0 order by seen_at desc limit 8`
+	qSiteUses   = `select 'edge ' || name from edges where site = $1 and revoked_at = 0
+		union all select 'enrolment token ' || id from edge_tokens where site = $1 and revoked_at = 0 and expires_at > $2 and uses < max_uses
+		limit 10`
 	qPatchEdge  = `update edges set name = $2, site = $3, labels = $4, rules = $5, cordoned = $6, version = version + 1 where id = $1 and version = $7`
 	qRevokeEdge = `update edges set revoked_at = $2, version = version + 1 where id = $1 and revoked_at = 0`
 	qDeleteEdge = `delete from edges where id = $1`
@@ -38,7 +41,6 @@ const (
 	qTouchEdge  = `update edges set seen_at = $2 where id = $1`
 	qGoneEdge   = `update edges set seen_at = $2, last_error = $3 where id = $1`
 	qRenewEdge  = `update edges set serial = $2, cert_not_after = $3 where id = $1 and revoked_at = 0`
-	qDeadEdges  = `select id from edges where revoked_at <> 0`
 
 	qInsertCert  = `insert into edge_certs (serial, edge_id, not_after, revoked_at) values ($1, $2, $3, 0)`
 	qRevokeCerts = `update edge_certs set revoked_at = $2 where edge_id = $1 and revoked_at = 0`
@@ -318,11 +320,4 @@ func listRevoked(ctx context.Context, q db.Querier, now time.Time) ([]revocation
 		r.RevokedAt = fromMicros(at)
 		return r, err
 	}, qListRevoked, micros(now))
-}
-
-func deadEdges(ctx context.Context, q db.Querier) ([]string, error) {
-	return collect(ctx, q, "list revoked edges", func(s scanner) (id string, err error) {
-		err = s.Scan(&id)
-		return id, err
-	}, qDeadEdges)
 }

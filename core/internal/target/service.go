@@ -3,11 +3,11 @@ package target
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
 	"caponier/core/internal/access"
-	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 )
@@ -47,65 +47,122 @@ type SiteUser interface {
 // Service is the room's entry. Safe for concurrent use.
 type Service struct{ c Config }
 
-// ErrHostKeyChanged: the target presented another key than the accepted ones
-// and must not be used until an administrator accepts it.
-var ErrHostKeyChanged = errors.New("host key of the target changed")
-
 // New makes the room on a migrated database.
-func New(c Config) (*Service, error) { panic("contract") }
-
-// Routes registers /sites, /targets and /grants.
-func (s *Service) Routes(f *api.Frame) { panic("contract") }
-
-// Resolve finds a target by name, by ID, or by address ("site/host[:port]" or
-// "host[:port]"). db.ErrNotFound when there is none.
-func (s *Service) Resolve(ctx context.Context, q db.Querier, ref string) (*Target, error) {
-	panic("contract")
+func New(c Config) (*Service, error) {
+	if c.DB == nil || c.Audit == nil || c.Roles == nil || c.Secrets == nil {
+		return nil, errors.New("target: DB, Audit, Roles and Secrets are needed")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Service{c: c}, nil
 }
+
+// now is the time as it is stored.
+func (s *Service) now() time.Time { return s.c.Now().UTC().Truncate(time.Microsecond) }
 
 // Get returns a target by ID.
 func (s *Service) Get(ctx context.Context, q db.Querier, id string) (*Target, error) {
-	panic("contract")
+	t, err := scanTarget(q.QueryRowContext(ctx, sqlTargetByID, id))
+	if err != nil {
+		return nil, fmt.Errorf("read target %.80s: %w", id, err)
+	}
+	return &t, nil
 }
 
 // Accounts returns the accounts of a target ordered by name.
 func (s *Service) Accounts(ctx context.Context, q db.Querier, targetID string) ([]Account, error) {
-	panic("contract")
+	as, err := collect(ctx, q, scanAccount, sqlAccounts, targetID)
+	if err != nil {
+		return nil, fmt.Errorf("read accounts of %s: %w", targetID, err)
+	}
+	return as, nil
+}
+
+// Account returns one account of a target by name.
+func (s *Service) Account(ctx context.Context, q db.Querier, targetID, name string) (*Account, error) {
+	a, err := scanAccount(q.QueryRowContext(ctx, sqlAccountByName, targetID, name))
+	if err != nil {
+		return nil, fmt.Errorf("read account of %s: %w", targetID, err)
+	}
+	return &a, nil
 }
 
 // Grants returns all grants that name the target or one of its tags.
 func (s *Service) Grants(ctx context.Context, q db.Querier, t *Target) ([]access.Grant, error) {
-	panic("contract")
+	gs, err := collect(ctx, q, scanGrant, sqlGrantsOf, t.ID)
+	if err != nil {
+		return nil, fmt.Errorf("read grants of %s: %w", t.ID, err)
+	}
+	return accessGrants(gs), nil
 }
 
-// HostKeys returns the accepted host keys of a target.
-func (s *Service) HostKeys(ctx context.Context, targetID string) ([]HostKey, error) {
-	panic("contract")
+// GrantsOfRoles returns all grants of the roles, whatever they open.
+func (s *Service) GrantsOfRoles(ctx context.Context, q db.Querier, roles []string) ([]access.Grant, error) {
+	if len(roles) == 0 {
+		return nil, nil
+	}
+	gs, err := collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOfRoles, marks(1, len(roles))), anys(roles)...)
+	if err != nil {
+		return nil, fmt.Errorf("read grants of roles: %w", err)
+	}
+	return accessGrants(gs), nil
 }
 
-// SawHostKey records a key presented by a target. With policy TOFU and no key
-// on file it is accepted; a different key than the accepted ones is filed as
-// pending and ErrHostKeyChanged returned.
-func (s *Service) SawHostKey(ctx context.Context, targetID string, k HostKey) error {
-	panic("contract")
+// Reachable returns targets that some grant opens to one of the roles, with
+// their accounts, ordered by name: at most limit after the name after, whose
+// name or host contains search.
+func (s *Service) Reachable(ctx context.Context, q db.Querier, roles []string, search, after string, limit int) ([]Target, map[string][]Account, error) {
+	if len(roles) == 0 {
+		return nil, nil, nil
+	}
+	args := append([]any{after, contains(search), limit}, anys(roles)...)
+	ts, err := collect(ctx, q, scanTarget, fmt.Sprintf(sqlReachable, marks(4, len(roles))), args...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read targets of roles: %w", err)
+	}
+	accounts := make(map[string][]Account, len(ts))
+	for ids := targetIDs(ts); len(ids) > 0; ids = ids[min(len(ids), maxRows):] {
+		n := min(len(ids), maxRows)
+		as, err := collect(ctx, q, scanAccount, fmt.Sprintf(sqlAccountsOf, marks(1, n)), ids[:n]...)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read accounts of targets: %w", err)
+		}
+		for _, a := range as {
+			accounts[a.TargetID] = append(accounts[a.TargetID], a)
+		}
+	}
+	return ts, accounts, nil
 }
 
-// Host is what a host says of itself when it registers through its site's
-// extender (FEATURES E13).
-type Host struct {
-	Site      string
-	Name      string
-	Address   string
-	Port      int
-	MachineID string
-	HostKeys  []string // authorized_keys form
-	Accounts  []string // logins that accept our certificates
-	Token     string   // ID of the deployment token
+func targetIDs(ts []Target) []any {
+	ids := make([]any, len(ts))
+	for i := range ts {
+		ids[i] = ts[i].ID
+	}
+	return ids
 }
 
-// RegisterHost creates or updates the SSH target of a host, found again by
-// site and machine ID: accounts with certificate login, host keys accepted
-// and pinned. The same data twice changes nothing.
-func (s *Service) RegisterHost(ctx context.Context, tx *db.Tx, h Host) (targetID string, changed bool, err error) {
-	panic("contract")
+func anys(s []string) []any {
+	out := make([]any, len(s))
+	for i := range s {
+		out[i] = s[i]
+	}
+	return out
+}
+
+// SecretUses names the accounts that log in with a secret ("db-1/root"), at most 10.
+func (s *Service) SecretUses(ctx context.Context, q db.Querier, secretID string) ([]string, error) {
+	uses, err := collect(ctx, q, func(r rowScanner) (string, error) {
+		var t, a string
+		err := r.Scan(&t, &a)
+		return t + "/" + a, err
+	}, sqlSecretUses, secretID)
+	if err != nil {
+		return nil, fmt.Errorf("read uses of secret: %w", err)
+	}
+	return uses, nil
 }

@@ -56,6 +56,8 @@ type Target struct {
 	Disabled bool
 	// MachineID is set when the host registered itself (see RegisterHost).
 	MachineID string
+	// Origin tells how it came here: empty (by hand), "import imp_…", "host tok_…".
+	Origin string
 
 	HostKeyPolicy HostKeyPolicy
 	// HostKeyCA is an authorized_keys line; only with policy ca.
@@ -112,6 +114,7 @@ type HostKey struct {
 	Fingerprint string // SHA256:…
 	State       HostKeyState
 	SeenAt      time.Time
+	DecidedBy   string // user name, "first use", "registration"; empty while pending
 }
 
 // HostKeyState is what was decided about a host key.
@@ -123,3 +126,11 @@ const (
 	KeyPending  HostKeyState = "pending" // another key than the accepted ones, waiting for an administrator
 	KeyRejected HostKeyState = "rejected"
 )
+
+// Grant opens a target, or all targets with a tag, to a role.
+type Grant struct {
+	access.Grant
+	Comment   string
+	CreatedAt time.Time
+	Version   int64
+}

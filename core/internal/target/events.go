@@ -1,0 +1,45 @@
+package target
+
+import (
+	"context"
+	"crypto/rand"
+	"strings"
+
+	"caponier/core/internal/api"
+	"caponier/core/internal/audit"
+	"caponier/core/internal/db"
+)
+
+// Topics of notifications of this room.
+const (
+	TopicSite   = "site"
+	TopicTarget = "target"
+	TopicGrant  = "grant"
+)
+
+// actor is who acts by ctx; without a principal it is core itself.
+func actor(ctx context.Context) audit.Actor {
+	if p := api.PrincipalFrom(ctx); p != nil {
+		return audit.By(p)
+	}
+	return audit.System
+}
+
+// wrote audits a change and tells the other rooms and cores of it, in the
+// transaction that makes it.
+func (s *Service) wrote(ctx context.Context, tx *db.Tx, e audit.Event, topic, id string) error {
+	if e.Outcome == "" {
+		e.Outcome = audit.OK
+	}
+	if e.Actor == (audit.Actor{}) {
+		e.Actor = actor(ctx)
+	}
+	if err := s.c.Audit.Append(ctx, tx, e); err != nil {
+		return err
+	}
+	return tx.Notify(ctx, topic, id)
+}
+
+func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }
+
+func (t *Target) object() audit.Object { return audit.Object{Kind: "target", ID: t.ID, Name: t.Name} }

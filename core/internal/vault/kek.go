@@ -25,11 +25,11 @@ const kekPrefix = "caponier-kek-1:"
 // ID names the KEK without telling anything about it.
 func (k KEK) ID() string { return k.id }
 
-// String is the ID, whatever the format verb.
+// String is the ID.
 func (k KEK) String() string { return "kek " + k.id }
 
-// GoString is the ID.
-func (k KEK) GoString() string { return k.String() }
+// Format prints the ID whatever the verb.
+func (k KEK) Format(f fmt.State, _ rune) { io.WriteString(f, k.String()) }
 
 // Text is the form to store in a file or a secret store.
 func (k KEK) Text() string { return kekPrefix + base64.StdEncoding.EncodeToString(k.key[:]) }

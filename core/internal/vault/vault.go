@@ -7,10 +7,13 @@ package vault
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 	"time"
 
-	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 )
@@ -36,43 +39,81 @@ type Roles interface {
 	RoleIDs(ctx context.Context, userID string) ([]string, error)
 }
 
-// Routes registers the room's operations.
-func (v *Vault) Routes(f *api.Frame, roles Roles) { panic("contract") }
-
 // Vault seals and opens values, and keeps named and personal secrets. Safe
 // for concurrent use.
-type Vault struct{ db *db.DB }
+type Vault struct {
+	db    *db.DB
+	audit *audit.Log
+	log   *slog.Logger
+	now   func() time.Time
+
+	mu   sync.RWMutex
+	kek  KEK               // guarded by mu
+	keys map[string][]byte // by name, opened; guarded by mu
+	// root is the ID of the root key that wraps new data keys. Guarded by mu.
+	root rootID
+}
+
+// SealedError means that the vault cannot open: its keys are wrapped under a
+// KEK core was not given.
+type SealedError struct {
+	Want string   // ID of the KEK that is needed
+	Have []string // IDs of those given
+}
+
+// Error says which key is needed, by ID.
+func (e *SealedError) Error() string {
+	return fmt.Sprintf("the vault is sealed: its keys are wrapped under key-encryption key %s, and core was given %s; "+
+		"give it the right file, or name the former one as previous key to rotate to a new one", e.Want, strings.Join(e.Have, ", "))
+}
 
 // New opens the vault, making its first keys on an empty database. It fails
-// with a *SealedError when the KEK is not the one the keys are wrapped under.
-func New(ctx context.Context, c Config) (*Vault, error) { panic("contract") }
+// with a *SealedError when the KEK is not the one the keys are wrapped under
+// and none of the previous ones either; keys under a previous one are wrapped
+// anew, so that naming the former KEK as previous rotates to the new one.
+func New(ctx context.Context, c Config) (*Vault, error) {
+	if c.DB == nil || c.Audit == nil || c.Log == nil || c.KEK.id == "" {
+		return nil, errors.New("vault: DB, Audit, Log and KEK are required")
+	}
+	v := &Vault{db: c.DB, audit: c.Audit, log: c.Log, now: c.Now, kek: c.KEK}
+	if v.now == nil {
+		v.now = time.Now
+	}
+	rewrapped := 0
+	err := v.db.Tx(ctx, func(tx *db.Tx) error {
+		rewrapped = 0
+		if err := tx.Lock(ctx, lockName); err != nil {
+			return err
+		}
+		rows, err := readKeys(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if len(rows) == 0 {
+			if err := v.setState(ctx, tx, c.KEK); err != nil {
+				return err
+			}
+			_, _, err := v.addRoot(ctx, tx, c.KEK)
+			return err
+		}
+		rewrapped, err = v.rewrapKeys(ctx, tx, rows, c.KEK, append([]KEK{c.KEK}, c.Previous...))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open vault: %w", err)
+	}
+	if err := v.load(ctx); err != nil {
+		return nil, fmt.Errorf("open vault: %w", err)
+	}
+	if rewrapped > 0 {
+		v.log.LogAttrs(ctx, slog.LevelInfo, "key-encryption key rotated", slog.String("kek", c.KEK.id), slog.Int("keys", rewrapped))
+	}
+	return v, nil
+}
 
-// Seal encrypts plaintext for its place. The result carries its wrapped data key.
-func (v *Vault) Seal(p Place, plaintext []byte) ([]byte, error) { panic("contract") }
-
-// Open decrypts what Seal made for the same place. The error says nothing
-// about the content.
-func (v *Vault) Open(p Place, sealed []byte) ([]byte, error) { panic("contract") }
-
-// DataKey makes a 32-byte key for bulk data and its sealed form to store at p.
-func (v *Vault) DataKey(p Place) (key, sealed []byte, err error) { panic("contract") }
-
-// OpenDataKey opens what DataKey sealed.
-func (v *Vault) OpenDataKey(p Place, sealed []byte) ([]byte, error) { panic("contract") }
-
-// Key returns the named 32-byte key, making and sealing it on first use.
-func (v *Vault) Key(ctx context.Context, name string) ([]byte, error) { panic("contract") }
-
-// Signer returns the named Ed25519 signing key (it satisfies audit.Keys),
-// making it on first use.
-func (v *Vault) Signer(ctx context.Context, name string) (*Signer, error) { panic("contract") }
-
-// Signer signs with a named key.
-type Signer struct{}
-
-// Reveal opens the current version of a stored secret for one use by core
-// itself (never for a user), and audits the use. The caller zeroes the result.
-// For kinds password and key it is the bare value, for json the document.
-func (v *Vault) Reveal(ctx context.Context, secretID, purpose, connectionID string) ([]byte, error) {
-	panic("contract")
+// KEKID tells which KEK is in use.
+func (v *Vault) KEKID() string {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.kek.id
 }

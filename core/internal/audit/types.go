@@ -100,6 +100,11 @@ const (
 	EdgeDialRefused  Type = "edge.dial_refused"
 	EdgeRenewed      Type = "edge.renewed"
 	EdgeReplaced     Type = "edge.replaced"
+	EdgeCopied       Type = "edge.identity_copied"
+	EdgeMoved        Type = "edge.moved"
+	EdgeDrained      Type = "edge.drained"
+	EdgeClockSkew    Type = "edge.clock_skew"
+	EdgeHostRefused  Type = "edge.host_refused"
 
 	EnrolmentCreated Type = "enrolment.created"
 	EnrolmentUsed    Type = "enrolment.used"
@@ -187,6 +192,7 @@ var numbers = map[Type]uint32{
 
 	EdgeEnrolled: 1100, EdgeChanged: 1101, EdgeRevoked: 1102, EdgeDeleted: 1103, EdgeConnected: 1104,
 	EdgeDisconnected: 1105, EdgeRefused: 1106, EdgeDialRefused: 1107, EdgeRenewed: 1108, EdgeReplaced: 1109,
+	EdgeCopied: 1110, EdgeMoved: 1111, EdgeDrained: 1112, EdgeClockSkew: 1113, EdgeHostRefused: 1114,
 
 	EnrolmentCreated: 1200, EnrolmentUsed: 1201, EnrolmentRevoked: 1202, EnrolmentRefused: 1203,
 

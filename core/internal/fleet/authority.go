@@ -106,7 +106,7 @@ func (a *authority) create(ctx context.Context, tx *db.Tx) error {
 		return fmt.Errorf("make ca key: %w", err)
 	}
 	a.key, a.certs = key, nil
-	return a.issueCA(ctx, tx, "edge_ca.created")
+	return a.issueCA(ctx, tx, audit.CACreated)
 }
 
 // issueCA signs a CA certificate on the key we have and stores it.
@@ -167,7 +167,7 @@ func (a *authority) maintain(ctx context.Context) (bool, error) {
 			if !a.certs[0].NotAfter.Before(now.Add(a.c.NodeLife)) {
 				return nil
 			}
-			return a.issueCA(ctx, tx, "edge_ca.renewed")
+			return a.issueCA(ctx, tx, audit.CARenewed)
 		})
 		if err != nil {
 			return false, fmt.Errorf("renew edge ca: %w", err)

@@ -155,11 +155,11 @@ func (f *Fleet) noteConnected(n *node, e *edge) {
 	object := audit.Object{Kind: "edge", ID: n.id, Name: e.Name}
 	if e.Host != "" && e.Host != n.hello.Host {
 		f.log.Warn("edge moved to another machine or directory", telemetry.KeyNode, e.Name, telemetry.KeyRemote, addrText(info.Remote))
-		f.events.put(note{event: &audit.Event{Type: "edge.moved", Outcome: audit.OK, Actor: actor, Object: object,
+		f.events.put(note{event: &audit.Event{Type: audit.EdgeMoved, Outcome: audit.OK, Actor: actor, Object: object,
 			Fields: map[string]string{"from": e.Host, "to": n.hello.Host}}})
 	}
 	f.events.put(note{query: qSeenEdge, args: []any{n.id, n.hello.Host, n.hello.Build, addrText(info.Remote), micros(n.connected), n.hello.LastError},
-		event: &audit.Event{Type: "edge.connected", Outcome: audit.OK, Actor: actor, Object: object,
+		event: &audit.Event{Type: audit.EdgeConnected, Outcome: audit.OK, Actor: actor, Object: object,
 			Fields: map[string]string{"transport": string(info.Transport), "binding": string(info.Binding), "build": n.hello.Build,
 				"attempt": strconv.Itoa(n.hello.Attempt), "finding": n.hello.Finding, "kind": string(e.Kind), "site": e.Site}}})
 	f.log.Info("edge connected", telemetry.KeyNode, e.Name, "transport", string(info.Transport), "binding", string(info.Binding),
@@ -176,7 +176,7 @@ func (f *Fleet) checkClock(n *node, clock int64) {
 	}
 	e := n.row.Load()
 	f.log.Warn("edge clock differs", telemetry.KeyNode, e.Name, "skew", skew.Round(time.Second))
-	f.events.put(note{event: &audit.Event{Type: "edge.clock_skew", Outcome: audit.OK,
+	f.events.put(note{event: &audit.Event{Type: audit.EdgeClockSkew, Outcome: audit.OK,
 		Actor:  audit.Actor{Kind: "edge", ID: n.id, Name: e.Name, Via: "tunnel"},
 		Object: audit.Object{Kind: "edge", ID: n.id, Name: e.Name},
 		Fields: map[string]string{"skew_s": seconds(skew)}}})
@@ -217,7 +217,7 @@ func (f *Fleet) serveRenew(w http.ResponseWriter, r *http.Request, n *node) {
 			if err := storeCert(r.Context(), tx, e.ID, cert); err != nil {
 				return err
 			}
-			return f.c.Audit.Append(r.Context(), tx, audit.Event{Type: "edge.renewed", Outcome: audit.OK,
+			return f.c.Audit.Append(r.Context(), tx, audit.Event{Type: audit.EdgeRenewed, Outcome: audit.OK,
 				Actor:  audit.Actor{Kind: "edge", ID: e.ID, Name: e.Name, Source: addrText(n.session.Info().Remote), Via: "tunnel"},
 				Object: audit.Object{Kind: "edge", ID: e.ID, Name: e.Name},
 				Fields: map[string]string{"serial": serialText(cert), "not_after": cert.NotAfter.UTC().Format(time.RFC3339)}})

@@ -66,15 +66,13 @@ func (f *Fleet) serveDeployScript(w http.ResponseWriter, r *http.Request, n *nod
 		return
 	}
 	key, err := f.c.UserCA.PublicKey(r.Context())
-	var pub ssh.PublicKey
 	if err == nil {
-		// Nothing but a key may reach the script.
-		pub, _, _, _, err = ssh.ParseAuthorizedKey([]byte(key))
+		key, err = onlyKeys(key)
 	}
 	var out bytes.Buffer
 	if err == nil {
 		err = deployScript.Execute(&out, map[string]string{
-			"Base": base, "Pin": d.Pin, "CA": strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))),
+			"Base": base, "Pin": d.Pin, "CA": key,
 			"Register": wire.PathDeployRegister, "Site": n.row.Load().Site,
 		})
 	}
@@ -86,6 +84,20 @@ func (f *Fleet) serveDeployScript(w http.ResponseWriter, r *http.Request, n *nod
 	w.Header().Set("Content-Type", "text/x-shellscript; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Write(out.Bytes())
+}
+
+// onlyKeys writes the lines of public keys anew: nothing else may reach the script.
+func onlyKeys(text string) (string, error) {
+	var lines []string
+	for rest := []byte(strings.TrimSpace(text)); len(rest) > 0; {
+		pub, _, _, next, err := ssh.ParseAuthorizedKey(rest)
+		if err != nil {
+			return "", fmt.Errorf("read ca keys: %w", err)
+		}
+		lines = append(lines, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))))
+		rest = bytes.TrimSpace(next)
+	}
+	return strings.Join(lines, "\n"), nil
 }
 
 // registration is what the script sends.
@@ -125,7 +137,7 @@ func (f *Fleet) serveDeployRegister(w http.ResponseWriter, r *http.Request, n *n
 	if ref, ok := errors.AsType[*tokenRefusal](err); ok {
 		f.log.Warn("host registration refused", telemetry.KeyNode, e.Name, "reason", ref.reason)
 		if ref.known {
-			f.events.put(note{event: &audit.Event{Type: "host.refused", Outcome: audit.Denied,
+			f.events.put(note{event: &audit.Event{Type: audit.EdgeHostRefused, Outcome: audit.Denied,
 				Actor:  audit.Actor{Kind: "anonymous", Name: host.Name, Source: host.Address, Via: "tunnel"},
 				Object: audit.Object{Kind: "host", ID: host.MachineID, Name: host.Name},
 				Fields: map[string]string{"reason": ref.reason, "extender": n.id}}})
@@ -185,7 +197,7 @@ func (f *Fleet) registerHost(r *http.Request, n *node, tokenText string, h Host)
 		if _, err := tx.ExecContext(ctx, qUpsertHost, h.Site, h.MachineID, id, t.ID, digest, micros(f.now())); err != nil {
 			return fmt.Errorf("store host: %w", db.Classify(err))
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: "host.registered", Outcome: audit.OK,
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.TargetHostJoin, Outcome: audit.OK,
 			Actor:  audit.Actor{Kind: "host", ID: h.MachineID, Name: h.Name, Source: h.Address, Via: "tunnel"},
 			Object: audit.Object{Kind: "target", ID: id, Name: h.Name},
 			Fields: map[string]string{"token": t.ID, "site": h.Site, "extender": n.id, "accounts": strings.Join(h.Accounts, ","), "first": fmt.Sprint(first)}})
@@ -219,7 +231,7 @@ func (g registration) host(site, seen string) (Host, error) {
 		if err != nil {
 			return h, errors.New("host_keys: must be public keys as in /etc/ssh/ssh_host_*_key.pub")
 		}
-		h.HostKeys = append(h.HostKeys, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))))
+		h.HostKeys = append(h.HostKeys, key)
 	}
 	if len(g.Accounts) == 0 || len(g.Accounts) > 64 {
 		return h, errors.New("accounts: must be 1 to 64 login names")

@@ -251,7 +251,7 @@ func ago(d time.Duration) string {
 
 func (f *Fleet) noteRefused(r DialRequest, route Route, why *wire.Error) {
 	object := audit.Object{Kind: "destination", Name: r.Address}
-	f.events.put(note{event: &audit.Event{Type: "edge.dial_refused", Outcome: audit.Denied,
+	f.events.put(note{event: &audit.Event{Type: audit.EdgeDialRefused, Outcome: audit.Denied,
 		Actor: audit.Actor{Kind: "edge", ID: route.NodeID, Name: route.Node, Via: "tunnel"}, Object: object, Connection: r.Connection,
 		Fields: map[string]string{"site": r.Site, "reason": why.Public}}})
 }

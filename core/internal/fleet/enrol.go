@@ -98,7 +98,7 @@ func (f *Fleet) enrol(ctx context.Context, req wire.EnrolRequest, source string)
 		if err := tx.Notify(ctx, "edge", e.ID); err != nil {
 			return err
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: "edge.enrolled", Outcome: audit.OK,
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EdgeEnrolled, Outcome: audit.OK,
 			Actor:  audit.Actor{Kind: "edge", ID: e.ID, Name: e.Name, Source: source, Via: "tunnel"},
 			Object: audit.Object{Kind: "edge", ID: e.ID, Name: e.Name},
 			Fields: map[string]string{"token": t.ID, "kind": string(e.Kind), "site": e.Site,
@@ -110,7 +110,7 @@ func (f *Fleet) enrol(ctx context.Context, req wire.EnrolRequest, source string)
 			f.log.Warn("enrolment refused", telemetry.KeyRemote, source, "reason", ref.reason)
 			// An unknown token leaves no row: anybody could fill the log with them.
 			if ref.known {
-				return nil, errors.Join(ref, f.c.Audit.Write(ctx, audit.Event{Type: "edge.enrol_refused", Outcome: audit.Denied,
+				return nil, errors.Join(ref, f.c.Audit.Write(ctx, audit.Event{Type: audit.EnrolmentRefused, Outcome: audit.Denied,
 					Actor:  audit.Actor{Kind: "anonymous", Name: req.Name, Source: source, Via: "tunnel"},
 					Object: audit.Object{Kind: "enrolment_token", ID: req.TokenID},
 					Fields: map[string]string{"reason": ref.reason, "kind": string(req.Kind)}}))

@@ -169,7 +169,7 @@ func (f *Fleet) register(ctx context.Context, n *node) *wire.Error {
 		e := n.row.Load()
 		f.log.Warn("edge identity in use twice", telemetry.KeyNode, e.Name, telemetry.KeyRemote, addrText(n.session.Info().Remote),
 			"other", addrText(old.session.Info().Remote))
-		f.events.put(note{event: &audit.Event{Type: "edge.identity_copied", Outcome: audit.Denied,
+		f.events.put(note{event: &audit.Event{Type: audit.EdgeCopied, Outcome: audit.Denied,
 			Actor:  audit.Actor{Kind: "edge", ID: n.id, Name: e.Name, Source: addrText(n.session.Info().Remote), Via: "tunnel"},
 			Object: audit.Object{Kind: "edge", ID: n.id, Name: e.Name},
 			Fields: map[string]string{"in_use_from": addrText(old.session.Info().Remote)}}})
@@ -193,7 +193,7 @@ func (f *Fleet) unregister(n *node) {
 	e, why := n.row.Load(), endReason(n.session.Err())
 	f.log.Info("edge disconnected", telemetry.KeyNode, e.Name, "reason", why)
 	now := f.now()
-	no := note{event: &audit.Event{Type: "edge.disconnected", Outcome: audit.OK,
+	no := note{event: &audit.Event{Type: audit.EdgeDisconnected, Outcome: audit.OK,
 		Actor:  audit.Actor{Kind: "edge", ID: n.id, Name: e.Name, Source: addrText(n.session.Info().Remote), Via: "tunnel"},
 		Object: audit.Object{Kind: "edge", ID: n.id, Name: e.Name},
 		Fields: map[string]string{"reason": why, "connected_s": seconds(now.Sub(n.connected))}}}

@@ -292,7 +292,7 @@ func (f *Fleet) apiPatchEdge(ctx context.Context, in *edgePatchIn) (*edgeOneOut,
 	if len(bad) > 0 {
 		return nil, api.Invalid(bad...)
 	}
-	e, err := f.change(ctx, in.ID, "edge.updated", func(e *edge, fields map[string]string) error {
+	e, err := f.change(ctx, in.ID, audit.EdgeChanged, func(e *edge, fields map[string]string) error {
 		if err := api.CheckMatch(in.IfMatch, e.Version); err != nil {
 			return err
 		}
@@ -365,7 +365,7 @@ func (f *Fleet) change(ctx context.Context, id string, event audit.Type, edit fu
 }
 
 func (f *Fleet) apiDrainEdge(ctx context.Context, in *idIn) (*edgeOneOut, error) {
-	e, err := f.change(ctx, in.ID, "edge.drained", func(e *edge, fields map[string]string) error {
+	e, err := f.change(ctx, in.ID, audit.EdgeDrained, func(e *edge, fields map[string]string) error {
 		if !e.Cordoned {
 			e.Cordoned = true
 			fields["cordoned"] = "true"
@@ -387,9 +387,9 @@ func (f *Fleet) Revoke(ctx context.Context, by audit.Actor, id string, forget bo
 			return err
 		}
 		now := micros(f.now())
-		event := audit.Type("edge.revoked")
+		event := audit.EdgeRevoked
 		if forget {
-			event = "edge.deleted"
+			event = audit.EdgeDeleted
 			_, err = tx.ExecContext(ctx, qDeleteEdge, id)
 		} else if e.RevokedAt.IsZero() {
 			_, err = tx.ExecContext(ctx, qRevokeEdge, id, now)

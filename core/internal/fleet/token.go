@@ -124,7 +124,7 @@ func (f *Fleet) CreateToken(ctx context.Context, by audit.Actor, s TokenSpec) (i
 		if err := tx.Notify(ctx, "token", t.ID); err != nil {
 			return err
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: "token.created", Outcome: audit.OK, Actor: by,
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EnrolmentCreated, Outcome: audit.OK, Actor: by,
 			Object: audit.Object{Kind: "enrolment_token", ID: t.ID},
 			Fields: map[string]string{"kind": t.Kind, "site": t.Site, "max_uses": strconv.Itoa(t.MaxUses),
 				"expires_at": t.ExpiresAt.UTC().Format(time.RFC3339), "allow_repeat": strconv.FormatBool(t.AllowRepeat)}})
@@ -148,7 +148,7 @@ func (f *Fleet) RevokeToken(ctx context.Context, by audit.Actor, id string) erro
 		if err := tx.Notify(ctx, "token", id); err != nil {
 			return err
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: "token.revoked", Outcome: audit.OK, Actor: by,
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EnrolmentRevoked, Outcome: audit.OK, Actor: by,
 			Object: audit.Object{Kind: "enrolment_token", ID: id}})
 	})
 }

@@ -231,7 +231,7 @@ func (g registration) host(site, seen string) (Host, error) {
 		if err != nil {
 			return h, errors.New("host_keys: must be public keys as in /etc/ssh/ssh_host_*_key.pub")
 		}
-		h.HostKeys = append(h.HostKeys, key)
+		h.HostKeys = append(h.HostKeys, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub))))
 	}
 	if len(g.Accounts) == 0 || len(g.Accounts) > 64 {
 		return h, errors.New("accounts: must be 1 to 64 login names")

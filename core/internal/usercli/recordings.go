@@ -1,0 +1,222 @@
+package usercli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"caponier/shared/daemon"
+)
+
+type recordingsCmd struct {
+	List   recordingsList   `cmd:"" default:"withargs" help:"List recordings, the newest first."`
+	Play   recordingsPlay   `cmd:"" help:"Play a recording on this terminal."`
+	Export recordingsExport `cmd:"" help:"Save a recording as an asciicast v2 file."`
+	Search recordingsSearch `cmd:"" help:"Find text in what was typed and shown."`
+}
+
+type recordingInfo struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"`
+	User      string    `json:"user_name"`
+	Target    string    `json:"target_name"`
+	Account   string    `json:"account"`
+	StartedAt time.Time `json:"started_at"`
+	Status    string    `json:"status"`
+	Duration  float64   `json:"duration_s"`
+	Size      int64     `json:"size"`
+}
+
+type recordingsList struct {
+	Limit int `help:"At most this many." default:"50"`
+}
+
+func (l recordingsList) Run(e *env) error {
+	c, _, err := e.session()
+	if err != nil {
+		return err
+	}
+	items, err := c.all(e.ctx, "/recordings", nil, l.Limit)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(nonNil(items))
+	}
+	list, err := decodeAll[recordingInfo](items)
+	if err != nil {
+		return err
+	}
+	rows := make([][]string, len(list))
+	for i, r := range list {
+		length := (time.Duration(r.Duration*1000) * time.Millisecond).Round(100 * time.Millisecond).String()
+		rows[i] = []string{r.ID, when(r.StartedAt), r.Status, length, size(r.Size), r.User, r.Target, r.Account}
+	}
+	return e.table("ID BEGAN STATUS LENGTH SIZE USER TARGET ACCOUNT", rows)
+}
+
+// cast opens the asciicast of a recording.
+func cast(e *env, id string) (*http.Response, error) {
+	c, _, err := e.session()
+	if err != nil {
+		return nil, err
+	}
+	return c.open(e.ctx, http.MethodGet, "/recordings/"+url.PathEscape(id)+"/asciicast", nil)
+}
+
+type recordingsPlay struct {
+	ID    string        `arg:"" help:"Recording ID (rec_…)."`
+	Speed float64       `help:"Playing speed; 2 is twice as fast." default:"1"`
+	Idle  time.Duration `help:"Longest pause; 0 plays pauses as they were." default:"2s"`
+	From  time.Duration `help:"Begin here (90s, 1h2m)."`
+}
+
+func (r recordingsPlay) Run(e *env) error {
+	if r.Speed <= 0 || r.Speed > 1000 {
+		return &daemon.UsageError{Text: "speed must be above 0 and at most 1000", Hint: "caponier recordings play " + r.ID + " --speed 2"}
+	}
+	resp, err := cast(e, r.ID)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	p := &player{out: e.Out, speed: r.Speed, idle: r.Idle, from: r.From, wait: timer}
+	ctx, cancel := context.WithCancel(e.ctx)
+	defer cancel()
+	if fd := int(e.In.Fd()); term.IsTerminal(fd) {
+		fmt.Fprintf(e.Err, "space pauses, + and - change the speed, . skips a pause, q ends\r\n")
+		state, err := term.MakeRaw(fd)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			// The recording may have left colours, modes or the other screen on.
+			fmt.Fprint(e.Out, "\x1b[?1049l\x1b[?25h\x1b[0m\r\n")
+			term.Restore(fd, state)
+		}()
+		p.keys = readKeys(ctx, e.In)
+	}
+	if err := p.play(ctx, resp.Body); err != nil {
+		return err
+	}
+	return trailer(resp)
+}
+
+// readKeys passes typed bytes on. The reader ends with the process: a read
+// from a terminal cannot be interrupted.
+func readKeys(ctx context.Context, in io.Reader) <-chan byte {
+	keys := make(chan byte)
+	go func() {
+		defer close(keys)
+		b := make([]byte, 1)
+		for {
+			if _, err := in.Read(b); err != nil {
+				return
+			}
+			select {
+			case keys <- b[0]:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return keys
+}
+
+// trailer tells when core found out, at the end, that a recording is not whole.
+func trailer(resp *http.Response) error {
+	switch status := resp.Trailer.Get("Caponier-Recording-Status"); status {
+	case "", "complete", "recording":
+		return nil
+	default:
+		return &hinted{err: fmt.Errorf("the recording is %s", plain(status)), hint: "what was played is authentic; the rest is missing"}
+	}
+}
+
+type recordingsExport struct {
+	ID   string `arg:"" help:"Recording ID (rec_…)."`
+	File string `arg:"" optional:"" help:"File to write, - for standard output; ID.cast by default."`
+}
+
+func (r recordingsExport) Run(e *env) error {
+	resp, err := cast(e, r.ID)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if r.File == "-" {
+		if _, err := io.Copy(e.Out, resp.Body); err != nil {
+			return err
+		}
+		return trailer(resp)
+	}
+	name := r.File
+	if name == "" {
+		name = plain(r.ID) + ".cast"
+	}
+	// Recordings show what people did: not for other users of this machine.
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return &hinted{err: err, hint: "name another file"}
+	}
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(f, resp.Body)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	if err := trailer(resp); err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(map[string]any{"file": name, "size": n})
+	}
+	return e.printf("%s: %s\n", name, size(n))
+}
+
+type recordingsSearch struct {
+	Text  string `arg:"" help:"Text to find."`
+	Limit int    `help:"At most this many recordings." default:"50"`
+}
+
+// hits is one recording in which a search found something.
+type hits struct {
+	Recording recordingInfo `json:"recording"`
+	Hits      []struct {
+		At   int64  `json:"at"` // nanoseconds
+		Line string `json:"line"`
+	} `json:"hits"`
+}
+
+func (r recordingsSearch) Run(e *env) error {
+	c, _, err := e.session()
+	if err != nil {
+		return err
+	}
+	items, err := c.all(e.ctx, "/recordings/search", url.Values{"q": {r.Text}}, r.Limit)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(nonNil(items))
+	}
+	found, err := decodeAll[hits](items)
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, h := range found {
+		for _, at := range h.Hits {
+			rows = append(rows, []string{h.Recording.ID, time.Duration(at.At).Round(100 * time.Millisecond).String(), h.Recording.User, h.Recording.Target, at.Line})
+		}
+	}
+	return e.table("RECORDING AT USER TARGET LINE", rows)
+}

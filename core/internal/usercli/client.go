@@ -110,11 +110,11 @@ func connect(p *profile) (*client, error) {
 	if p.CAFile != "" {
 		pem, err := os.ReadFile(p.CAFile)
 		if err != nil {
-			return nil, &hinted{err: fmt.Errorf("read CA file: %w", err), hint: "give the CA certificate with --ca FILE; an administrator prints it with: caponier-core ca show", code: ExitConfig}
+			return nil, &hinted{err: fmt.Errorf("read CA file: %w", err), hint: "give the CA certificate with --ca FILE; an administrator finds it with: caponier-core ca show", code: ExitConfig}
 		}
 		tc.RootCAs = x509.NewCertPool()
 		if !tc.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &hinted{err: fmt.Errorf("%s holds no PEM certificate", p.CAFile), hint: "an administrator prints it with: caponier-core ca show", code: ExitConfig}
+			return nil, &hinted{err: fmt.Errorf("%s holds no PEM certificate", p.CAFile), hint: "an administrator finds it with: caponier-core ca show", code: ExitConfig}
 		}
 	}
 	return &client{base: strings.TrimSuffix(p.URL, "/") + "/api/v1", http: &http.Client{
@@ -176,7 +176,7 @@ func unreachable(err error) error {
 		h.err = fmt.Errorf("%s: %w", ue.URL, ue.Err)
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		h.hint = "core's certificate is not trusted here; give its CA with caponier login --ca FILE (an administrator prints it with: caponier-core ca show)"
+		h.hint = "core's certificate is not trusted here; give its CA with caponier login --ca FILE (an administrator finds it with: caponier-core ca show)"
 	}
 	return h
 }

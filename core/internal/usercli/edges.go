@@ -1,8 +1,10 @@
 package usercli
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,16 +17,19 @@ type edgesCmd struct {
 }
 
 type edgeNode struct {
-	ID        string    `json:"id"`
-	Name      string    `json:"name"`
-	Kind      string    `json:"kind"`
-	Site      string    `json:"site"`
-	State     string    `json:"state"`
-	Version   string    `json:"version"`
-	Transport string    `json:"transport"`
-	RTT       float64   `json:"rtt_ms"`
-	Streams   int       `json:"streams"`
-	LastSeen  time.Time `json:"last_seen_at"`
+	ID       string    `json:"id"`
+	Name     string    `json:"name"`
+	Kind     string    `json:"kind"`
+	Site     string    `json:"site"`
+	Health   string    `json:"health"`
+	LastSeen time.Time `json:"last_seen"`
+	Warnings []string  `json:"warnings"`
+	Tunnel   struct {
+		Transport string  `json:"transport"`
+		Build     string  `json:"build"`
+		RTT       float64 `json:"rtt_ms"`
+		Relayed   int     `json:"relayed"`
+	} `json:"tunnel"`
 }
 
 type edgesList struct{}
@@ -47,9 +52,13 @@ func (edgesList) Run(e *env) error {
 	}
 	rows := make([][]string, len(list))
 	for i, n := range list {
-		rows[i] = []string{n.ID, n.Name, n.Kind, n.Site, n.State, n.Transport, n.Version, when(n.LastSeen)}
+		rtt := ""
+		if n.Tunnel.Transport != "" {
+			rtt = strconv.FormatFloat(n.Tunnel.RTT, 'f', 1, 64) + "ms"
+		}
+		rows[i] = []string{n.ID, n.Name, n.Kind, n.Site, n.Health, n.Tunnel.Transport, rtt, strconv.Itoa(n.Tunnel.Relayed), n.Tunnel.Build, when(n.LastSeen), strings.Join(n.Warnings, "; ")}
 	}
-	return e.table("ID NAME KIND SITE STATE TRANSPORT VERSION SEEN", rows)
+	return e.table("ID NAME KIND SITE HEALTH TRANSPORT RTT RELAYED BUILD SEEN WARNINGS", rows)
 }
 
 type edgesRevoke struct {
@@ -80,8 +89,8 @@ type enrolmentToken struct {
 	ID        string    `json:"id"`
 	Kind      string    `json:"kind"`
 	Site      string    `json:"site"`
+	MaxUses   int       `json:"max_uses"`
 	Uses      int       `json:"uses"`
-	Used      int       `json:"used"`
 	ExpiresAt time.Time `json:"expires_at"`
 	State     string    `json:"state"`
 }
@@ -106,9 +115,9 @@ func (tokensList) Run(e *env) error {
 	}
 	rows := make([][]string, len(list))
 	for i, t := range list {
-		rows[i] = []string{t.ID, t.Kind, t.Site, t.State, when(t.ExpiresAt)}
+		rows[i] = []string{t.ID, t.Kind, t.Site, t.State, fmt.Sprintf("%d/%d", t.Uses, t.MaxUses), when(t.ExpiresAt)}
 	}
-	return e.table("ID KIND SITE STATE EXPIRES", rows)
+	return e.table("ID KIND SITE STATE USED EXPIRES", rows)
 }
 
 type tokensCreate struct {
@@ -130,14 +139,14 @@ func (t tokensCreate) Run(e *env) error {
 		enrolmentToken
 		Token string `json:"token"`
 	}
-	in := map[string]any{"kind": t.Kind, "site": t.Site, "uses": t.Uses, "ttl_seconds": int(t.TTL.Seconds())}
+	in := map[string]any{"kind": t.Kind, "site": t.Site, "max_uses": t.Uses, "ttl_s": int(t.TTL.Seconds())}
 	if err := c.do(e.ctx, http.MethodPost, "/enrolment-tokens", in, &answer); err != nil {
 		return err
 	}
 	if e.json {
 		return e.printJSON(answer)
 	}
-	return e.printf("On the machine inside %s, run:\n\n  CAPONIER_TOKEN=%s caponier-%s run --core %s --state /var/lib/caponier-%s\n\nIt can be used %d times until %s.\n",
+	return e.printf("On the machine inside %s, run:\n\n  CAPONIER_TOKEN=%s caponier-%s run --core %s --state /var/lib/caponier-%s\n\nUses: %d. Ends: %s.\n",
 		t.Site, plain(answer.Token), t.Kind, strings.TrimSuffix(p.URL, "/"), t.Kind, t.Uses, when(answer.ExpiresAt))
 }
 

@@ -47,6 +47,7 @@ type bucket struct {
 	inFlight int
 	waiters  int
 	changed  chan struct{} // closed when inFlight falls
+	told     time.Time     // when a refusal was last to be audited
 }
 
 // limits are what the settings say now.
@@ -109,7 +110,11 @@ func (l *limiter) tryBegin(keys [2]bucketKey, rates [2]rate) (*waiting, error) {
 		b := l.bucketLocked(k, rates[i], now)
 		left := float64(rates[i].burst) - b.failures
 		if left < 1 {
-			return nil, &LimitError{RetryAfter: time.Duration((1 - left) * float64(rates[i].every))}
+			first := now.Sub(b.told) >= time.Minute
+			if first {
+				b.told = now
+			}
+			return nil, &LimitError{RetryAfter: time.Duration((1 - left) * float64(rates[i].every)), first: first}
 		}
 		if left-float64(b.inFlight) < 1 {
 			if b.waiters >= maxWaiters {

@@ -142,7 +142,7 @@ func checkPassword(name, password string, shortest int) string {
 		return fmt.Sprintf("must have at least %d characters", shortest)
 	case strings.HasPrefix(password, tokenPrefix):
 		return "must not look like an API token"
-	case name != "" && strings.Contains(strings.ToLower(password), strings.ToLower(name)):
+	case len(name) >= 4 && strings.Contains(strings.ToLower(password), strings.ToLower(name)):
 		return "must not contain the user name"
 	case distinctRunes(password) < 5:
 		return "must have more different characters"
@@ -156,4 +156,11 @@ func distinctRunes(s string) int {
 		seen[r] = true
 	}
 	return len(seen)
+}
+
+// generatePassword makes a password of 100 random bits in groups that can be
+// read out.
+func generatePassword() string {
+	t := strings.ToLower(rand.Text())
+	return t[0:5] + "-" + t[5:10] + "-" + t[10:15] + "-" + t[15:20]
 }

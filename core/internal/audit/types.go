@@ -53,6 +53,9 @@ const (
 	LoginExpired    Type = "login.expired"
 	LoginCodeNeeded Type = "login.code_needed"
 	LoginReplayed   Type = "login.replayed"
+	LoginSession    Type = "login.session_opened"
+	LoginPaused     Type = "login.paused"
+	LoginRecovery   Type = "login.recovery_code_used"
 
 	TokenCreated  Type = "token.created"
 	TokenRevoked  Type = "token.revoked"
@@ -177,7 +180,7 @@ var numbers = map[Type]uint32{
 	RoleMemberRemoved: 305, RoleFirstUse: 306,
 
 	LoginSucceeded: 400, LoginFailed: 401, LoginLimited: 402, LoginLogout: 403, LoginExpired: 404,
-	LoginCodeNeeded: 405, LoginReplayed: 406,
+	LoginCodeNeeded: 405, LoginReplayed: 406, LoginSession: 407, LoginPaused: 408, LoginRecovery: 409,
 
 	TokenCreated: 500, TokenRevoked: 501, TokenExpired: 502, TokenRefused: 503, ClientCreated: 504,
 	ClientChanged: 505, ClientDeleted: 506, ClientGranted: 507,

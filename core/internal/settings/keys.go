@@ -32,7 +32,7 @@ var (
 // Settings about console and command-line sessions (FEATURES C13).
 var (
 	SessionIdle = durationKey("session.idle", 15*time.Minute, time.Minute, 24*time.Hour,
-		"A session without a request for this long ends.")
+		"A console session without a request for this long ends.")
 	SessionAbsolute = durationKey("session.absolute", 8*time.Hour, 5*time.Minute, 30*24*time.Hour,
 		"A session ends this long after login, used or not.")
 	SessionBinding = enumKey("session.source_binding", "address", []string{"address", "subnet", "off"},

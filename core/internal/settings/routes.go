@@ -111,9 +111,7 @@ func (s *Service) handlePut(ctx context.Context, in *putInput) (*listOutput, err
 			return nil, err
 		}
 	}
-	p := api.PrincipalFrom(ctx)
-	by := audit.Actor{Kind: "user", ID: p.UserID, Name: p.UserName, Source: p.Source.String(), Via: p.Via}
-	restart, err := s.Change(ctx, by, version, in.Body.Values)
+	restart, err := s.Change(ctx, audit.By(api.PrincipalFrom(ctx)), version, in.Body.Values)
 	if err != nil {
 		return nil, err
 	}

@@ -27,9 +27,6 @@ import (
 	"caponier/core/internal/db"
 )
 
-// Changed is the audit event of one setting that got another value.
-const Changed audit.Type = "setting.changed"
-
 // Topic is the notification topic; the note's ID is the setting's name.
 const Topic = "setting"
 
@@ -255,7 +252,7 @@ func (s *Service) changeOne(ctx context.Context, tx *db.Tx, by audit.Actor, old 
 		if err != nil {
 			return false, fmt.Errorf("setting %s: %w", name, err)
 		}
-		r := row{value: v, changedAt: s.now().UnixMicro(), changedBy: by.Name}
+		r := row{value: v, changedAt: s.now().UnixMicro(), changedBy: by.ID}
 		rows[name], after = r, v
 		if err := storeRow(ctx, tx, name, r); err != nil {
 			return false, err
@@ -268,7 +265,7 @@ func (s *Service) changeOne(ctx context.Context, tx *db.Tx, by audit.Actor, old 
 		return false, err
 	}
 	return true, s.audit.Append(ctx, tx, audit.Event{
-		Type: Changed, Outcome: audit.OK, Actor: by,
+		Type: audit.SettingChanged, Outcome: audit.OK, Actor: by,
 		Object: audit.Object{Kind: "setting", ID: name, Name: name},
 		Fields: map[string]string{"old": before, "new": after, "restart": strconv.FormatBool(s.defs[name].RestartRequired)},
 	})

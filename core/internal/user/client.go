@@ -44,18 +44,18 @@ func (s *Service) CreateClient(ctx context.Context, by audit.Actor, name, commen
 		return APIClient{}, "", api.Invalid(bad...)
 	}
 	secret := clientSecretPrefix + strings.ToLower(rand.Text())
-	c := APIClient{Comment: comment, CreatedBy: by.Name, SecretSetAt: s.now().UTC().Truncate(time.Microsecond)}
+	c := APIClient{Comment: comment, CreatedBy: ref(by), SecretSetAt: s.now().UTC().Truncate(time.Microsecond)}
 	err := s.db.Tx(ctx, func(tx *db.Tx) error {
 		u, err := s.insert(ctx, tx, by, Client, newID("cli"), Draft{Name: name, DisplayName: name}, "")
 		if err != nil {
 			return err
 		}
 		c.User = u.User
-		_, err = tx.ExecContext(ctx, sqlClientInsert, u.ID, hashSecret(secret), comment, by.Name, c.SecretSetAt.UnixMicro())
+		_, err = tx.ExecContext(ctx, sqlClientInsert, u.ID, hashSecret(secret), comment, c.CreatedBy, c.SecretSetAt.UnixMicro())
 		if err != nil {
 			return db.Classify(err)
 		}
-		return s.audit.Append(ctx, tx, audit.Event{Type: EventClientCreated, Outcome: audit.OK, Actor: by, Object: u.object()})
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.ClientCreated, Outcome: audit.OK, Actor: by, Object: u.object()})
 	})
 	if err != nil {
 		return APIClient{}, "", fmt.Errorf("create api client: %w", err)
@@ -102,7 +102,7 @@ func (s *Service) RenewClientSecret(ctx context.Context, by audit.Actor, id stri
 		if err := tx.Notify(ctx, "user", id); err != nil {
 			return err
 		}
-		return s.audit.Append(ctx, tx, audit.Event{Type: EventClientSecretNew, Outcome: audit.OK, Actor: by, Object: c.object()})
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.ClientChanged, Outcome: audit.OK, Actor: by, Object: c.object()})
 	})
 	if err != nil {
 		return "", fmt.Errorf("renew client secret: %w", err)
@@ -120,7 +120,7 @@ func (s *Service) ClientToken(ctx context.Context, id, secret string, source net
 	done, err := s.limiter.begin(ctx, currentLimits(s.settings), c.Name, source)
 	if limit, ok := errors.AsType[*LimitError](err); ok {
 		if limit.first {
-			if err := s.audit.Write(ctx, s.refusal(EventLoginLimited, c, nil, "limit", "client_secret")); err != nil {
+			if err := s.audit.Write(ctx, s.refusal(audit.LoginLimited, c, nil, "limit", "client_secret")); err != nil {
 				return "", 0, err
 			}
 		}
@@ -146,7 +146,7 @@ func (s *Service) ClientToken(ctx context.Context, id, secret string, source net
 	}
 	if reason != "" {
 		u := &record{User: client.User}
-		if err := s.audit.Write(ctx, s.refusal(EventLoginFailed, c, u, reason, "client_secret")); err != nil {
+		if err := s.audit.Write(ctx, s.refusal(audit.LoginFailed, c, u, reason, "client_secret")); err != nil {
 			return "", 0, fmt.Errorf("client token: %w", err)
 		}
 		return "", 0, errBadClient
@@ -160,7 +160,7 @@ func (s *Service) ClientToken(ctx context.Context, id, secret string, source net
 			return err
 		}
 		by := audit.Actor{Kind: "user", ID: client.ID, Name: client.Name, Source: addrText(source), Via: "oauth"}
-		return s.tokenEvent(ctx, tx, by, EventTokenIssued, t, nil)
+		return s.tokenEvent(ctx, tx, by, audit.ClientGranted, t, nil)
 	})
 	if err != nil {
 		return "", 0, fmt.Errorf("client token: %w", err)

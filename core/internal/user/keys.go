@@ -34,16 +34,16 @@ const keyColumns = `k.id, k.user_id, k.fingerprint, k.algorithm, k.public_key, k
 const (
 	sqlKeyInsert = `insert into user_keys (id, user_id, fingerprint, algorithm, public_key, comment, created_at, last_used)
 values ($1, $2, $3, $4, $5, $6, $7, 0)`
-	sqlKeysOfUser    = `select ` + keyColumns + ` from user_keys k where k.user_id = $1 order by k.created_at, k.id limit 1000`
-	sqlKeyByID       = `select ` + keyColumns + ` from user_keys k where k.id = $1`
-	sqlKeyByPrint    = `select ` + keyColumns + ` from user_keys k where k.user_id = $1 and k.fingerprint = $2`
-	sqlKeyDelete     = `delete from user_keys where id = $1`
-	sqlKeyUsed       = `update user_keys set last_used = $2 where id = $1`
-	sqlKeysErase     = `delete from user_keys where user_id = $1`
-	sqlKeysCount     = `select count(*) from user_keys where user_id = $1`
-	maxKeys          = 50
-	maxKeyText       = 16 << 10
-	minRSABits       = 2048
+	sqlKeysOfUser = `select ` + keyColumns + ` from user_keys k where k.user_id = $1 order by k.created_at, k.id limit 1000`
+	sqlKeyByID    = `select ` + keyColumns + ` from user_keys k where k.id = $1`
+	sqlKeyByPrint = `select ` + keyColumns + ` from user_keys k where k.user_id = $1 and k.fingerprint = $2`
+	sqlKeyDelete  = `delete from user_keys where id = $1`
+	sqlKeyUsed    = `update user_keys set last_used = $2 where id = $1`
+	sqlKeysErase  = `delete from user_keys where user_id = $1`
+	sqlKeysCount  = `select count(*) from user_keys where user_id = $1`
+	maxKeys       = 50
+	maxKeyText    = 16 << 10
+	minRSABits    = 2048
 )
 
 func scanKey(row scanner) (Key, error) {
@@ -129,7 +129,7 @@ func (s *Service) AddKey(ctx context.Context, by audit.Actor, userID, text, comm
 		if made, err = scanKey(tx.QueryRowContext(ctx, sqlKeyByID, id)); err != nil {
 			return err
 		}
-		return s.keyEvent(ctx, tx, by, EventKeyAdded, &u.User, made)
+		return s.keyEvent(ctx, tx, by, audit.UserKeyAdded, &u.User, made)
 	})
 	if err != nil {
 		return Key{}, fmt.Errorf("add key: %w", err)
@@ -171,7 +171,7 @@ func (s *Service) RemoveKey(ctx context.Context, by audit.Actor, userID, id stri
 		if err := changeOne(ctx, tx, sqlKeyDelete, id); err != nil {
 			return err
 		}
-		return s.keyEvent(ctx, tx, by, EventKeyRemoved, &u.User, k)
+		return s.keyEvent(ctx, tx, by, audit.UserKeyRemoved, &u.User, k)
 	})
 	if err != nil {
 		return fmt.Errorf("remove key: %w", err)
@@ -222,48 +222,17 @@ func (s *Service) checkKey(ctx context.Context, u *record, key ssh.PublicKey, so
 	return p, nil
 }
 
-// checkCertificate checks a user certificate: signed by our authority for
-// people, valid now and from there, and naming the user.
+// checkCertificate asks the authority for people about a certificate. An
+// authority that cannot answer refuses.
 func (s *Service) checkCertificate(ctx context.Context, u *record, cert *ssh.Certificate, source netip.Addr) (proof, error) {
-	p := proof{method: "certificate", reason: "bad_certificate", detail: ssh.FingerprintSHA256(cert.Key)}
-	if s.authority == nil || cert.CertType != ssh.UserCert || len(cert.ValidPrincipals) == 0 || checkKeyStrength(cert.Key) != nil {
+	p := proof{method: "certificate", detail: ssh.FingerprintSHA256(cert.Key)}
+	if s.authority == nil || u.Name == "" || checkKeyStrength(cert.Key) != nil {
+		p.reason = "bad_certificate"
 		return p, nil
 	}
-	authorities, err := s.authority.UserAuthorities(ctx)
-	if err != nil {
-		return p, fmt.Errorf("check certificate: %w", err)
+	if err := s.authority.VerifyClient(ctx, cert, u.Name, addrText(source)); err != nil {
+		s.log.Debug("ssh certificate refused", "user", u.ID, "err", err)
+		p.reason = "bad_certificate"
 	}
-	signedByUs := false
-	for _, a := range authorities {
-		signedByUs = signedByUs || bytes.Equal(a.Marshal(), cert.SignatureKey.Marshal())
-	}
-	if !signedByUs {
-		p.reason = "foreign_certificate"
-		return p, nil
-	}
-	checker := ssh.CertChecker{Clock: s.now, SupportedCriticalOptions: []string{"source-address"}}
-	if err := checker.CheckCert(u.Name, cert); err != nil {
-		return p, nil
-	}
-	if list, limited := cert.CriticalOptions["source-address"]; limited && !sourceListed(list, source) {
-		p.reason = "certificate_source"
-		return p, nil
-	}
-	p.reason = ""
 	return p, nil
-}
-
-// sourceListed reads the comma-separated networks of source-address.
-func sourceListed(list string, source netip.Addr) bool {
-	source = source.Unmap()
-	for item := range strings.SplitSeq(list, ",") {
-		item = strings.TrimSpace(item)
-		if a, err := netip.ParseAddr(item); err == nil && a.Unmap() == source {
-			return true
-		}
-		if n, err := netip.ParsePrefix(item); err == nil && n.Contains(source) {
-			return true
-		}
-	}
-	return false
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,19 +68,20 @@ func loginName(name string) string {
 
 // proof is what a check of credentials found. reason is "" when they are good.
 type proof struct {
-	method string // password, token, publickey, certificate
+	method string // password, token, session, publickey, certificate
 	reason string
 	// wrongPassword counts towards the pause after many failures in a row.
 	wrongPassword bool
 	rehash        string // new hash to store, when the parameters are old
 	key           string // ID of the registered key
 	token         Token
+	session       Session
 	detail        string // fingerprint
 }
 
 // Login checks credentials, applies login limits, and audits the attempt. A
-// password may also be an API token of the same user (for command-line tools);
-// that counts as one factor. Key must belong to the user (a registered key, or
+// password may also be an API token of the same user, which counts as one
+// factor, or the secret of his command-line session. Key must belong to the user (a registered key, or
 // a certificate of our authority for people that names him); the caller has
 // verified possession.
 //
@@ -93,7 +95,7 @@ func (s *Service) Login(ctx context.Context, c Credentials) (*api.Principal, err
 	done, err := s.limiter.begin(ctx, currentLimits(s.settings), name, c.Source)
 	if limit, ok := errors.AsType[*LimitError](err); ok {
 		if limit.first {
-			if err := s.audit.Write(ctx, s.refusal(EventLoginLimited, c, nil, "limit", "")); err != nil {
+			if err := s.audit.Write(ctx, s.refusal(audit.LoginLimited, c, nil, "limit", "")); err != nil {
 				return nil, err
 			}
 		}
@@ -144,6 +146,9 @@ func (s *Service) login(ctx context.Context, name string, c Credentials) (*api.P
 		return nil, nil, s.fail(ctx, &u, c, pr)
 	}
 	if s.wantsCode(&u, pr.method, c.Code) && c.Code == "" {
+		if err := s.audit.Write(ctx, s.refusal(audit.LoginCodeNeeded, c, &u, "code_needed", pr.method)); err != nil {
+			return nil, nil, fmt.Errorf("login: %w", err)
+		}
 		return nil, nil, ErrNeedCode
 	}
 	return s.admit(ctx, &u, c, pr)
@@ -152,7 +157,7 @@ func (s *Service) login(ctx context.Context, name string, c Credentials) (*api.P
 // wantsCode reports whether a second factor belongs to this login.
 func (s *Service) wantsCode(u *record, method, code string) bool {
 	switch {
-	case !u.TOTP || method == "token":
+	case !u.TOTP || method == "token" || method == "session":
 		return false
 	case method == "password":
 		return true
@@ -172,6 +177,12 @@ func (s *Service) prove(ctx context.Context, u *record, c Credentials) (proof, e
 			return proof{method: "token", reason: "bad_token"}, nil
 		}
 		return proof{method: "token", token: t}, err
+	case strings.HasPrefix(c.Password, sessionPrefix):
+		v, refusal, err := s.liveSession(ctx, c.Password, BearerSession, c.Source, c.Via)
+		if err == nil && (refusal != "" || v.UserID != u.ID) {
+			return proof{method: "session", reason: "bad_session"}, nil
+		}
+		return proof{method: "session", session: v}, err
 	}
 	pr := proof{method: "password"}
 	ok, renew, err := s.hasher.verify(ctx, u.passwordHash, c.Password)
@@ -223,8 +234,11 @@ func (s *Service) admit(ctx context.Context, u *record, c Credentials, pr proof)
 		p = &api.Principal{UserID: u.ID, UserName: u.Name, Methods: methods, MFA: len(methods) > 1,
 			Permissions: permissions, Source: c.Source.Unmap(), Via: c.Via,
 			Session: loginID{epoch: u.epoch, key: pr.key}.String()}
-		if pr.method == "token" {
+		switch pr.method {
+		case "token":
 			p.Session = pr.token.ID
+		case "session":
+			p.Session, p.Methods, p.MFA = pr.session.ID, pr.session.Methods, pr.session.MFA
 		}
 		return s.recordSuccess(ctx, tx, u, pr, p)
 	})
@@ -268,9 +282,9 @@ func (s *Service) recordSuccess(ctx context.Context, tx *db.Tx, u *record, pr pr
 	if pr.method == "token" {
 		fields["token"] = pr.token.ID
 	}
-	err := s.audit.Append(ctx, tx, audit.Event{Type: EventLogin, Outcome: audit.OK, Actor: actorFor(p), Object: u.object(), Fields: fields})
-	if err == nil && len(p.Methods) > 1 && p.Methods[1] == "recovery" {
-		err = s.audit.Append(ctx, tx, audit.Event{Type: EventRecoveryUsed, Outcome: audit.OK, Actor: actorFor(p), Object: u.object()})
+	err := s.audit.Append(ctx, tx, audit.Event{Type: audit.LoginSucceeded, Outcome: audit.OK, Actor: audit.By(p), Object: u.object(), Fields: fields})
+	if err == nil && pr.method != "session" && slices.Contains(p.Methods, "recovery") {
+		err = s.audit.Append(ctx, tx, audit.Event{Type: audit.LoginRecovery, Outcome: audit.OK, Actor: audit.By(p), Object: u.object()})
 	}
 	return err
 }
@@ -287,7 +301,7 @@ func (s *Service) fail(ctx context.Context, u *record, c Credentials, pr proof) 
 // recordFailure audits a failed login and counts it; too many in a row pause
 // password logins of the user.
 func (s *Service) recordFailure(ctx context.Context, tx *db.Tx, u *record, c Credentials, pr proof) error {
-	if err := s.audit.Append(ctx, tx, s.refusal(EventLoginFailed, c, u, pr.reason, pr.method)); err != nil {
+	if err := s.audit.Append(ctx, tx, s.refusal(audit.LoginFailed, c, u, pr.reason, pr.method)); err != nil {
 		return err
 	}
 	most := settings.LoginLockAfter.Get(s.settings)
@@ -305,7 +319,7 @@ func (s *Service) recordFailure(ctx context.Context, tx *db.Tx, u *record, c Cre
 	if err := changeOne(ctx, tx, sqlUserPause, u.ID, until.UnixMicro()); err != nil {
 		return err
 	}
-	e := s.refusal(EventLoginPaused, c, u, "failures", pr.method)
+	e := s.refusal(audit.LoginPaused, c, u, "failures", pr.method)
 	e.Fields["until"] = until.UTC().Format(time.RFC3339)
 	return s.audit.Append(ctx, tx, e)
 }
@@ -359,7 +373,7 @@ func (s *Service) Authenticate(r *http.Request, source netip.Addr) (*api.Princip
 		case len(secret) > 128:
 			return nil, api.Unauthenticated("The token is not known, has expired or was revoked.")
 		case strings.HasPrefix(secret, sessionPrefix):
-			return s.principalOfSession(ctx, secret, source, "api", active(r))
+			return s.principalOfSession(ctx, secret, BearerSession, source, active(r))
 		}
 		return s.principalOfToken(ctx, secret, source)
 	}
@@ -367,7 +381,7 @@ func (s *Service) Authenticate(r *http.Request, source netip.Addr) (*api.Princip
 	if err != nil || c.Value == "" {
 		return nil, nil
 	}
-	return s.principalOfSession(ctx, cutText(c.Value, 128), source, "console", active(r))
+	return s.principalOfSession(ctx, cutText(c.Value, 128), CookieSession, source, active(r))
 }
 
 // BackgroundHeader marks requests a page makes by itself: they are served but

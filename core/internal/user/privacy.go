@@ -51,6 +51,9 @@ func (s *Service) Export(ctx context.Context, by audit.Actor, userID string, hol
 				return fmt.Errorf("%s: %w", p.name, err)
 			}
 		}
+		if out["audit_events"], err = s.eventsAbout(ctx, tx, userID); err != nil {
+			return err
+		}
 		for _, h := range holders {
 			if out[h.Name()], err = h.Export(ctx, tx, userID); err != nil {
 				return fmt.Errorf("%s: %w", h.Name(), err)
@@ -61,8 +64,28 @@ func (s *Service) Export(ctx context.Context, by audit.Actor, userID string, hol
 	if err != nil {
 		return nil, fmt.Errorf("export user: %w", err)
 	}
-	return out, s.audit.Write(ctx, audit.Event{Type: EventUserExported, Outcome: audit.OK, Actor: by,
+	return out, s.audit.Write(ctx, audit.Event{Type: audit.UserExported, Outcome: audit.OK, Actor: by,
 		Object: audit.Object{Kind: "user", ID: userID}})
+}
+
+// maxExportEvents bounds the audit events in one export; the newest count.
+const maxExportEvents = 100_000
+
+func (s *Service) eventsAbout(ctx context.Context, q db.Querier, userID string) ([]audit.Entry, error) {
+	events := []audit.Entry{}
+	var before int64
+	for len(events) < maxExportEvents {
+		page, err := s.audit.Find(ctx, q, audit.Filter{About: userID}, before, 1000)
+		if err != nil {
+			return nil, fmt.Errorf("audit events: %w", err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		events = append(events, page...)
+		before = page[len(page)-1].Seq
+	}
+	return events, nil
 }
 
 const sqlSessionsAll = `select ` + sessionColumns + ` from sessions s where s.user_id = $1 order by s.created_at`
@@ -114,17 +137,16 @@ func (s *Service) erase(ctx context.Context, tx *db.Tx, by audit.Actor, userID, 
 	if err := changeOne(ctx, tx, sqlUserErase, userID, pseudonym, true, s.now().UnixMicro()); err != nil {
 		return err
 	}
-	// The event of the erasure itself must not name him any more.
-	if err := s.audit.Append(ctx, tx, audit.Event{Type: EventUserErased, Outcome: audit.OK, Actor: eraser(by, userID, pseudonym),
-		Object: audit.Object{Kind: "user", ID: userID, Name: pseudonym}}); err != nil {
-		return err
-	}
 	for _, h := range holders {
 		if err := h.Erase(ctx, tx, userID, pseudonym); err != nil {
 			return fmt.Errorf("%s: %w", h.Name(), err)
 		}
 	}
-	return tx.Notify(ctx, "user", userID)
+	if err := tx.Notify(ctx, "user", userID); err != nil {
+		return err
+	}
+	// Last: it writes the event of the erasure, which must not name him either.
+	return s.audit.Erase(ctx, tx, userID, eraser(by, userID, pseudonym))
 }
 
 // eraser is the actor of an erasure, nameless if he erases himself.
@@ -168,8 +190,10 @@ func (s *Service) BootstrapAdmin(ctx context.Context, name, password string) (Us
 		if err != nil {
 			return err
 		}
-		made, err = userByID(ctx, tx, u.ID)
-		return err
+		if made, err = userByID(ctx, tx, u.ID); err != nil {
+			return err
+		}
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.UserBootstrapped, Outcome: audit.OK, Actor: by, Object: made.object()})
 	})
 	if err != nil {
 		return User{}, "", fmt.Errorf("bootstrap administrator: %w", err)
@@ -192,7 +216,7 @@ func (s *Service) recoverAdmin(ctx context.Context, tx *db.Tx, by audit.Actor, u
 		if _, err := tx.ExecContext(ctx, sqlRecoveryClear, u.ID); err != nil {
 			return err
 		}
-		if err := s.audit.Append(ctx, tx, audit.Event{Type: EventTOTPRemoved, Outcome: audit.OK, Actor: by, Object: u.object()}); err != nil {
+		if err := s.audit.Append(ctx, tx, audit.Event{Type: audit.UserTOTPRemoved, Outcome: audit.OK, Actor: by, Object: u.object()}); err != nil {
 			return err
 		}
 	}

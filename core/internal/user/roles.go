@@ -199,7 +199,7 @@ func (s *Service) CreateRole(ctx context.Context, by audit.Actor, r Role) (Role,
 		if made, err = roleByID(ctx, tx, id); err != nil {
 			return err
 		}
-		return s.roleEvent(ctx, tx, by, EventRoleCreated, made, map[string]string{"permissions": permissionText(made.Permissions)})
+		return s.roleEvent(ctx, tx, by, audit.RoleCreated, made, map[string]string{"permissions": permissionText(made.Permissions)})
 	})
 	if err != nil {
 		return Role{}, fmt.Errorf("create role: %w", err)
@@ -253,7 +253,7 @@ func (s *Service) UpdateRole(ctx context.Context, by audit.Actor, id string, mat
 		if made, err = roleByID(ctx, tx, id); err != nil {
 			return err
 		}
-		return s.roleEvent(ctx, tx, by, EventRoleChanged, made, map[string]string{
+		return s.roleEvent(ctx, tx, by, audit.RoleChanged, made, map[string]string{
 			"old_name": old.Name, "old_permissions": permissionText(old.Permissions),
 			"new_name": made.Name, "new_permissions": permissionText(made.Permissions),
 		})
@@ -280,7 +280,7 @@ func (s *Service) DeleteRole(ctx context.Context, by audit.Actor, id string, mat
 		if err := changeOne(ctx, tx, sqlRoleDelete, id); err != nil {
 			return err
 		}
-		return s.roleEvent(ctx, tx, by, EventRoleDeleted, old, map[string]string{"permissions": permissionText(old.Permissions)})
+		return s.roleEvent(ctx, tx, by, audit.RoleDeleted, old, map[string]string{"permissions": permissionText(old.Permissions)})
 	})
 	if err != nil {
 		return fmt.Errorf("delete role: %w", err)
@@ -295,6 +295,15 @@ func (s *Service) Members(ctx context.Context, roleID, after string, limit int) 
 		return nil, fmt.Errorf("list members: %w", err)
 	}
 	return list, nil
+}
+
+// Member returns one membership.
+func (s *Service) Member(ctx context.Context, roleID, userID string) (Member, error) {
+	m, err := scanMember(s.db.QueryRowContext(ctx, sqlMember, roleID, userID))
+	if err != nil {
+		return Member{}, fmt.Errorf("member: %w", err)
+	}
+	return m, nil
 }
 
 // Memberships lists the roles of a user by role name.
@@ -368,10 +377,10 @@ func (s *Service) putMember(ctx context.Context, tx *db.Tx, by audit.Actor, role
 		return Member{}, api.Conflict("erased", "The user was erased.")
 	}
 	old, err := scanMember(tx.QueryRowContext(ctx, sqlMember, roleID, userID))
-	event := EventMemberChanged
+	event := audit.RoleMemberChanged
 	switch {
 	case errors.Is(err, db.ErrNotFound):
-		event = EventMemberAdded
+		event = audit.RoleMemberAdded
 		if err := match(0); err != nil {
 			return Member{}, err
 		}
@@ -382,7 +391,7 @@ func (s *Service) putMember(ctx context.Context, tx *db.Tx, by audit.Actor, role
 		if list >= maxMemberships {
 			return Member{}, api.Conflict("too_many_roles", fmt.Sprintf("A user has at most %d roles.", maxMemberships))
 		}
-		_, err = tx.ExecContext(ctx, sqlMemberInsert, roleID, userID, window, sources, s.now().UnixMicro(), by.Name)
+		_, err = tx.ExecContext(ctx, sqlMemberInsert, roleID, userID, window, sources, s.now().UnixMicro(), ref(by))
 		if err != nil {
 			return Member{}, db.Classify(err)
 		}
@@ -438,7 +447,7 @@ func (s *Service) RemoveMember(ctx context.Context, by audit.Actor, roleID, user
 			if err := changeOne(ctx, tx, sqlMemberDelete, roleID, userID); err != nil {
 				return err
 			}
-			return s.memberEvent(ctx, tx, by, EventMemberRemoved, m, nil)
+			return s.memberEvent(ctx, tx, by, audit.RoleMemberRemoved, m, nil)
 		})
 	})
 	if err != nil {
@@ -488,7 +497,7 @@ func (s *Service) MarkFirstUse(ctx context.Context, userID, roleID string, at ti
 			return err
 		}
 		until := at.Add(m.Window.Floating).UTC().Format(time.RFC3339)
-		return s.memberEvent(ctx, tx, audit.System, EventMemberStarted, m, map[string]string{"until": until})
+		return s.memberEvent(ctx, tx, audit.System, audit.RoleFirstUse, m, map[string]string{"until": until})
 	})
 	if err != nil {
 		return fmt.Errorf("start membership: %w", err)
@@ -586,4 +595,21 @@ func (s *Service) potential(ctx context.Context, q db.Querier, userID string) ([
 		all = append(all, c.permissions...)
 	}
 	return all, nil
+}
+
+// RoleIDs are the roles the user holds now. In a request, memberships limited
+// to networks count if the caller is there; outside one they do not.
+func (s *Service) RoleIDs(ctx context.Context, userID string) ([]string, error) {
+	list, err := query(ctx, s.db, scanMembership, sqlSubjectMembers, userID)
+	if err != nil {
+		return nil, fmt.Errorf("roles of %s: %w", userID, err)
+	}
+	source := api.SourceFrom(ctx)
+	var ids []string
+	for i := range list {
+		if ok, _ := list[i].Holds(s.now(), source, nil); ok {
+			ids = append(ids, list[i].Role)
+		}
+	}
+	return ids, nil
 }

@@ -121,7 +121,7 @@ func (s *Service) OpenSession(ctx context.Context, p *api.Principal, kind Sessio
 		if err != nil {
 			return err
 		}
-		return s.audit.Append(ctx, tx, audit.Event{Type: EventSessionOpened, Outcome: audit.OK, Actor: actorFor(p),
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.LoginSession, Outcome: audit.OK, Actor: audit.By(p),
 			Object: audit.Object{Kind: "session", ID: v.ID}, Fields: map[string]string{"kind": string(kind)}})
 	})
 	if err != nil {
@@ -134,36 +134,50 @@ func (s *Service) OpenSession(ctx context.Context, p *api.Principal, kind Sessio
 // touchEvery bounds how often a session's last use is written.
 const touchEvery = 15 * time.Second
 
-// principalOfSession checks a session's secret as sent from source. active
-// tells whether the request counts as use of the session.
-func (s *Service) principalOfSession(ctx context.Context, secret string, source netip.Addr, via string, active bool) (*api.Principal, error) {
-	v, err := scanSession(s.db.QueryRowContext(ctx, sqlSessionByHash, hashSecret(secret)))
+// liveSession finds the session of a secret sent from source. refusal says, for
+// people, why it is not good.
+func (s *Service) liveSession(ctx context.Context, secret string, kind SessionKind, source netip.Addr, via string) (v Session, refusal string, err error) {
+	v, err = scanSession(s.db.QueryRowContext(ctx, sqlSessionByHash, hashSecret(secret)))
 	if errors.Is(err, db.ErrNotFound) {
-		return nil, api.Unauthenticated("The session is not known. Log in again.")
+		return Session{}, "The session is not known. Log in again.", nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("authenticate: %w", err)
+		return Session{}, "", fmt.Errorf("find session: %w", err)
 	}
 	now := s.now()
 	switch {
 	case !v.RevokedAt.IsZero() || !now.Before(v.ExpiresAt):
-		return nil, api.Unauthenticated("The session has ended. Log in again.")
-	case now.Sub(v.SeenAt) >= settings.SessionIdle.Get(s.settings):
-		return nil, api.Unauthenticated("The session was not used for too long. Log in again.")
-	case (via == "console") != (v.Kind == CookieSession):
-		return nil, api.Unauthenticated("The session is of another kind.")
+		return v, "The session has ended. Log in again.", nil
+	case v.Kind == CookieSession && now.Sub(v.SeenAt) >= settings.SessionIdle.Get(s.settings):
+		return v, "The session was not used for too long. Log in again.", nil
+	case v.Kind != kind:
+		return v, "The session is of another kind.", nil
 	case !s.boundTo(v.Source, source):
-		if err := s.refuseSource(ctx, v, source, via); err != nil {
-			return nil, err
-		}
-		return nil, api.Unauthenticated("The session was opened from another address. Log in again.")
+		return v, "The session was opened from another address. Log in again.", s.refuseSource(ctx, v, source, via)
+	}
+	return v, "", nil
+}
+
+// principalOfSession checks a session's secret as sent from source. active
+// tells whether the request counts as use of the session.
+func (s *Service) principalOfSession(ctx context.Context, secret string, kind SessionKind, source netip.Addr, active bool) (*api.Principal, error) {
+	via := "api"
+	if kind == CookieSession {
+		via = "console"
+	}
+	v, refusal, err := s.liveSession(ctx, secret, kind, source, via)
+	if err != nil {
+		return nil, fmt.Errorf("authenticate: %w", err)
+	}
+	if refusal != "" {
+		return nil, api.Unauthenticated(refusal)
 	}
 	p, err := s.principal(ctx, s.db, v.UserID, source, via)
 	if err != nil {
 		return nil, err
 	}
 	p.Session, p.Methods, p.MFA = v.ID, v.Methods, v.MFA
-	if active && now.Sub(v.SeenAt) >= touchEvery {
+	if now := s.now(); active && now.Sub(v.SeenAt) >= touchEvery {
 		if _, err := s.db.ExecContext(ctx, sqlSessionTouch, v.ID, now.UnixMicro()); err != nil {
 			return nil, fmt.Errorf("authenticate: %w", err)
 		}
@@ -196,7 +210,7 @@ func (s *Service) refuseSource(ctx context.Context, v Session, source netip.Addr
 		if err != nil || n == 0 {
 			return err
 		}
-		return s.audit.Append(ctx, tx, audit.Event{Type: EventSessionRefused, Outcome: audit.Denied,
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.LoginReplayed, Outcome: audit.Denied,
 			Actor:  audit.Actor{Kind: "anonymous", Source: addrText(source), Via: via},
 			Object: audit.Object{Kind: "session", ID: v.ID},
 			Fields: map[string]string{"reason": "source_changed", "opened_from": addrText(v.Source), "user": v.UserID}})
@@ -233,7 +247,7 @@ func (s *Service) CloseSession(ctx context.Context, by audit.Actor, userID, id s
 		if err := tx.Notify(ctx, "user", userID); err != nil {
 			return err
 		}
-		return s.audit.Append(ctx, tx, audit.Event{Type: EventSessionClosed, Outcome: audit.OK, Actor: by,
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.LoginLogout, Outcome: audit.OK, Actor: by,
 			Object: audit.Object{Kind: "session", ID: id}, Fields: map[string]string{"user": userID}})
 	})
 	if err != nil {
@@ -253,7 +267,7 @@ func (s *Service) SignOut(ctx context.Context, by audit.Actor, userID string) er
 		if err := s.signOut(ctx, tx, userID, ""); err != nil {
 			return err
 		}
-		return s.audit.Append(ctx, tx, audit.Event{Type: EventSignedOut, Outcome: audit.OK, Actor: by, Object: u.object()})
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.UserSessionsRevoked, Outcome: audit.OK, Actor: by, Object: u.object()})
 	})
 	if err != nil {
 		return fmt.Errorf("sign out: %w", err)

@@ -108,7 +108,7 @@ func (s *Service) CreateToken(ctx context.Context, p *api.Principal, name string
 		if t, secret, err = s.insertToken(ctx, tx, u.ID, apiToken, name, expires); err != nil {
 			return err
 		}
-		return s.tokenEvent(ctx, tx, actorFor(p), EventTokenCreated, t, map[string]string{"expires": t.ExpiresAt.Format(time.RFC3339)})
+		return s.tokenEvent(ctx, tx, audit.By(p), audit.TokenCreated, t, map[string]string{"expires": t.ExpiresAt.Format(time.RFC3339)})
 	})
 	if err != nil {
 		return Token{}, "", fmt.Errorf("create token: %w", err)
@@ -176,7 +176,7 @@ func (s *Service) RevokeToken(ctx context.Context, by audit.Actor, id string) er
 		if err := errors.Join(tx.Notify(ctx, "user", t.UserID), tx.Notify(ctx, "token", id)); err != nil {
 			return err
 		}
-		return s.tokenEvent(ctx, tx, by, EventTokenRevoked, t, nil)
+		return s.tokenEvent(ctx, tx, by, audit.TokenRevoked, t, nil)
 	})
 	if err != nil {
 		return fmt.Errorf("revoke token: %w", err)

@@ -119,7 +119,7 @@ func (s *Service) ConfirmTOTP(ctx context.Context, by audit.Actor, userID, code 
 		if err := tx.Notify(ctx, "user", userID); err != nil {
 			return err
 		}
-		return s.audit.Append(ctx, tx, audit.Event{Type: EventTOTPEnrolled, Outcome: audit.OK, Actor: by, Object: u.object()})
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.UserTOTPEnrolled, Outcome: audit.OK, Actor: by, Object: u.object()})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("confirm totp: %w", err)
@@ -146,12 +146,35 @@ func (s *Service) RemoveTOTP(ctx context.Context, by audit.Actor, userID string)
 		if err := s.signOut(ctx, tx, userID, ""); err != nil {
 			return err
 		}
-		return s.audit.Append(ctx, tx, audit.Event{Type: EventTOTPRemoved, Outcome: audit.OK, Actor: by, Object: u.object()})
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.UserTOTPRemoved, Outcome: audit.OK, Actor: by, Object: u.object()})
 	})
 	if err != nil {
 		return fmt.Errorf("remove totp: %w", err)
 	}
 	return nil
+}
+
+// RenewRecovery replaces the recovery codes of a user who has a second factor.
+func (s *Service) RenewRecovery(ctx context.Context, by audit.Actor, userID string) ([]string, error) {
+	var codes []string
+	err := s.db.Tx(ctx, func(tx *db.Tx) error {
+		u, err := userByID(ctx, tx, userID)
+		if err != nil {
+			return err
+		}
+		if !u.TOTP {
+			return api.Conflict("no_totp", "Enrol a second factor first.")
+		}
+		if codes, err = s.renewRecovery(ctx, tx, userID); err != nil {
+			return err
+		}
+		return s.audit.Append(ctx, tx, audit.Event{Type: audit.UserChanged, Outcome: audit.OK, Actor: by, Object: u.object(),
+			Fields: map[string]string{"recovery_codes": "renewed"}})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("renew recovery codes: %w", err)
+	}
+	return codes, nil
 }
 
 // renewRecovery replaces the user's recovery codes.

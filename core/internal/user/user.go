@@ -81,11 +81,11 @@ type Sealer interface {
 	Open(p vault.Place, sealed []byte) ([]byte, error)
 }
 
-// CertAuthority knows the keys that sign people's own SSH certificates. They
-// must not be the keys that sign logins on targets: a principal there is an
-// account, here it is a person.
+// CertAuthority checks SSH certificates of people's own clients: signed by the
+// authority for people (not the one for logins on targets, whose principals
+// are accounts), valid now and from source, naming the user; *sshca.CA is one.
 type CertAuthority interface {
-	UserAuthorities(ctx context.Context) ([]ssh.PublicKey, error)
+	VerifyClient(ctx context.Context, cert *ssh.Certificate, userName, source string) error
 }
 
 // Config is what a Service needs. DB, Audit, Sealer and Now are required.

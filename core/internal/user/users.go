@@ -108,7 +108,7 @@ func (s *Service) insert(ctx context.Context, tx *db.Tx, by audit.Actor, kind Ki
 	if err := tx.Notify(ctx, "user", id); err != nil {
 		return record{}, err
 	}
-	return u, s.audit.Append(ctx, tx, audit.Event{Type: EventUserCreated, Outcome: audit.OK, Actor: by, Object: u.object(),
+	return u, s.audit.Append(ctx, tx, audit.Event{Type: audit.UserCreated, Outcome: audit.OK, Actor: by, Object: u.object(),
 		Fields: map[string]string{"kind": string(kind), "password": strconv.FormatBool(hash != "")}})
 }
 
@@ -201,7 +201,38 @@ func (s *Service) update(ctx context.Context, tx *db.Tx, by audit.Actor, id stri
 	if err := tx.Notify(ctx, "user", id); err != nil {
 		return record{}, err
 	}
-	return u, s.audit.Append(ctx, tx, audit.Event{Type: EventUserChanged, Outcome: audit.OK, Actor: by, Object: u.object(), Fields: fields})
+	for _, t := range changeEvents(fields) {
+		err := s.audit.Append(ctx, tx, audit.Event{Type: t, Outcome: audit.OK, Actor: by, Object: u.object(), Fields: fields})
+		if err != nil {
+			return record{}, err
+		}
+	}
+	return u, nil
+}
+
+// changeEvents names what the changed fields amount to.
+func changeEvents(fields map[string]string) []audit.Type {
+	var types []audit.Type
+	flags := 0
+	for _, f := range []struct {
+		name    string
+		on, off audit.Type
+	}{{"disabled", audit.UserDisabled, audit.UserEnabled}, {"locked", audit.UserLocked, audit.UserUnlocked}} {
+		value, changed := fields[f.name]
+		if !changed {
+			continue
+		}
+		flags++
+		if value == "true" {
+			types = append(types, f.on)
+		} else {
+			types = append(types, f.off)
+		}
+	}
+	if len(fields) > flags {
+		types = append(types, audit.UserChanged)
+	}
+	return types
 }
 
 // apply sets the changed fields and returns old and new values for the audit log.
@@ -265,7 +296,7 @@ func (s *Service) storePassword(ctx context.Context, tx *db.Tx, by audit.Actor, 
 	if err := s.signOut(ctx, tx, u.ID, keep); err != nil {
 		return err
 	}
-	return s.audit.Append(ctx, tx, audit.Event{Type: EventPasswordSet, Outcome: audit.OK, Actor: by, Object: u.object(),
+	return s.audit.Append(ctx, tx, audit.Event{Type: audit.UserPasswordSet, Outcome: audit.OK, Actor: by, Object: u.object(),
 		Fields: map[string]string{"removed": strconv.FormatBool(hash == "")}})
 }
 

@@ -133,7 +133,8 @@ const (
 	Allowed
 	UserDisabled
 	UserLocked
-	NoRole // no role of the user grants this target
+	LoginEnded // the login it was opened with is over; never from Decide
+	NoRole     // no role of the user grants this target
 	TargetDisabled
 	NoAccount // granted, but not this account
 	AccountDisabled

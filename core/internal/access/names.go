@@ -55,7 +55,7 @@ next:
 
 var reasonNames = [...]string{
 	Refused: "refused", Allowed: "allowed", UserDisabled: "user_disabled", UserLocked: "user_locked",
-	NoRole: "no_role", TargetDisabled: "target_disabled", NoAccount: "no_account",
+	LoginEnded: "login_ended", NoRole: "no_role", TargetDisabled: "target_disabled", NoAccount: "no_account",
 	AccountDisabled: "account_disabled", NoFeature: "no_feature", OutsideWindow: "outside_window",
 	OutsideSource: "outside_source", NeedMFA: "need_mfa", NeedReason: "need_reason",
 }

@@ -33,7 +33,7 @@ func (s *Service) CreateAccount(ctx context.Context, targetID string, a Account)
 			return err
 		}
 		var p problems
-		if !t.Kind.hasAccounts() {
+		if !t.Kind.HasAccounts() {
 			p.add("name", "targets of kind %s have no accounts", t.Kind)
 			return p.err()
 		}

@@ -291,7 +291,7 @@ func (im *importer) validate() {
 		r := &im.rows[i]
 		var p problems
 		r.Target.validate(&p)
-		if len(r.Accounts) > 0 && !r.Target.Kind.hasAccounts() && r.Target.Kind == TCP {
+		if len(r.Accounts) > 0 && !r.Target.Kind.HasAccounts() && r.Target.Kind == TCP {
 			p.add("accounts", "targets of kind %s have no accounts", r.Target.Kind)
 		}
 		names := map[string]bool{}

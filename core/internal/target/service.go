@@ -22,7 +22,9 @@ type Config struct {
 	Secrets Secrets
 	// SiteUses are rooms that refer to sites; a site in use is not deleted.
 	SiteUses []SiteUser
-	Now      func() time.Time // nil = time.Now
+	// CheckAlgorithms validates Target.SSHAlgorithms; nil accepts any text.
+	CheckAlgorithms func(string) error
+	Now             func() time.Time // nil = time.Now
 	Log      *slog.Logger     // nil = discarded
 }
 
@@ -93,7 +95,20 @@ func (s *Service) Account(ctx context.Context, q db.Querier, targetID, name stri
 
 // Grants returns all grants that name the target or one of its tags.
 func (s *Service) Grants(ctx context.Context, q db.Querier, t *Target) ([]access.Grant, error) {
-	gs, err := collect(ctx, q, scanGrant, sqlGrantsOf, t.ID)
+	gs, err := collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOf, ""), t.ID)
+	if err != nil {
+		return nil, fmt.Errorf("read grants of %s: %w", t.ID, err)
+	}
+	return accessGrants(gs), nil
+}
+
+// GrantsFor returns the grants of the roles that name the target or one of its tags.
+func (s *Service) GrantsFor(ctx context.Context, q db.Querier, t *Target, roles []string) ([]access.Grant, error) {
+	if len(roles) == 0 {
+		return nil, nil
+	}
+	only := " and g.role_id in (" + marks(2, len(roles)) + ")"
+	gs, err := collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOf, only), append([]any{t.ID}, anys(roles)...)...)
 	if err != nil {
 		return nil, fmt.Errorf("read grants of %s: %w", t.ID, err)
 	}

@@ -88,9 +88,6 @@ const (
 	sqlGrants    = `select ` + grantColumns + ` from grants g
  where g.id > $1 and ($2 = '' or g.role_id = $2) and ($3 = '' or g.target_id = $3) and ($4 = '' or g.tag = $4)
  order by g.id limit $5`
-	sqlGrantsOf = `select ` + grantColumns + ` from grants g where g.target_id = $1
- union all
- select ` + grantColumns + ` from target_tags tt join grants g on g.tag = tt.tag where tt.target_id = $1`
 	sqlGrantInsert = `insert into grants (id, role_id, target_id, tag, accounts, features, time_window, sources,
  require_mfa, require_reason, no_recording, max_duration, idle, disabled, comment, created_at, version)
  values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1)`

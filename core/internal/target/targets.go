@@ -39,7 +39,7 @@ func (s *Service) Create(ctx context.Context, t Target, accounts []Account) (*Ta
 		if err := s.validateAccounts(ctx, tx, &t, accounts, &p); err != nil {
 			return err
 		}
-		if err := s.needSite(ctx, tx, t.Site, &p); err != nil {
+		if err := s.checkStored(ctx, tx, &t, &p); err != nil {
 			return err
 		}
 		if err := p.err(); err != nil {
@@ -54,6 +54,16 @@ func (s *Service) Create(ctx context.Context, t Target, accounts []Account) (*Ta
 		return nil, err
 	}
 	return &t, nil
+}
+
+// checkStored checks what a target refers to.
+func (s *Service) checkStored(ctx context.Context, q db.Querier, t *Target, p *problems) error {
+	if t.SSHAlgorithms != "" && s.c.CheckAlgorithms != nil {
+		if err := s.c.CheckAlgorithms(t.SSHAlgorithms); err != nil {
+			p.add("ssh_algorithms", "%s", err)
+		}
+	}
+	return s.needSite(ctx, q, t.Site, p)
 }
 
 func nameTaken(name string) error {
@@ -129,7 +139,7 @@ func (s *Service) Update(ctx context.Context, id string, match Match, change fun
 		if t.Kind != old.Kind {
 			p.add("kind", "a target keeps its kind; delete it and make another")
 		}
-		if err := s.needSite(ctx, tx, t.Site, &p); err != nil {
+		if err := s.checkStored(ctx, tx, t, &p); err != nil {
 			return err
 		}
 		if err := p.err(); err != nil {
@@ -192,7 +202,7 @@ func (s *Service) Delete(ctx context.Context, id string, match Match) error {
 
 // validateAccounts checks accounts given together with their target.
 func (s *Service) validateAccounts(ctx context.Context, q db.Querier, t *Target, accounts []Account, p *problems) error {
-	if len(accounts) > 0 && !t.Kind.hasAccounts() {
+	if len(accounts) > 0 && !t.Kind.HasAccounts() {
 		p.add("accounts", "targets of kind %s have no accounts", t.Kind)
 		return nil
 	}

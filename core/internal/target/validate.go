@@ -177,8 +177,8 @@ func parseKey(line string) (string, ssh.PublicKey, error) {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), key, nil
 }
 
-// hasAccounts reports whether targets of the kind have logins.
-func (k Kind) hasAccounts() bool { return k == SSH || k == Web }
+// HasAccounts reports whether targets of the kind have logins.
+func (k Kind) HasAccounts() bool { return k == SSH || k == Web }
 
 // Features are the uses that make sense for the kind.
 func (k Kind) Features() access.Features {

@@ -1,0 +1,173 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+
+	"caponier/core/internal/access"
+	"caponier/core/internal/api"
+	"caponier/core/internal/db"
+	"caponier/core/internal/target"
+)
+
+// reachView is a target as its users see it: no tags, comments of
+// administrators or trust settings.
+type reachView struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Kind    string `json:"kind"`
+	Site    string `json:"site"`
+	Address string `json:"address" doc:"site/host:port"`
+	Host    string `json:"host"`
+	Port    int    `json:"port"`
+	Comment string `json:"comment"`
+}
+
+type entryView struct {
+	Target     reachView `json:"target"`
+	Account    string    `json:"account"`
+	Features   []string  `json:"features" nullable:"false"`
+	Record     bool      `json:"record" doc:"the session will be recorded"`
+	NeedMFA    bool      `json:"need_mfa" doc:"only after a login with a second factor"`
+	NeedReason bool      `json:"need_reason" doc:"a reason must be given"`
+}
+
+func viewEntry(e *Entry) entryView {
+	t := &e.Target
+	return entryView{
+		Target: reachView{ID: t.ID, Name: t.Name, Kind: string(t.Kind), Site: t.Site, Address: t.FullAddress(),
+			Host: t.Host, Port: t.Port, Comment: t.Comment},
+		Account: e.Account, Features: e.Features.Names(), Record: e.Record, NeedMFA: e.NeedMFA, NeedReason: e.NeedReason,
+	}
+}
+
+type stageView struct {
+	Name    string  `json:"name" doc:"user, policy, route, tunnel, edge_policy, dns, tcp, banner, host_key, login"`
+	OK      bool    `json:"ok"`
+	Skipped bool    `json:"skipped,omitempty"`
+	MS      float64 `json:"ms"`
+	Text    string  `json:"text"`
+	Fix     string  `json:"fix,omitempty" doc:"what to do about it"`
+}
+
+type explanationView struct {
+	Allowed bool        `json:"allowed" doc:"by policy"`
+	Works   bool        `json:"works" doc:"every step is good"`
+	Reason  string      `json:"reason"`
+	Target  string      `json:"target"`
+	Account string      `json:"account"`
+	Want    string      `json:"want"`
+	Stages  []stageView `json:"stages" nullable:"false"`
+}
+
+type position struct {
+	After string `json:"a"`
+}
+
+// Routes registers /me/targets and /targets/{id}/explain.
+func (s *Service) Routes(f *api.Frame) {
+	api.Register(f, api.Op{Method: "GET", Path: "/me/targets", ID: "list-my-targets", Tag: "targets", Who: api.Self(),
+		Summary: "What the caller may reach now, by target name; limit counts targets"},
+		func(ctx context.Context, in *struct {
+			api.PageIn
+			Search string `query:"search" maxLength:"200" doc:"anywhere in name or host"`
+		}) (*struct{ Body api.Page[entryView] }, error) {
+			var at position
+			if err := api.DecodeCursor(in.Cursor, &at); err != nil {
+				return nil, err
+			}
+			p := api.PrincipalFrom(ctx)
+			entries, more, err := s.list(ctx, p, p.Source, in.Search, at.After, in.Limit)
+			if err != nil {
+				return nil, err
+			}
+			page := api.Page[entryView]{Items: make([]entryView, len(entries))}
+			for i := range entries {
+				page.Items[i] = viewEntry(&entries[i])
+			}
+			if more {
+				page.Next = api.EncodeCursor(position{entries[len(entries)-1].Target.Name})
+			}
+			return &struct{ Body api.Page[entryView] }{page}, nil
+		})
+	type question struct {
+		ID      string `path:"id" maxLength:"400" doc:"ID or name"`
+		User    string `query:"user" maxLength:"100" doc:"name or ID; the caller when left out. Others need users:view and targets:view"`
+		Account string `query:"account" maxLength:"64"`
+		Want    string `query:"want" maxLength:"20" doc:"one of shell, exec, file_transfer, forward, …; shell for SSH when left out"`
+		Source  string `query:"source" maxLength:"60" doc:"address the user would come from; the caller's when left out"`
+	}
+	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}/explain", ID: "explain-target", Tag: "targets", Who: api.Self(),
+		Summary: "Why can (or can not) this user reach this target: every step with its time and the fix"},
+		func(ctx context.Context, in *question) (*struct{ Body explanationView }, error) {
+			return s.explainRoute(ctx, in.ID, in.User, in.Account, in.Want, in.Source)
+		})
+}
+
+func (s *Service) explainRoute(ctx context.Context, ref, who, account, want, source string) (*struct{ Body explanationView }, error) {
+	p := api.PrincipalFrom(ctx)
+	userID, mfa, full, err := s.asker(ctx, p, who)
+	if err != nil {
+		return nil, err
+	}
+	q := Question{UserID: userID, MFA: mfa, Account: account, Source: p.Source, Full: full}
+	if want != "" {
+		if q.Want, err = access.ParseFeatures([]string{want}); err != nil || want == "all" {
+			return nil, api.Invalid(api.FieldError{Field: "query.want", Message: "must be one feature, such as shell"})
+		}
+	}
+	if source != "" {
+		if q.Source, err = netip.ParseAddr(source); err != nil || !full {
+			return nil, api.Invalid(api.FieldError{Field: "query.source", Message: "must be an address, and only administrators may set it"})
+		}
+	}
+	t, err := s.explained(ctx, p, q, ref)
+	if err != nil {
+		return nil, err
+	}
+	q.Target = *t
+	e, err := s.Explain(ctx, q)
+	if errors.Is(err, ErrBusy) {
+		return nil, api.Limited("Others are asking at the moment. Try again shortly.", 1)
+	}
+	if err != nil {
+		return nil, err
+	}
+	view := explanationView{Allowed: e.Allowed, Works: e.Works, Reason: e.Reason.String(), Target: t.Name, Account: account, Want: want, Stages: []stageView{}}
+	for _, st := range e.Stages {
+		view.Stages = append(view.Stages, stageView(st))
+	}
+	return &struct{ Body explanationView }{view}, nil
+}
+
+// explained finds the target. Who is no administrator finds only targets some
+// role opens to him: others do not exist for him.
+func (s *Service) explained(ctx context.Context, p *api.Principal, q Question, ref string) (*target.Target, error) {
+	t, err := s.c.Targets.Resolve(ctx, s.c.DB, ref)
+	ambiguous, many := errors.AsType[*target.AmbiguousError](err)
+	switch {
+	case many && q.Full:
+		return nil, api.Conflict("ambiguous", sentence(ambiguous.Error()))
+	case many || errors.Is(err, db.ErrNotFound):
+		return nil, api.Missing("target", ref)
+	case err != nil:
+		return nil, err
+	case q.Full:
+		return t, nil
+	}
+	sub, err := s.c.Users.Subject(ctx, s.c.DB, p.UserID, p.MFA)
+	if err != nil {
+		return nil, err
+	}
+	grants, err := s.c.Targets.GrantsFor(ctx, s.c.DB, t, roles(&sub))
+	if err != nil {
+		return nil, err
+	}
+	for _, g := range grants {
+		if !g.Disabled {
+			return t, nil
+		}
+	}
+	return nil, api.Missing("target", ref)
+}

@@ -392,8 +392,8 @@ func active(r *http.Request) bool {
 	return r.Header.Get(BackgroundHeader) == "" && r.URL.Path != api.Prefix+"/events"
 }
 
-// errEnded is a login that is not good any more.
-var errEnded = errors.New("the login has ended")
+// ErrEnded is a login that is not good any more.
+var ErrEnded = errors.New("the login has ended")
 
 // StillValid reports whether the login behind p is still good: the user is
 // enabled, and the session, token or key he came by is not revoked or expired.
@@ -405,7 +405,7 @@ func (s *Service) StillValid(ctx context.Context, p *api.Principal) error {
 		return err
 	}
 	if why := u.usable(); why != "" {
-		return fmt.Errorf("%w: account %s", errEnded, why)
+		return fmt.Errorf("%w: account %s", ErrEnded, why)
 	}
 	if l, ok := parseLoginID(p.Session); ok {
 		return s.loginStillValid(ctx, &u, l)
@@ -426,21 +426,21 @@ func (s *Service) StillValid(ctx context.Context, p *api.Principal) error {
 		return fmt.Errorf("check login: %w", err)
 	}
 	if err != nil || !good || owner != u.ID {
-		return fmt.Errorf("%w: session or token", errEnded)
+		return fmt.Errorf("%w: session or token", ErrEnded)
 	}
 	return nil
 }
 
 func (s *Service) loginStillValid(ctx context.Context, u *record, l loginID) error {
 	if l.epoch != u.epoch {
-		return fmt.Errorf("%w: signed out", errEnded)
+		return fmt.Errorf("%w: signed out", ErrEnded)
 	}
 	if l.key == "" {
 		return nil
 	}
 	k, err := scanKey(s.db.QueryRowContext(ctx, sqlKeyByID, l.key))
 	if errors.Is(err, db.ErrNotFound) || err == nil && k.UserID != u.ID {
-		return fmt.Errorf("%w: key removed", errEnded)
+		return fmt.Errorf("%w: key removed", ErrEnded)
 	}
 	if err != nil {
 		return fmt.Errorf("check login: %w", err)

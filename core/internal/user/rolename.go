@@ -1,0 +1,19 @@
+package user
+
+import (
+	"context"
+	"fmt"
+
+	"caponier/core/internal/db"
+)
+
+const sqlRoleName = `select name from roles where id = $1`
+
+// RoleName returns the name of a role; db.ErrNotFound for an unknown one.
+func (s *Service) RoleName(ctx context.Context, q db.Querier, id string) (string, error) {
+	var name string
+	if err := q.QueryRowContext(ctx, sqlRoleName, id).Scan(&name); err != nil {
+		return "", fmt.Errorf("name of role %.80s: %w", id, db.Classify(err))
+	}
+	return name, nil
+}

@@ -25,7 +25,7 @@ type Config struct {
 	// CheckAlgorithms validates Target.SSHAlgorithms; nil accepts any text.
 	CheckAlgorithms func(string) error
 	Now             func() time.Time // nil = time.Now
-	Log      *slog.Logger     // nil = discarded
+	Log             *slog.Logger     // nil = discarded
 }
 
 // Roles is what the room needs to know of roles.

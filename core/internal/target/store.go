@@ -108,6 +108,9 @@ const (
    and t.name > $1
    and ($2 = '' or t.name like $2 escape '\' or t.host like $2 escape '\')
  order by t.name limit $3`
+	sqlGrantsOf = `select ` + grantColumns + ` from grants g where g.target_id = $1%[1]s
+ union all
+ select ` + grantColumns + ` from target_tags tt join grants g on g.tag = tt.tag where tt.target_id = $1%[1]s`
 	sqlAccountsOf    = `select ` + accountColumns + ` from target_accounts where target_id in (%[1]s) order by target_id, name`
 	sqlGrantsOfRoles = `select ` + grantColumns + ` from grants g where g.role_id in (%[1]s)`
 	sqlNamesTaken    = `select name, id, version from targets where name in (%[1]s)`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -39,6 +40,8 @@ const metaOp = "caponier"
 // minutes receives the first answer again and the handler does not run.
 func Register[I, O any](f *Frame, op Op, h func(ctx context.Context, in *I) (*O, error)) {
 	op = f.admit(op)
+	mustBeVisible(op, reflect.TypeFor[I]())
+	mustBeVisible(op, reflect.TypeFor[O]())
 	f.naming = op.ID
 	huma.Register(f.huma, f.describe(op), func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
@@ -47,6 +50,19 @@ func Register[I, O any](f *Frame, op Op, h func(ctx context.Context, in *I) (*O,
 		}
 		return out, nil
 	})
+}
+
+// mustBeVisible panics on an embedded struct of an unexported type: huma would
+// ignore the parameters and headers in it without a word.
+func mustBeVisible(op Op, t reflect.Type) {
+	for field := range t.Fields() {
+		if field.Anonymous && !field.IsExported() {
+			panic(fmt.Sprintf("api: %s: %s embeds the unexported type %s, whose fields would be ignored: export it", op.ID, t, field.Type))
+		}
+		if field.Anonymous && field.Type.Kind() == reflect.Struct {
+			mustBeVisible(op, field.Type)
+		}
+	}
 }
 
 // RegisterRaw adds an operation whose handler speaks HTTP by itself: downloads,

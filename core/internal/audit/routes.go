@@ -17,7 +17,8 @@ const (
 	exportDeadline = 30 * time.Second
 )
 
-type filterIn struct {
+// FilterIn are the query parameters that make a Filter.
+type FilterIn struct {
 	Type       string    `query:"type" maxLength:"64" doc:"a type, or a room with a trailing dot: login."`
 	Outcome    string    `query:"outcome" enum:"ok,denied,failed"`
 	Actor      string    `query:"actor" maxLength:"100"`
@@ -29,7 +30,7 @@ type filterIn struct {
 	Until      time.Time `query:"until"`
 }
 
-func (in filterIn) filter() Filter {
+func (in FilterIn) filter() Filter {
 	return Filter{
 		Type: in.Type, Outcome: Outcome(in.Outcome), ActorID: in.Actor, ObjectKind: in.ObjectKind, ObjectID: in.Object,
 		Connection: in.Connection, About: in.About, Since: in.Since, Until: in.Until,
@@ -38,7 +39,7 @@ func (in filterIn) filter() Filter {
 
 type listIn struct {
 	api.PageIn
-	filterIn
+	FilterIn
 }
 
 type listOut struct{ Body api.Page[Entry] }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"caponier/core/internal/api"
@@ -13,7 +14,8 @@ import (
 	"caponier/core/internal/db"
 )
 
-type idIn struct {
+// PathID is the path parameter of operations on one secret.
+type PathID struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
@@ -39,7 +41,7 @@ type secretOut struct {
 }
 
 type patchIn struct {
-	idIn
+	PathID
 	IfMatch string `header:"If-Match"`
 	Body    struct {
 		Name       *string   `json:"name,omitempty" maxLength:"100"`
@@ -50,7 +52,7 @@ type patchIn struct {
 }
 
 type valueIn struct {
-	idIn
+	PathID
 	IfMatch string `header:"If-Match"`
 	Body    struct {
 		Value json.RawMessage `json:"value"`
@@ -58,12 +60,12 @@ type valueIn struct {
 }
 
 type deleteIn struct {
-	idIn
+	PathID
 	IfMatch string `header:"If-Match"`
 }
 
 type revealIn struct {
-	idIn
+	PathID
 	Body struct {
 		Version int64  `json:"version,omitempty" minimum:"1" doc:"a former version; the current one when absent"`
 		Reason  string `json:"reason,omitempty" maxLength:"200"`
@@ -88,15 +90,23 @@ type ValueVersion struct {
 	CreatedBy string    `json:"created_by,omitempty"`
 }
 
-// rooms' handlers share the vault and the roles of its callers.
+// routes are the handlers: the vault with what it asks of other rooms.
 type routes struct {
 	*Vault
 	roles Roles
+	users SecretUsers
 }
 
-// Routes registers the room's operations.
-func (v *Vault) Routes(f *api.Frame, roles Roles) {
-	r := routes{v, roles}
+// SecretUsers names what refers to a secret ("db-1/root"), at most 10; the
+// target room is the real one.
+type SecretUsers interface {
+	SecretUses(ctx context.Context, q db.Querier, secretID string) ([]string, error)
+}
+
+// Routes registers the room's operations. A secret that users refers to is
+// not deleted; users may be nil.
+func (v *Vault) Routes(f *api.Frame, roles Roles, users SecretUsers) {
+	r := routes{v, roles, users}
 	op := func(method, path, id, summary string) api.Op {
 		return api.Op{Method: method, Path: path, ID: id, Summary: summary, Tag: "secrets", Who: api.Self()}
 	}
@@ -114,28 +124,37 @@ func (v *Vault) Routes(f *api.Frame, roles Roles) {
 	api.Register(f, op("DELETE", "/secrets/{id}", "delete-secret", "Delete a secret with all versions"), r.delete)
 }
 
-// find reads a secret for an action. What the caller may not even see is
-// missing; a refusal is audited.
-func (r routes) find(ctx context.Context, q db.Querier, id string, a action) (*Secret, *api.Principal, error) {
+// caller is who calls, with the roles held now. They are read before a
+// transaction begins, which must not wait for another connection.
+type caller struct {
+	*api.Principal
+	roles []string
+}
+
+func (r routes) caller(ctx context.Context) (caller, error) {
 	p := api.PrincipalFrom(ctx)
-	s, err := r.Get(ctx, q, id)
-	if errors.Is(err, db.ErrNotFound) {
-		return nil, nil, api.Missing("secret", id)
-	}
-	if err != nil {
-		return nil, nil, err
-	}
 	roles, err := r.roles.RoleIDs(ctx, p.UserID)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read roles of caller: %w", err)
+		return caller{}, fmt.Errorf("read roles of caller: %w", err)
 	}
+	return caller{p, roles}, nil
+}
+
+// find reads a secret for an action. What the caller may not even see is
+// missing; what he may see but not use so is a *refusal.
+func (r routes) find(ctx context.Context, q db.Querier, id string, c caller, a action) (*Secret, error) {
+	s, err := r.Get(ctx, q, id)
 	switch {
-	case !allowed(p, roles, s, see):
-		return nil, nil, api.Missing("secret", id)
-	case !allowed(p, roles, s, a):
-		return nil, nil, &refusal{s, a}
+	case errors.Is(err, db.ErrNotFound):
+		return nil, api.Missing("secret", id)
+	case err != nil:
+		return nil, err
+	case !allowed(c.Principal, c.roles, s, see):
+		return nil, api.Missing("secret", id)
+	case !allowed(c.Principal, c.roles, s, a):
+		return nil, &refusal{s, a}
 	}
-	return s, p, nil
+	return s, nil
 }
 
 // refusal is a refused action on a secret the caller may see.
@@ -147,8 +166,12 @@ type refusal struct {
 func (*refusal) Error() string { return "refused" }
 
 // tx runs f in a transaction; a refusal inside it is audited and told.
-func (r routes) tx(ctx context.Context, f func(*db.Tx) error) error {
-	err := r.db.Tx(ctx, f)
+func (r routes) tx(ctx context.Context, f func(*db.Tx, caller) error) error {
+	c, err := r.caller(ctx)
+	if err != nil {
+		return err
+	}
+	err = r.db.Tx(ctx, func(tx *db.Tx) error { return f(tx, c) })
 	refused, ok := errors.AsType[*refusal](err)
 	if !ok {
 		return err
@@ -169,23 +192,22 @@ type listPosition struct {
 }
 
 func (r routes) list(ctx context.Context, in *listIn) (*listOut, error) {
-	p := api.PrincipalFrom(ctx)
 	var at listPosition
 	if err := api.DecodeCursor(in.Cursor, &at); err != nil {
 		return nil, err
 	}
-	roles, err := r.roles.RoleIDs(ctx, p.UserID)
+	c, err := r.caller(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read roles of caller: %w", err)
+		return nil, err
 	}
 	var found []Secret
 	for len(found) <= in.Limit {
-		page, err := r.page(ctx, p.UserID, at)
+		page, err := r.page(ctx, c.UserID, at)
 		if err != nil {
 			return nil, err
 		}
 		for i := range page {
-			if allowed(p, roles, &page[i], see) && len(found) <= in.Limit {
+			if allowed(c.Principal, c.roles, &page[i], see) && len(found) <= in.Limit {
 				found = append(found, page[i])
 			}
 		}
@@ -250,7 +272,7 @@ func (r routes) create(ctx context.Context, in *createIn) (*secretOut, error) {
 	}
 	defer clear(n.Value)
 	var s *Secret
-	err = r.tx(ctx, func(tx *db.Tx) error {
+	err = r.db.Tx(ctx, func(tx *db.Tx) error {
 		s, err = r.Create(ctx, tx, n, audit.By(p))
 		return err
 	})
@@ -262,8 +284,12 @@ func (r routes) create(ctx context.Context, in *createIn) (*secretOut, error) {
 
 func out(s *Secret) *secretOut { return &secretOut{api.ETag(s.Version), *s} }
 
-func (r routes) get(ctx context.Context, in *idIn) (*secretOut, error) {
-	s, _, err := r.find(ctx, r.db, in.ID, see)
+func (r routes) get(ctx context.Context, in *PathID) (*secretOut, error) {
+	c, err := r.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.find(ctx, r.db, in.ID, c, see)
 	if err != nil {
 		return nil, err
 	}
@@ -272,10 +298,9 @@ func (r routes) get(ctx context.Context, in *idIn) (*secretOut, error) {
 
 func (r routes) patch(ctx context.Context, in *patchIn) (*secretOut, error) {
 	var s *Secret
-	err := r.tx(ctx, func(tx *db.Tx) error {
-		var p *api.Principal
+	err := r.tx(ctx, func(tx *db.Tx, c caller) error {
 		var err error
-		if s, p, err = r.find(ctx, tx, in.ID, manage); err != nil {
+		if s, err = r.find(ctx, tx, in.ID, c, manage); err != nil {
 			return err
 		}
 		if err := api.CheckMatch(in.IfMatch, s.Version); err != nil {
@@ -290,7 +315,7 @@ func (r routes) patch(ctx context.Context, in *patchIn) (*secretOut, error) {
 		if err := updateSecret(ctx, tx, s); err != nil {
 			return err
 		}
-		return r.changed(ctx, tx, audit.SecretChanged, s, audit.By(p), fields)
+		return r.changed(ctx, tx, audit.SecretChanged, s, audit.By(c.Principal), fields)
 	})
 	if err != nil {
 		return nil, err
@@ -318,10 +343,9 @@ func (s *Secret) apply(in *patchIn) map[string]string {
 
 func (r routes) setValue(ctx context.Context, in *valueIn) (*secretOut, error) {
 	var s *Secret
-	err := r.tx(ctx, func(tx *db.Tx) error {
-		var p *api.Principal
+	err := r.tx(ctx, func(tx *db.Tx, c caller) error {
 		var err error
-		if s, p, err = r.find(ctx, tx, in.ID, write); err != nil {
+		if s, err = r.find(ctx, tx, in.ID, c, write); err != nil {
 			return err
 		}
 		if err := api.CheckMatch(in.IfMatch, s.Version); err != nil {
@@ -332,7 +356,7 @@ func (r routes) setValue(ctx context.Context, in *valueIn) (*secretOut, error) {
 			return err
 		}
 		defer clear(value)
-		return r.SetValue(ctx, tx, s, value, audit.By(p))
+		return r.SetValue(ctx, tx, s, value, audit.By(c.Principal))
 	})
 	if err != nil {
 		return nil, err
@@ -340,8 +364,12 @@ func (r routes) setValue(ctx context.Context, in *valueIn) (*secretOut, error) {
 	return out(s), nil
 }
 
-func (r routes) versions(ctx context.Context, in *idIn) (*versionsOut, error) {
-	s, _, err := r.find(ctx, r.db, in.ID, see)
+func (r routes) versions(ctx context.Context, in *PathID) (*versionsOut, error) {
+	c, err := r.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.find(ctx, r.db, in.ID, c, see)
 	if err != nil {
 		return nil, err
 	}
@@ -365,8 +393,8 @@ func (r routes) versions(ctx context.Context, in *idIn) (*versionsOut, error) {
 
 func (r routes) reveal(ctx context.Context, in *revealIn) (*revealOut, error) {
 	res := &revealOut{}
-	err := r.tx(ctx, func(tx *db.Tx) error {
-		s, p, err := r.find(ctx, tx, in.ID, read)
+	err := r.tx(ctx, func(tx *db.Tx, c caller) error {
+		s, err := r.find(ctx, tx, in.ID, c, read)
 		if err != nil {
 			return err
 		}
@@ -388,7 +416,7 @@ func (r routes) reveal(ctx context.Context, in *revealIn) (*revealOut, error) {
 			}
 		}
 		return r.audit.Append(ctx, tx, audit.Event{
-			Type: audit.SecretRevealed, Outcome: audit.OK, Actor: audit.By(p), Object: s.object(),
+			Type: audit.SecretRevealed, Outcome: audit.OK, Actor: audit.By(c.Principal), Object: s.object(),
 			Fields: map[string]string{"value_version": fmt.Sprint(version), "reason": in.Body.Reason},
 		})
 	})
@@ -399,14 +427,23 @@ func (r routes) reveal(ctx context.Context, in *revealIn) (*revealOut, error) {
 }
 
 func (r routes) delete(ctx context.Context, in *deleteIn) (*struct{}, error) {
-	return nil, r.tx(ctx, func(tx *db.Tx) error {
-		s, p, err := r.find(ctx, tx, in.ID, manage)
+	return nil, r.tx(ctx, func(tx *db.Tx, c caller) error {
+		s, err := r.find(ctx, tx, in.ID, c, manage)
 		if err != nil {
 			return err
 		}
 		if err := api.CheckMatch(in.IfMatch, s.Version); err != nil {
 			return err
 		}
-		return r.Delete(ctx, tx, s, audit.By(p))
+		if r.users != nil {
+			uses, err := r.users.SecretUses(ctx, tx, s.ID)
+			if err != nil {
+				return fmt.Errorf("uses of secret %s: %w", s.ID, err)
+			}
+			if len(uses) > 0 {
+				return api.Conflict("secret_in_use", "It is used by "+strings.Join(uses, ", ")+".")
+			}
+		}
+		return r.Delete(ctx, tx, s, audit.By(c.Principal))
 	})
 }

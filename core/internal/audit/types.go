@@ -131,6 +131,7 @@ const (
 	ConnectionTerminated   Type = "connection.terminated"
 	ConnectionReauthorized Type = "connection.reauthorized"
 	ConnectionLost         Type = "connection.lost"
+	ConnectionTagged       Type = "connection.tagged"
 
 	ChannelOpened  Type = "channel.opened"
 	ChannelDenied  Type = "channel.denied"
@@ -149,6 +150,9 @@ const (
 	RecordingDeleted   Type = "recording.deleted"
 	RecordingFailed    Type = "recording.failed"
 	RecordingHeld      Type = "recording.held"
+	RecordingShared    Type = "recording.shared"
+	RecordingFileKept  Type = "recording.file_kept"
+	RecordingFileSent  Type = "recording.file_sent"
 
 	SettingChanged Type = "setting.changed"
 
@@ -204,13 +208,14 @@ var numbers = map[Type]uint32{
 
 	ConnectionRequested: 1400, ConnectionDenied: 1401, ConnectionOpened: 1402, ConnectionEstablished: 1403,
 	ConnectionFailed: 1404, ConnectionClosed: 1405, ConnectionTerminated: 1406, ConnectionReauthorized: 1407,
-	ConnectionLost: 1408,
+	ConnectionLost: 1408, ConnectionTagged: 1409,
 
 	ChannelOpened: 1500, ChannelDenied: 1501, ChannelClosed: 1502, ChannelExec: 1503, ChannelFile: 1504, ChannelForward: 1505,
 
 	RecordingStarted: 1600, RecordingCompleted: 1601, RecordingPlayed: 1602, RecordingExported: 1603,
 	RecordingSearched: 1604, RecordingDamaged: 1605, RecordingExpired: 1606, RecordingDeleted: 1607,
 	RecordingFailed: 1608, RecordingHeld: 1609,
+	RecordingShared: 1610, RecordingFileKept: 1611, RecordingFileSent: 1612,
 
 	SettingChanged: 1700,
 

@@ -26,6 +26,7 @@ import (
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/user"
 )
 
 // Topics of notes about connections. The id is the connection's.
@@ -77,6 +78,10 @@ type Limits struct {
 	Reauthorize time.Duration
 	// Lease is how long live connections outlast a database that does not answer.
 	Lease time.Duration
+	// Idle and MaxDuration hold where the grant says nothing; 0 = no limit.
+	Idle, MaxDuration time.Duration
+	// Retention is how long the row of a past connection is kept; 0 = for ever.
+	Retention time.Duration
 }
 
 // DefaultLimits are used where Config names none.
@@ -92,8 +97,8 @@ type Config struct {
 	// Logins re-checks the login behind each connection.
 	Logins LoginChecker
 	// LoginGone tells the errors of Logins that mean the login has ended from
-	// those that mean it could not be checked. Nil: every error but a
-	// cancelled or late context means ended.
+	// those that mean it could not be checked. Nil:
+	// user.ErrEnded and db.ErrNotFound mean ended.
 	LoginGone func(error) bool
 	// RoleNames names the roles a user holds, for the record. Nil: only the
 	// role that decided is kept.
@@ -149,7 +154,7 @@ func New(c Config) (*Manager, error) {
 	}
 	if c.LoginGone == nil {
 		c.LoginGone = func(err error) bool {
-			return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+			return errors.Is(err, user.ErrEnded) || errors.Is(err, db.ErrNotFound)
 		}
 	}
 	if c.FlushEvery == 0 {
@@ -217,10 +222,10 @@ func (m *Manager) Open(ctx context.Context, s Spec) (*Live, error) {
 		if err := insertConnection(ctx, tx, l, roles, m.cfg.CoreID); err != nil {
 			return err
 		}
-		if err := m.cfg.Audit.Append(ctx, tx, l.event(EventRequested, audit.OK, nil)); err != nil {
+		if err := tx.Notify(ctx, TopicConnection, l.ID); err != nil {
 			return err
 		}
-		return tx.Notify(ctx, TopicConnection, l.ID)
+		return m.cfg.Audit.Append(ctx, tx, l.event(audit.ConnectionRequested, audit.OK, nil))
 	})
 	if err != nil {
 		m.forget(l)
@@ -303,6 +308,12 @@ func (m *Manager) find(id string) *Live {
 	defer m.mu.Unlock()
 	return m.live[id]
 }
+
+// CoreID returns the id of this core.
+func (m *Manager) CoreID() string { return m.cfg.CoreID }
+
+// Carries reports whether this core carries connection id now.
+func (m *Manager) Carries(id string) bool { return m.find(id) != nil }
 
 func newID() string { return "con_" + strings.ToLower(rand.Text()) }
 

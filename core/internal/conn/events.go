@@ -7,20 +7,31 @@ import (
 	"caponier/shared/wire"
 )
 
-// The audit events of this room.
-const (
-	EventRequested  audit.Type = "connection.requested"
-	EventConnected  audit.Type = "connection.connected"
-	EventClosed     audit.Type = "connection.closed"
-	EventTerminated audit.Type = "connection.terminated"
-	EventChannel    audit.Type = "connection.channel"
-	EventTagged     audit.Type = "connection.tagged"
-)
+// channelEvent is the audit event of a kind of channel.
+func channelEvent(kind string) audit.Type {
+	switch kind {
+	case "exec":
+		return audit.ChannelExec
+	case "file", "sftp", "scp":
+		return audit.ChannelFile
+	case "forward", "direct-tcpip", "remote-forward":
+		return audit.ChannelForward
+	case "port-opened":
+		return audit.PortOpened
+	case "port-closed":
+		return audit.PortClosed
+	case "port-denied":
+		return audit.PortDenied
+	case "denied":
+		return audit.ChannelDenied
+	}
+	return audit.ChannelOpened
+}
 
 // event makes an audit event about l by its user.
 func (l *Live) event(t audit.Type, o audit.Outcome, fields map[string]string) audit.Event {
 	p := l.spec.Principal
-	if t == EventRequested {
+	if t == audit.ConnectionRequested {
 		fields = map[string]string{
 			"kind": l.spec.Kind, "account": l.spec.Account, "reason": l.spec.Reason,
 			"role": l.spec.Decision.Role, "grant": l.spec.Decision.Grant, "site": l.spec.Site,
@@ -33,8 +44,8 @@ func (l *Live) event(t audit.Type, o audit.Outcome, fields map[string]string) au
 	}
 }
 
-// publicText is the part of an error a user may read; everything else stays in the log.
-func publicText(err error) string {
+// PublicText is the part of an error a user may read; everything else stays in the log.
+func PublicText(err error) string {
 	if w, ok := errors.AsType[*wire.Error](err); ok {
 		return cut(w.Public, wire.MaxPublic)
 	}

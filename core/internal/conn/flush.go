@@ -26,6 +26,7 @@ func (m *Manager) flusher(ctx context.Context) {
 	t := time.NewTicker(m.cfg.FlushEvery)
 	defer t.Stop()
 	recovered, failing := false, false
+	var pruned time.Time
 	for {
 		counters := false
 		select {
@@ -43,6 +44,11 @@ func (m *Manager) flusher(ctx context.Context) {
 		if err == nil && !recovered {
 			if err = m.recoverCrashed(ctx); err == nil {
 				recovered = true
+			}
+		}
+		if now := m.cfg.Now(); err == nil && counters && now.Sub(pruned) >= time.Hour {
+			if err = m.prune(ctx); err == nil {
+				pruned = now
 			}
 		}
 		switch {
@@ -102,6 +108,14 @@ func (m *Manager) flush(ctx context.Context, counters bool) error {
 				if err := writeRow(tctx, tx, r); err != nil {
 					return err
 				}
+				if r.news {
+					if err := tx.Notify(tctx, TopicConnection, r.id); err != nil {
+						return err
+					}
+				}
+			}
+			// The audit log is locked until the commit: it comes last.
+			for _, r := range rows {
 				for _, e := range r.entries {
 					ev := e.event
 					if late := m.cfg.Now().Sub(e.at); late > time.Second {
@@ -109,11 +123,6 @@ func (m *Manager) flush(ctx context.Context, counters bool) error {
 						ev.Fields = withField(ev.Fields, "happened_at", e.at.UTC().Format(time.RFC3339Nano))
 					}
 					if err := m.cfg.Audit.Append(tctx, tx, ev); err != nil {
-						return err
-					}
-				}
-				if r.news {
-					if err := tx.Notify(tctx, TopicConnection, r.id); err != nil {
 						return err
 					}
 				}
@@ -200,7 +209,7 @@ func (m *Manager) readOrders(ctx context.Context) error {
 		}
 		o.at = fromMicro(at)
 		if l := m.find(id); l != nil {
-			l.end(EndedByAdmin, o.public, &o)
+			l.carryOut(&o)
 		}
 	}
 	if err := rows.Err(); err != nil {
@@ -254,14 +263,14 @@ func (m *Manager) CloseLeft(ctx context.Context, coreID string) (int, error) {
 				return err
 			}
 			closed = true
-			if err := m.cfg.Audit.Append(ctx, tx, audit.Event{
-				Type: EventClosed, Outcome: audit.OK, Actor: audit.System, Connection: x.id,
-				Object: audit.Object{Kind: "target", ID: x.targetID, Name: x.targetName},
-				Fields: map[string]string{"reason": string(EndedByCrash), "user": x.userName, "core": coreID},
-			}); err != nil {
+			if err := tx.Notify(ctx, TopicConnection, x.id); err != nil {
 				return err
 			}
-			return tx.Notify(ctx, TopicConnection, x.id)
+			return m.cfg.Audit.Append(ctx, tx, audit.Event{
+				Type: audit.ConnectionLost, Outcome: audit.Failed, Actor: audit.System, Connection: x.id,
+				Object: audit.Object{Kind: "target", ID: x.targetID, Name: x.targetName},
+				Fields: map[string]string{"reason": string(EndedByCrash), "user": x.userName, "core": coreID},
+			})
 		})
 		if err != nil {
 			return n, fmt.Errorf("close connection %s of core %s: %w", x.id, coreID, err)

@@ -155,7 +155,7 @@ func (l *Live) Connected(r fleet.Route) {
 	}
 	l.state, l.route, l.connectedAt = s, r, l.m.cfg.Now()
 	l.version++
-	l.appendLocked(entry{event: l.event(EventConnected, audit.OK, map[string]string{
+	l.appendLocked(entry{event: l.event(audit.ConnectionEstablished, audit.OK, map[string]string{
 		"site": r.Site, "node": r.Node, "transport": r.Transport,
 	})})
 	l.m.wake(l.m.wakeFlush)
@@ -198,7 +198,7 @@ func (l *Live) Channel(kind, detail string) {
 	if l.state.Over() {
 		return
 	}
-	e := entry{kind: kind, detail: detail, event: l.event(EventChannel, audit.OK, map[string]string{
+	e := entry{kind: kind, detail: detail, event: l.event(channelEvent(kind), audit.OK, map[string]string{
 		"channel": cut(kind, 100), "detail": cut(detail, 1000),
 	})}
 	if l.channels < maxChannels {
@@ -288,14 +288,14 @@ func (l *Live) close(r EndReason, err error) bool {
 		l.endReason = r
 		l.m.metrics.ended(r)
 		if err != nil {
-			l.endDetail = publicText(err)
+			l.endDetail = PublicText(err)
 		}
 	} else if t, ok := errors.AsType[*Terminated](context.Cause(l.ctx)); ok {
 		l.endDetail = t.Public
 	}
-	outcome := audit.OK
+	what, outcome := audit.ConnectionClosed, audit.OK
 	if s == Failed {
-		outcome = audit.Failed
+		what, outcome = audit.ConnectionFailed, audit.Failed
 	}
 	fields := map[string]string{
 		"reason":    string(l.endReason),
@@ -306,7 +306,7 @@ func (l *Live) close(r EndReason, err error) bool {
 	if l.order != nil {
 		fields["by"] = l.order.byName
 	}
-	l.appendLocked(entry{event: l.event(EventClosed, outcome, fields)})
+	l.appendLocked(entry{event: l.event(what, outcome, fields)})
 	l.cancel(&Terminated{Reason: l.endReason, Public: "The connection is closed."})
 	return true
 }

@@ -163,14 +163,20 @@ func (m *Manager) checkTimes(now time.Time) {
 func (l *Live) expired(now time.Time, away time.Duration, limits Limits) (EndReason, string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	d := l.decision
+	longest, idle := l.decision.MaxDuration, l.decision.Idle
+	if longest == 0 {
+		longest = limits.MaxDuration
+	}
+	if idle == 0 {
+		idle = limits.Idle
+	}
 	switch {
 	case l.state.Over() || l.state == Disconnecting:
 		return "", ""
-	case d.MaxDuration > 0 && now.Sub(l.started) >= d.MaxDuration:
-		return EndedByDuration, fmt.Sprintf("The connection has reached its longest permitted time of %s.", d.MaxDuration)
-	case d.Idle > 0 && now.Sub(l.idleSince()) >= d.Idle:
-		return EndedByIdle, fmt.Sprintf("The connection was closed after %s without activity.", d.Idle)
+	case longest > 0 && now.Sub(l.started) >= longest:
+		return EndedByDuration, fmt.Sprintf("The connection has reached its longest permitted time of %s.", longest)
+	case idle > 0 && now.Sub(l.idleSince()) >= idle:
+		return EndedByIdle, fmt.Sprintf("The connection was closed after %s without activity.", idle)
 	case away >= limits.Lease,
 		!l.undecidable.IsZero() && now.Sub(l.undecidable) >= limits.Lease:
 		return EndedByLease, "The connection was closed because the server could not confirm your access any more."
@@ -302,7 +308,7 @@ func (m *Manager) Terminate(ctx context.Context, id string, by *api.Principal, p
 	actor := audit.System
 	if by != nil {
 		o.byID, o.byName = by.UserID, by.UserName
-		actor = audit.Actor{Kind: "user", ID: by.UserID, Name: by.UserName, Source: by.Source.String(), Via: by.Via}
+		actor = audit.By(by)
 	}
 	err := m.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
 		res, err := tx.ExecContext(ctx, orderSQL, id, o.at.UnixMicro(), o.byID, o.byName, o.public)
@@ -314,14 +320,14 @@ func (m *Manager) Terminate(ctx context.Context, id string, by *api.Principal, p
 		} else if n == 0 {
 			return m.whyNot(ctx, tx, id)
 		}
-		if err := m.cfg.Audit.Append(ctx, tx, audit.Event{
-			Type: EventTerminated, Outcome: audit.OK, Actor: actor, Connection: id,
-			Object: audit.Object{Kind: "connection", ID: id},
-			Fields: map[string]string{"public": o.public},
-		}); err != nil {
+		if err := tx.Notify(ctx, topicTerminate, id); err != nil {
 			return err
 		}
-		return tx.Notify(ctx, topicTerminate, id)
+		return m.cfg.Audit.Append(ctx, tx, audit.Event{
+			Type: audit.ConnectionTerminated, Outcome: audit.OK, Actor: actor, Connection: id,
+			Object: audit.Object{Kind: "connection", ID: id},
+			Fields: map[string]string{"public": o.public},
+		})
 	})
 	l := m.find(id)
 	if l == nil {
@@ -329,12 +335,21 @@ func (m *Manager) Terminate(ctx context.Context, id string, by *api.Principal, p
 	}
 	// Carried here: it ends even when the order could not be written down; the
 	// closing record then tells who gave it.
-	l.end(EndedByAdmin, o.public, o)
+	l.carryOut(o)
 	if err != nil && l.wasOrdered(o) {
 		m.cfg.Log.Error("connection ended by order, order not yet in the database", "session", id, "err", err)
 		return nil
 	}
 	return err
+}
+
+// carryOut ends l by order; a user who ends his own connection is no administrator.
+func (l *Live) carryOut(o *order) {
+	r := EndedByAdmin
+	if o.byID == l.spec.Principal.UserID {
+		r = EndedByUser
+	}
+	l.end(r, o.public, o)
 }
 
 func (l *Live) wasOrdered(o *order) bool {

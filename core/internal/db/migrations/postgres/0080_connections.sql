@@ -52,7 +52,7 @@ create index connections_recording on connections (recording_id) where recording
 
 -- What happened inside a connection: shells, commands, file operations, forwards.
 create table connection_channels (
-  connection_id text not null references connections (id),
+  connection_id text not null references connections (id) on delete cascade,
   seq integer not null,
   at bigint not null,
   kind text not null,
@@ -61,7 +61,7 @@ create table connection_channels (
 );
 
 create table connection_tags (
-  connection_id text not null references connections (id),
+  connection_id text not null references connections (id) on delete cascade,
   tag text not null,
   primary key (connection_id, tag)
 );

@@ -2,9 +2,13 @@
 -- A listener open for one connection and one client address.
 create table port_sessions (
   id text primary key,
-  connection_id text not null references connections (id),
+  connection_id text not null references connections (id) on delete cascade,
   core_id text not null,
   user_id text not null,
+  user_name text not null,
+  target_id text not null,
+  target_name text not null,
+  account text not null,
   address text not null,
   port integer not null,
   client text not null,

@@ -1,0 +1,171 @@
+package portaccess
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"caponier/core/internal/api"
+	"caponier/core/internal/conn"
+	"caponier/core/internal/db"
+)
+
+// Routes registers the room's operations.
+func (s *Service) Routes(f *api.Frame) {
+	const tag = "port-sessions"
+	api.Register(f, api.Op{
+		Method: "POST", Path: "/port-sessions", ID: "open-port-session", Tag: tag, Who: api.Self(), Status: 201,
+		Summary: "Open a port to a target for one client address",
+	}, s.handleOpen)
+	api.Register(f, api.Op{
+		Method: "GET", Path: "/port-sessions", ID: "list-port-sessions", Tag: tag, Who: api.Self(), Summary: "List port sessions, newest first",
+	}, s.handleList)
+	api.Register(f, api.Op{
+		Method: "GET", Path: "/port-sessions/{id}", ID: "get-port-session", Tag: tag, Who: api.Self(), Summary: "Show a port session",
+	}, s.handleGet)
+	api.Register(f, api.Op{
+		Method: "DELETE", Path: "/port-sessions/{id}", ID: "close-port-session", Tag: tag, Who: api.Self(), Status: 204,
+		Summary: "Close a port session and everything on it",
+	}, s.handleClose)
+}
+
+type openIn struct {
+	UserAgent string `header:"User-Agent"`
+	Body      struct {
+		Target   string `json:"target" minLength:"1" maxLength:"320" doc:"name, id or address"`
+		Account  string `json:"account,omitempty" maxLength:"128"`
+		Client   string `json:"client_ip,omitempty" maxLength:"64" doc:"the only address that may connect; your own by default"`
+		Duration int    `json:"duration_s,omitempty" minimum:"0" maximum:"86400" doc:"seconds; 3600 by default"`
+		Reason   string `json:"reason,omitempty" maxLength:"1000"`
+		Class    string `json:"class,omitempty" enum:"bulk,interactive" doc:"interactive goes before bulk in a busy tunnel; bulk by default"`
+	}
+}
+
+type sessionOut struct{ Body *Session }
+
+func (s *Service) handleOpen(ctx context.Context, in *openIn) (*sessionOut, error) {
+	p := api.PrincipalFrom(ctx)
+	client := api.SourceFrom(ctx)
+	if in.Body.Client != "" {
+		var err error
+		if client, err = netip.ParseAddr(in.Body.Client); err != nil || client.IsUnspecified() || client.IsMulticast() {
+			return nil, api.Invalid(api.FieldError{Field: "client_ip", Message: "give one IP address"})
+		}
+	}
+	if !client.IsValid() {
+		return nil, api.Invalid(api.FieldError{Field: "client_ip", Message: "your address is not known here: give it"})
+	}
+	x, err := s.Open(ctx, p, Request{
+		Target: in.Body.Target, Account: in.Body.Account, Client: client, Reason: in.Body.Reason, UserAgent: in.UserAgent,
+		Duration: time.Duration(in.Body.Duration) * time.Second, Interactive: in.Body.Class == "interactive",
+	})
+	if err != nil {
+		return nil, s.problem(err)
+	}
+	return &sessionOut{Body: x}, nil
+}
+
+// problem puts a refusal into the caller's words.
+func (s *Service) problem(err error) error {
+	if r, ok := errors.AsType[*Refused](err); ok {
+		return api.Denied("access_denied", r.Public)
+	}
+	if l, ok := errors.AsType[*conn.LimitError](err); ok {
+		return api.Unavailable("connection_limit", l.Public)
+	}
+	switch {
+	case errors.Is(err, ErrExhausted):
+		return api.Unavailable("ports_exhausted", fmt.Sprintf(
+			"All %d session ports (%d to %d) are in use. Close a session or try again later.", s.cfg.Last-s.cfg.First+1, s.cfg.First, s.cfg.Last))
+	case errors.Is(err, conn.ErrDraining):
+		return api.Unavailable("draining", "This core is shutting down.")
+	}
+	return err
+}
+
+type listIn struct {
+	api.PageIn
+	All bool `query:"all" doc:"also closed sessions"`
+}
+
+type listOut struct{ Body api.Page[*Session] }
+
+type position struct {
+	At int64  `json:"a"`
+	ID string `json:"i"`
+}
+
+func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) {
+	p := api.PrincipalFrom(ctx)
+	owner := p.UserID
+	if p.Can(api.ConnectionsView) {
+		owner = ""
+	}
+	after := position{At: math.MaxInt64}
+	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
+		return nil, err
+	}
+	closed := 0
+	if in.All {
+		closed = 1
+	}
+	rows, err := s.cfg.DB.QueryContext(ctx, listSQL, owner, closed, after.At, after.ID, in.Limit+1)
+	if err != nil {
+		return nil, fmt.Errorf("list port sessions: %w", err)
+	}
+	defer rows.Close()
+	var xs []*Session
+	for rows.Next() {
+		x, err := scanSession(rows)
+		if err != nil {
+			return nil, fmt.Errorf("list port sessions: %w", err)
+		}
+		xs = append(xs, x)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list port sessions: %w", err)
+	}
+	return &listOut{Body: api.Paged(xs, in.Limit, func(x *Session) any {
+		return position{At: x.OpenedAt.UnixMicro(), ID: x.ConnectionID}
+	})}, nil
+}
+
+type idIn struct {
+	ID string `path:"id" maxLength:"64" doc:"connection id"`
+}
+
+// visible returns a session of the caller's, or any with the permission.
+func (s *Service) visible(ctx context.Context, id string, perm api.Permission) (*Session, error) {
+	p := api.PrincipalFrom(ctx)
+	x, err := scanSession(s.cfg.DB.QueryRowContext(ctx, getSQL, id))
+	if errors.Is(err, db.ErrNotFound) || err == nil && x.UserID != p.UserID && !p.Can(perm) {
+		return nil, api.Missing("port session", id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read port session %s: %w", id, err)
+	}
+	return x, nil
+}
+
+func (s *Service) handleGet(ctx context.Context, in *idIn) (*sessionOut, error) {
+	x, err := s.visible(ctx, in.ID, api.ConnectionsView)
+	if err != nil {
+		return nil, err
+	}
+	return &sessionOut{Body: x}, nil
+}
+
+func (s *Service) handleClose(ctx context.Context, in *idIn) (*struct{}, error) {
+	x, err := s.visible(ctx, in.ID, api.ConnectionsManage)
+	if err != nil {
+		return nil, err
+	}
+	err = s.cfg.Conns.Terminate(ctx, x.ConnectionID, api.PrincipalFrom(ctx), "The session was closed.")
+	if errors.Is(err, db.ErrConflict) {
+		return nil, api.Conflict("ended", "The session has ended already.")
+	}
+	return nil, err
+}

@@ -1,0 +1,32 @@
+package recording
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics of the room.
+type metrics struct {
+	started, refused, failed, damaged, expired prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer, s *Store) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	x := &metrics{
+		started: counter("caponier_core_recordings_started_total", "Recordings started."),
+		refused: counter("caponier_core_recordings_refused_total", "Recordings that could not be started; their sessions were refused."),
+		failed:  counter("caponier_core_recordings_failed_total", "Recordings that storage did not take; their sessions were ended."),
+		damaged: counter("caponier_core_recordings_damaged_total", "Recordings found damaged."),
+		expired: counter("caponier_core_recordings_expired_total", "Recordings removed by retention."),
+	}
+	if r != nil {
+		r.MustRegister(x.started, x.refused, x.failed, x.damaged, x.expired,
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "caponier_core_recordings_live", Help: "Recordings being written on this core.",
+			}, func() float64 {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return float64(len(s.writers))
+			}))
+	}
+	return x
+}

@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/conn"
@@ -54,6 +55,7 @@ type Policy interface {
 type Live interface {
 	Context() context.Context
 	Connected(r fleet.Route)
+	Use(f access.Feature) bool
 	In(n int)
 	Out(n int)
 	Channel(kind, detail string)
@@ -85,9 +87,11 @@ type Dialer interface {
 	Dial(ctx context.Context, r fleet.DialRequest) (fleet.Conn, fleet.Route, error)
 }
 
-// Signer makes just-in-time certificates; *sshca.CA is the real one.
-type Signer interface {
+// CA makes just-in-time certificates and knows what to offer old hosts;
+// *sshca.CA is the real one.
+type CA interface {
 	TargetSigner(ctx context.Context, r sshca.UserRequest) (ssh.Signer, *ssh.Certificate, error)
+	Algorithms(ctx context.Context, site, host, targetRule string) (sshca.Algorithms, error)
 }
 
 // Secrets opens stored credentials for one use; *vault.Vault is the real one.
@@ -113,7 +117,7 @@ type Config struct {
 	Connections Connections
 	Recordings  Recordings
 	Dialer      Dialer
-	CA          Signer
+	CA          CA
 	Vault       Secrets
 	HostKeys    HostKeys
 	Audit       Auditor
@@ -121,6 +125,10 @@ type Config struct {
 	Signers []ssh.Signer
 	Log     *slog.Logger
 	Now     func() time.Time
+	// LoginGone tells the errors of Users.StillValid that mean the login has
+	// ended from those that mean it could not be checked. Nil: every error but
+	// a cancelled or late context means ended.
+	LoginGone func(error) bool
 	// Files receives copies of transferred files (FEATURES R8); nil stores none.
 	Files FileSink
 
@@ -207,12 +215,14 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Address == "" {
 		cfg.Address = "BASTION"
 	}
+	if cfg.LoginGone == nil {
+		cfg.LoginGone = func(err error) bool {
+			return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+		}
+	}
 	cfg.Limits = cfg.Limits.withDefaults()
 	return newServer(cfg), nil
 }
-
-// errServed says that a server was started a second time after it stopped.
-var errServed = errors.New("bastion: the server has stopped")
 
 // Serve accepts SSH connections on ln until ctx ends, tells live sessions,
 // gives them Limits.Drain, ends them and returns when the last goroutine has.

@@ -109,7 +109,7 @@ func (s *Server) rawTarget(ctx context.Context, p *api.Principal, source netip.A
 	if byName.Reason > access.NoRole {
 		v = byName
 	}
-	s.auditRefusal(ctx, p, source, q, strconv.Itoa(int(v.Reason)))
+	s.auditRefusal(ctx, p, q, v.Reason.String())
 	return q, v, verdictError(v, nil)
 }
 

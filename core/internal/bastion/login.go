@@ -160,16 +160,13 @@ func (l *login) recheck() {
 
 var errLoginOver = &refusal{public: "Your login is no longer valid.", code: "login_over"}
 
-// valid asks whether the login still holds. When that cannot be known now it
-// is taken as valid only for what is running already: new uses fail at policy.
+// valid asks whether the login still holds. When that cannot be told now it is
+// taken as valid: new uses then fail at policy, live ones have their lease.
 func (l *login) valid() error {
 	ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 	defer cancel()
 	err := l.s.cfg.Users.StillValid(ctx, l.principal)
-	switch {
-	case err == nil || l.ctx.Err() != nil:
-		return nil
-	case ctx.Err() != nil:
+	if err == nil || l.ctx.Err() != nil || !l.s.cfg.LoginGone(err) {
 		return nil
 	}
 	l.s.cfg.Log.Info("login ended", "user", l.principal.UserName, "err", err)

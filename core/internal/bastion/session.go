@@ -285,7 +285,7 @@ func (s *session) serve(st start) error {
 		return err
 	}
 	if err := sshTarget(v); err != nil {
-		l.s.auditRefusal(s.ctx, l.principal, l.source, q, "not_ssh")
+		l.s.auditRefusal(s.ctx, l.principal, q, "not_ssh")
 		return err
 	}
 	u, err := l.s.open(s.ctx, l.principal, l.source, string(l.conn.ClientVersion()), q, v)
@@ -349,7 +349,7 @@ func endReason(err error) conn.EndReason {
 	case errors.Is(err, errStopped):
 		return conn.EndedByShutdown
 	case errors.Is(err, errLoginOver):
-		return conn.EndedByAccess
+		return conn.EndedByLogin
 	case errors.Is(err, errRouteLost):
 		return conn.EndedByRoute
 	}
@@ -449,7 +449,7 @@ func (s *session) offer(u *use, up ssh.Channel) {
 }
 
 func (s *session) lend(u *use, f access.Feature, request func() (bool, error)) {
-	if err := s.l.also(s.ctx, u, f); err != nil {
+	if err := u.also(f); err != nil {
 		s.say(fmt.Sprintf("%s is not permitted: %s", featureText(f), s.l.s.public(err)))
 		return
 	}
@@ -461,7 +461,7 @@ func (s *session) lend(u *use, f access.Feature, request func() (bool, error)) {
 		s.unlend(u)
 		return
 	}
-	u.live.Channel(featureName(f), "requested")
+	u.live.Channel(f.String(), "requested")
 }
 
 // unlend takes back what was lent for the session.

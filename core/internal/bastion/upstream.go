@@ -137,7 +137,7 @@ func (s *Server) dialTarget(ctx context.Context, u *use, class wire.Class, user 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	cfg, err := clientConfig(t, a.Name, trust)
+	cfg, err := s.clientConfig(ctx, t, a.Name, trust)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -34,9 +34,6 @@ func refused(code, format string, args ...any) *refusal {
 	return &refusal{public: fmt.Sprintf(format, args...), code: code}
 }
 
-// typeRefused is the audit event of a use that was refused before it became a connection.
-const typeRefused audit.Type = "connection.refused"
-
 // public returns what the user is told about err. Anything that was not
 // written for users is logged and replaced by a reference.
 func (s *Server) public(err error) string {
@@ -93,7 +90,7 @@ func (l *login) decide(ctx context.Context, q ask) (policy.Verdict, error) {
 	}
 	v, err := l.s.decide(ctx, l.principal, l.source, q)
 	if err == nil && !v.OK() {
-		l.s.auditRefusal(ctx, l.principal, l.source, q, fmt.Sprint(uint8(v.Reason)))
+		l.s.auditRefusal(ctx, l.principal, q, v.Reason.String())
 	}
 	return v, verdictError(v, err)
 }
@@ -125,12 +122,11 @@ func verdictError(v policy.Verdict, err error) error {
 
 // auditRefusal records a use that was refused. Failing to write it is logged:
 // the use is refused either way.
-func (s *Server) auditRefusal(ctx context.Context, p *api.Principal, source netip.Addr, q ask, code string) {
+func (s *Server) auditRefusal(ctx context.Context, p *api.Principal, q ask, code string) {
 	e := audit.Event{
-		Type: typeRefused, Outcome: audit.Denied,
-		Actor:  audit.Actor{Kind: "user", ID: p.UserID, Name: p.UserName, Source: source.String(), Via: p.Via},
+		Type: audit.ConnectionDenied, Outcome: audit.Denied, Actor: audit.By(p),
 		Object: audit.Object{Kind: "target", Name: q.target},
-		Fields: map[string]string{"account": q.account, "want": featureName(q.want), "kind": q.kind, "reason": code},
+		Fields: map[string]string{"account": q.account, "want": q.want.String(), "kind": q.kind, "reason": code},
 	}
 	if err := s.cfg.Audit.Write(ctx, e); err != nil {
 		s.cfg.Log.Error("audit of a refusal", "err", err)
@@ -165,41 +161,17 @@ func (s *Server) open(ctx context.Context, p *api.Principal, source netip.Addr, 
 	return &use{id: id, live: live, verdict: v, want: q.want, reason: q.reason}, nil
 }
 
-// also asks whether a further feature may be used beside u. It does not open
-// a connection of its own.
-func (l *login) also(ctx context.Context, u *use, want access.Feature) error {
-	account := ""
-	if u.verdict.Account != nil {
-		account = u.verdict.Account.Name
+// also asks whether a further feature may be used beside what u was opened
+// for, under the same decision.
+func (u *use) also(want access.Feature) error {
+	if u.live.Use(want) {
+		return nil
 	}
-	_, err := l.decide(ctx, ask{target: u.verdict.Target.ID, account: account, want: want, reason: u.reason})
-	if err != nil {
-		u.live.Channel("refused", featureName(want))
-	}
-	return err
+	u.live.Channel("refused", want.String())
+	return refused("denied", "your role does not allow it on %s.", u.verdict.Target.Name)
 }
 
 func addressOf(t *target.Target) string { return withPort(t.Host, t.Port) }
-
-func featureName(f access.Feature) string {
-	switch f {
-	case access.Shell:
-		return "shell"
-	case access.Exec:
-		return "exec"
-	case access.FileTransfer:
-		return "file_transfer"
-	case access.Forward:
-		return "forward"
-	case access.RemoteForward:
-		return "remote_forward"
-	case access.X11:
-		return "x11"
-	case access.AgentForward:
-		return "agent_forward"
-	}
-	return "other"
-}
 
 // featureText names a feature in a sentence.
 func featureText(f access.Feature) string {
@@ -209,7 +181,7 @@ func featureText(f access.Feature) string {
 	case access.AgentForward:
 		return "agent forwarding"
 	}
-	return featureName(f)
+	return f.String()
 }
 
 // resolve completes what a login name asks for: the account when it names

@@ -1,0 +1,80 @@
+package tunnel
+
+import (
+	"crypto/tls"
+	"net"
+	"sync"
+)
+
+// innerLink is TLS inside a websocket: its records are gathered and sent in
+// few large frames.
+type innerLink struct {
+	*tls.Conn
+	gather *gatherConn
+}
+
+func (l *innerLink) writePieces(ps []piece) error {
+	l.gather.cork()
+	var err error
+	for _, p := range ps {
+		if _, err = l.Conn.Write(p.buf[p.off:p.end]); err != nil {
+			break
+		}
+	}
+	if ferr := l.gather.uncork(); err == nil {
+		err = ferr
+	}
+	return err
+}
+
+// gatherConn stands between inner TLS and the websocket.
+type gatherConn struct {
+	*wsConn
+
+	mu     sync.Mutex
+	corked bool       // guarded by mu
+	q      chunkQueue // gathered records; guarded by mu
+}
+
+func (g *gatherConn) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.corked {
+		return g.wsConn.Write(p)
+	}
+	if !g.q.appendSmall(p) {
+		c := newChunk(maxChunk)
+		c.end += copy(c.room(), p) // a record is shorter than a chunk
+		g.q.push(c)
+	}
+	return len(p), nil
+}
+
+func (g *gatherConn) cork() {
+	g.mu.Lock()
+	g.corked = true
+	g.mu.Unlock()
+}
+
+func (g *gatherConn) uncork() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.corked = false
+	if g.q.head == nil {
+		return nil
+	}
+	var pieces [8]piece
+	ps := pieces[:0]
+	for c := g.q.head; c != nil; c = c.next {
+		ps = append(ps, piece{c.buf, c.off, c.end})
+	}
+	err := g.wsConn.writePieces(ps)
+	g.q.drop()
+	return err
+}
+
+var (
+	_ net.Conn = (*wsConn)(nil)
+	_ link     = (*wsConn)(nil)
+	_ link     = (*innerLink)(nil)
+)

@@ -1,0 +1,232 @@
+package tunnel
+
+import (
+	"sync"
+
+	"caponier/shared/wire"
+)
+
+const (
+	// batchBytes is about how much one write carries: what is urgent waits
+	// for at most one batch.
+	batchBytes = 128 << 10
+	// copyBelow is the length up to which data is copied next to control
+	// frames instead of getting a websocket frame of its own.
+	copyBelow = 2 << 10
+	// quantum is how much a stream may send before it counts as bulky.
+	quantum = 32 << 10
+)
+
+// batch is what one write sends. Pieces are sent in order; each lies in a
+// chunk of a stream or in one of the shared small buffers.
+type batch struct {
+	pieces []piece
+	bytes  int
+	chunks []*chunk // to be freed once written
+	small  *chunk   // gathers short frames; its open piece is the last one
+	open   bool
+}
+
+func (b *batch) reset() {
+	for i, c := range b.chunks {
+		c.free()
+		b.chunks[i] = nil
+	}
+	clear(b.pieces)
+	b.chunks, b.pieces = b.chunks[:0], b.pieces[:0]
+	b.bytes, b.small, b.open = 0, nil, false
+}
+
+// add copies head and body, which travel together, into a small buffer.
+func (b *batch) add(head, body []byte) {
+	n := len(head) + len(body)
+	if b.small == nil || len(b.small.room()) < n+headroom {
+		b.small = newChunk(max(n+headroom, mediumChunk-headroom))
+		b.chunks = append(b.chunks, b.small)
+		b.open = false
+	}
+	if !b.open {
+		at := b.small.end
+		if at > headroom {
+			at += headroom // the previous piece ends where our headers go
+		}
+		b.small.end = at
+		b.pieces = append(b.pieces, piece{b.small.buf, at, at})
+		b.open = true
+	}
+	b.small.end += copy(b.small.buf[b.small.end:], head)
+	b.small.end += copy(b.small.buf[b.small.end:], body)
+	b.pieces[len(b.pieces)-1].end = b.small.end
+	b.bytes += n
+}
+
+// addChunk sends all of c with a frame header in its headroom, and takes it over.
+func (b *batch) addChunk(id uint32, c *chunk) {
+	n := c.len()
+	wire.PutHeader(c.buf[c.off-wire.FrameHeader:], wire.Header{Type: wire.FrameData, Length: n, Stream: id})
+	b.pieces = append(b.pieces, piece{c.buf, c.off - wire.FrameHeader, c.end})
+	b.chunks = append(b.chunks, c)
+	b.bytes += n + wire.FrameHeader
+	b.open = false
+}
+
+// addControl copies control frames, which may be cut anywhere.
+func (b *batch) addControl(p []byte) {
+	for len(p) > 0 {
+		n := min(len(p), copyBelow)
+		b.add(p[:n], nil)
+		p = p[n:]
+	}
+}
+
+var batchPool = sync.Pool{New: func() any { return new(batch) }}
+
+// writeLoop sends batches until the session ends or has said goodbye.
+func (s *muxSession) writeLoop() {
+	defer close(s.flushed)
+	for {
+		select {
+		case <-s.wake:
+		case <-s.done:
+			return
+		}
+		b := batchPool.Get().(*batch)
+		for {
+			last := s.pick(b)
+			if len(b.pieces) == 0 {
+				batchPool.Put(b)
+				if last {
+					return
+				}
+				break
+			}
+			s.out.Add(uint64(b.bytes))
+			err := s.link.writePieces(b.pieces)
+			b.reset()
+			if err != nil {
+				batchPool.Put(b)
+				s.fail(err)
+				return
+			}
+		}
+	}
+}
+
+// pick fills b with the most urgent frames: control, then hot streams, then
+// bulky ones in turn. It reports whether the session ends after b.
+func (s *muxSession) pick(b *batch) (last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.control) > 0 {
+		b.addControl(s.control)
+		if s.control = s.control[:0]; cap(s.control) > 4<<10 {
+			s.control = nil
+		}
+	}
+	if s.goaway {
+		return true
+	}
+	for b.bytes < batchBytes {
+		st := s.hot.pop()
+		if st == nil {
+			if st = s.bulk.pop(); st == nil {
+				break
+			}
+		}
+		s.sendLocked(b, st)
+	}
+	return false
+}
+
+// sendLocked moves some of st's bytes into b and queues st again if there is more.
+func (s *muxSession) sendLocked(b *batch, st *stream) {
+	st.listed = false
+	if c := st.outq.head; c != nil && st.credit > 0 {
+		n := int(min(int64(c.len()), st.credit))
+		switch {
+		case n <= copyBelow || n < c.len():
+			if n > copyBelow {
+				// A part of a chunk goes out as a copy: the rest still lies
+				// where its trailer would be masked.
+				part := newChunk(n)
+				part.end += copy(part.room(), c.bytes()[:n])
+				b.addChunk(st.id, part)
+			} else {
+				var h [wire.FrameHeader]byte
+				wire.PutHeader(h[:], wire.Header{Type: wire.FrameData, Length: n, Stream: st.id})
+				b.add(h[:], c.bytes()[:n])
+			}
+			c.off += n
+			st.outq.bytes -= n
+			if c.len() == 0 {
+				st.outq.pop().free()
+			}
+		default:
+			b.addChunk(st.id, st.outq.pop())
+		}
+		st.credit -= int64(n)
+		st.allowance -= n
+		signal(st.wready)
+	}
+	if st.finQueued && !st.finSent && st.outq.bytes == 0 {
+		st.finSent = true
+		var h [wire.FrameHeader]byte
+		wire.PutHeader(h[:], wire.Header{Type: wire.FrameFin, Stream: st.id})
+		b.add(h[:], nil)
+		if st.finRead {
+			s.forgetLocked(st)
+		}
+		return
+	}
+	if !st.sendableLocked() {
+		return
+	}
+	if st.allowance > 0 {
+		st.listed = true
+		s.hot.push(st)
+		return
+	}
+	st.listed = true
+	s.bulk.push(st)
+}
+
+// scheduleLocked queues st if it has something to send that it may send. A
+// stream that was idle begins among the hot ones, unless it said it is bulky.
+func (s *muxSession) scheduleLocked(st *stream) {
+	if st.listed || s.err != nil || !st.sendableLocked() {
+		return
+	}
+	st.listed = true
+	if st.preface.Class == wire.Bulk {
+		st.allowance = 0
+		s.bulk.push(st)
+	} else {
+		st.allowance = quantum
+		s.hot.push(st)
+	}
+	signal(s.wake)
+}
+
+// streamQueue is a FIFO linked through the streams in it.
+type streamQueue struct{ head, tail *stream }
+
+func (q *streamQueue) push(st *stream) {
+	if q.tail == nil {
+		q.head = st
+	} else {
+		q.tail.nextListed = st
+	}
+	q.tail = st
+}
+
+func (q *streamQueue) pop() *stream {
+	st := q.head
+	if st == nil {
+		return nil
+	}
+	if q.head = st.nextListed; q.head == nil {
+		q.tail = nil
+	}
+	st.nextListed = nil
+	return st
+}

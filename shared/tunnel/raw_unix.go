@@ -1,0 +1,45 @@
+//go:build linux || darwin
+
+package tunnel
+
+import (
+	"io"
+
+	"golang.org/x/sys/unix"
+)
+
+const canReadRaw = true
+
+// unsentLimit is TCP_NOTSENT_LOWAT in bytes.
+const unsentLimit = 128 << 10
+
+// readRaw reads from a non-blocking descriptor; again means nothing is there.
+func readRaw(fd uintptr, p []byte) (n int, again bool, err error) {
+	for {
+		n, err = unix.Read(int(fd), p)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == unix.EAGAIN {
+			return 0, true, nil
+		}
+		return max(n, 0), false, err
+	}
+}
+
+// readError merges the result of readRaw with that of the RawConn around it.
+func readError(n int, err, cerr error) error {
+	switch {
+	case cerr != nil:
+		return cerr
+	case err != nil:
+		return err
+	case n == 0:
+		return io.EOF
+	}
+	return nil
+}
+
+func limitUnsent(fd uintptr) {
+	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentLimit)
+}

@@ -29,23 +29,23 @@ var rooms = map[string]int{
 	"target":     5,
 	"sshca":      5,
 	"fleet":      5,
-	"policy":     6,
 	"conn":       6,
 	"recording":  6,
 	"cluster":    6,
-	"bastion":    7,
-	"portaccess": 7,
-	"netaccess":  7,
-	"webaccess":  7,
-	"webui":      7,
-	"server":     8,
-	"cli":        9,
-	"usercli":    9, // a client: see TestLayoutLinks
+	"policy":     7,
+	"bastion":    8,
+	"portaccess": 8,
+	"netaccess":  8,
+	"webaccess":  8,
+	"webui":      8,
+	"server":     9,
+	"cli":        10,
+	"usercli":    10, // a client: see TestLayoutLinks
 }
 
 // sharedOrder is the import order of shared; leaves have height 0.
 var sharedOrder = map[string]int{
-	"wire": 0, "config": 0, "netrule": 0, "telemetry": 0, "dial": 1, "tunnel": 1, "edge": 3, "daemon": 2,
+	"wire": 0, "config": 0, "netrule": 0, "telemetry": 0, "dial": 1, "control": 1, "tunnel": 1, "tunnel/tunneltest": 2, "daemon": 2, "edge": 3,
 }
 
 type pkg struct {

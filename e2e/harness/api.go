@@ -99,3 +99,8 @@ func (a *API) Do(ctx context.Context, method, path string, in, out any, header .
 
 // HTTP is the client underneath, for requests that are not JSON.
 func (a *API) HTTP() *http.Client { return a.http }
+
+// Delete removes a thing whatever its version is.
+func (a *API) Delete(ctx context.Context, path string) error {
+	return a.Do(ctx, http.MethodDelete, path, nil, nil, "If-Match", "*")
+}

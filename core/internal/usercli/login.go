@@ -181,7 +181,13 @@ func renewCertificate(e *env, c *client, p *profile) error {
 	if err := c.do(e.ctx, http.MethodGet, "/ssh-ca", nil, &ca); err != nil {
 		return fmt.Errorf("get the SSH authority: %w", err)
 	}
-	if err := e.write(knownHosts, "@cert-authority "+hostAlias+" "+strings.TrimSpace(ca.HostCA)+"\n"); err != nil {
+	var known strings.Builder
+	for line := range strings.Lines(ca.HostCA) { // one per generation of the authority
+		if line = strings.TrimSpace(line); line != "" {
+			known.WriteString("@cert-authority " + hostAlias + " " + line + "\n")
+		}
+	}
+	if err := e.write(knownHosts, known.String()); err != nil {
 		return err
 	}
 	p.Bastion = ca.Bastion

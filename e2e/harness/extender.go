@@ -1,0 +1,114 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// Extender is an extender that runs as a process of its own.
+type Extender struct {
+	Proc *Proc
+	Dir  string
+	Site string
+	cmd  func() *exec.Cmd
+	keep bool
+}
+
+// ExtenderConfig describes an extender to run.
+type ExtenderConfig struct {
+	NS    string
+	Name  string // process and log name
+	Site  string
+	URL   string // of core, as seen from there
+	Token string
+	Args  []string // further flags
+	Keep  bool
+}
+
+// StartExtender runs an extender that enrols with a token, and keeps its
+// state in dir.
+func StartExtender(ctx context.Context, n *Net, bin, dir string, cfg ExtenderConfig) (*Extender, error) {
+	state := filepath.Join(dir, "state")
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return nil, err
+	}
+	x := &Extender{Dir: dir, Site: cfg.Site, keep: cfg.Keep}
+	x.cmd = func() *exec.Cmd {
+		args := append([]string{"run", "--core", cfg.URL, "--state", state}, cfg.Args...)
+		cmd := n.Command(context.WithoutCancel(ctx), cfg.NS, bin, args...)
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}
+		if cfg.Token != "" {
+			// A file, for what is in the environment shows in /proc.
+			cmd.Args = append(cmd.Args, "--token-file", filepath.Join(dir, "token"))
+		}
+		return cmd
+	}
+	if cfg.Token != "" {
+		if err := os.WriteFile(filepath.Join(dir, "token"), []byte(cfg.Token+"\n"), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return x, x.Start()
+}
+
+// Start runs the extender, for the first time or again.
+func (x *Extender) Start() error {
+	p, err := Start("extender-"+x.Site, x.Dir, x.cmd(), x.keep)
+	x.Proc = p
+	return err
+}
+
+// Edge is an edge node as core shows it.
+type Edge struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Site   string `json:"site"`
+	Health string `json:"health"`
+	Tunnel *struct {
+		Transport   string    `json:"transport"`
+		Binding     string    `json:"binding"`
+		ConnectedAt time.Time `json:"connected_at"`
+		Relayed     int       `json:"relayed"`
+	} `json:"tunnel"`
+}
+
+// Edges lists the edge nodes of a site.
+func (a *API) Edges(ctx context.Context, site string) ([]Edge, error) {
+	var out struct {
+		Items []Edge `json:"items"`
+	}
+	err := a.Do(ctx, http.MethodGet, "/edges?site="+site, nil, &out)
+	return out.Items, err
+}
+
+// Online waits until a node of the site is connected and returns it.
+func (a *API) Online(ctx context.Context, limit time.Duration, site string, proc *Proc) (Edge, error) {
+	var found Edge
+	err := Until(ctx, limit, "an extender of "+site+" is online", func() error {
+		if proc != nil {
+			select {
+			case <-proc.Exited():
+				return fmt.Errorf("it has ended: %s", tail(proc.Output(), 3000))
+			default:
+			}
+		}
+		list, err := a.Edges(ctx, site)
+		if err != nil {
+			return err
+		}
+		for _, e := range list {
+			if e.Health == "online" && e.Tunnel != nil {
+				found = e
+				return nil
+			}
+		}
+		return errors.New("none is")
+	})
+	return found, err
+}

@@ -1,0 +1,290 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"caponier/e2e/harness"
+)
+
+// With UDP blocked the extender uses websockets, and nobody notices.
+func TestUDPBlockedFallsBack(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	restart := func() harness.Edge {
+		t.Helper()
+		w.ext["a"].Proc.Kill()
+		if err := w.ext["a"].Start(); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		var edge harness.Edge
+		until(t, 20*time.Second, "the new tunnel", func() error {
+			list, err := w.core.Admin.Edges(t.Context(), "vpc-a")
+			if err != nil {
+				return err
+			}
+			if len(list) == 1 && list[0].Tunnel != nil && list[0].Tunnel.ConnectedAt.After(began.Add(-time.Second)) {
+				edge = list[0]
+				return nil
+			}
+			return fmt.Errorf("%+v", list)
+		})
+		return edge
+	}
+	if err := w.net.Outgoing("a", "meta l4proto udp drop"); err != nil {
+		t.Fatal(err)
+	}
+	if e := restart(); e.Tunnel.Transport != "wss" {
+		t.Errorf("with UDP blocked the transport is %s", e.Tunnel.Transport)
+	}
+	w.mustSSH(t, dbA, "true")
+	// And the other way: with TCP 443 blocked QUIC alone suffices.
+	if err := w.net.Outgoing("a", "tcp dport 443 drop"); err != nil {
+		t.Fatal(err)
+	}
+	if e := restart(); e.Tunnel.Transport != "quic" {
+		t.Errorf("with TCP blocked the transport is %s", e.Tunnel.Transport)
+	}
+	w.mustSSH(t, dbA, "true")
+}
+
+// Core killed: the extender is back within 5 seconds of its return.
+func TestCoreKilled(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	w.mustSSH(t, dbA, "true")
+	w.core.Proc.Kill()
+	if err := w.core.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := w.core.LoginAdmin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.core.Admin.Online(t.Context(), 5*time.Second, "vpc-a", w.ext["a"].Proc); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the extender was back %v after core was ready", time.Since(began).Round(time.Millisecond))
+	w.mustSSH(t, dbA, "true")
+}
+
+// A hung core is noticed by the extender, and a hung extender by core, within
+// 5 seconds.
+func TestHungPeersAreNoticed(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	ext := w.ext["a"].Proc
+	before := len(ext.Output())
+	if err := w.core.Proc.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 6*time.Second, "the extender notices the hung core", func() error {
+		if out := ext.Output()[before:]; strings.Contains(out, "tunnel") {
+			return nil
+		}
+		return fmt.Errorf("its log says nothing")
+	})
+	if err := w.core.Proc.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.core.Admin.Online(t.Context(), 15*time.Second, "vpc-a", ext); err != nil {
+		t.Fatal(err)
+	}
+	w.mustSSH(t, dbA, "true")
+
+	if err := ext.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 6*time.Second, "core notices the hung extender", func() error {
+		list, err := w.core.Admin.Edges(t.Context(), "vpc-a")
+		if err != nil {
+			return err
+		}
+		if list[0].Health == "online" {
+			return fmt.Errorf("it is still online")
+		}
+		return nil
+	})
+	if err := ext.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.core.Admin.Online(t.Context(), 15*time.Second, "vpc-a", ext); err != nil {
+		t.Fatal(err)
+	}
+	w.mustSSH(t, dbA, "true")
+}
+
+// shell is an interactive session of a stock client that stays open.
+type shell struct {
+	proc *harness.Proc
+	in   io.WriteCloser
+}
+
+// shell opens a session and waits for its prompt.
+func (w *world) shell(t *testing.T, who string) *shell {
+	t.Helper()
+	cmd := w.net.Command(t.Context(), "user", "ssh", append(w.sshOpts(), "-tt", "-l", who, harness.CoreAddr)...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := harness.Start("shell", t.TempDir(), cmd, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	s := &shell{p, in}
+	s.say(t, "echo re''ady")
+	if err := p.WaitOutput(t.Context(), 15*time.Second, "ready"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *shell) say(t *testing.T, line string) {
+	t.Helper()
+	if _, err := io.WriteString(s.in, line+"\n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ended waits for the end of the session and returns what was shown.
+func (s *shell) ended(t *testing.T, limit time.Duration) string {
+	t.Helper()
+	if _, err := s.proc.WaitExit(limit); err != nil {
+		t.Fatalf("%v; shown: %s", err, s.proc.Output())
+	}
+	return s.proc.Output()
+}
+
+// The extender dies under a session: the user is told so.
+func TestExtenderKilledTellsTheUser(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	s := w.shell(t, dbA)
+	w.ext["a"].Proc.Kill()
+	shown := s.ended(t, 8*time.Second)
+	if !strings.Contains(shown, "extender") && !strings.Contains(shown, "route") {
+		t.Errorf("the user is not told what happened: %q", shown)
+	}
+	if r := w.ssh(t, dbA, "true"); r.code == 0 || !strings.Contains(r.err+r.out, "extender") {
+		t.Errorf("a new session without an extender: %v", r)
+	}
+}
+
+// Losing the role ends the live session within a second, with a reason.
+func TestRoleRevokedEndsSession(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	s := w.shell(t, dbA)
+	began := time.Now()
+	if err := w.core.Admin.Delete(t.Context(), "/roles/"+w.role+"/members/"+w.demoID); err != nil {
+		t.Fatal(err)
+	}
+	shown := s.ended(t, time.Second-time.Since(began))
+	t.Logf("ended %v after the role was taken", time.Since(began).Round(time.Millisecond))
+	if !strings.Contains(strings.ToLower(shown), "access") && !strings.Contains(strings.ToLower(shown), "permi") {
+		t.Errorf("the user is not told why: %q", shown)
+	}
+	if r := w.ssh(t, dbA, "true"); r.code == 0 {
+		t.Error("a new session is possible without the role")
+	}
+}
+
+// A terminated connection ends at once, and a revoked edge node with it.
+func TestTerminateAndRevokeEdge(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	s := w.shell(t, dbA)
+	var list struct {
+		Items []struct{ ID string } `json:"items"`
+	}
+	if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/connections?live=true", nil, &list); err != nil || len(list.Items) == 0 {
+		t.Fatalf("live connections: %v, %v", list, err)
+	}
+	began := time.Now()
+	if err := w.core.Admin.Delete(t.Context(), "/connections/"+list.Items[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	s.ended(t, 2*time.Second)
+	t.Logf("ended %v after the order", time.Since(began).Round(time.Millisecond))
+
+	edges, err := w.core.Admin.Edges(t.Context(), "vpc-a")
+	if err != nil || len(edges) != 1 {
+		t.Fatal(edges, err)
+	}
+	if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/edges/"+edges[0].ID+"/revoke", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 5*time.Second, "the revoked node is gone", func() error {
+		now, err := w.core.Admin.Edges(t.Context(), "vpc-a")
+		if err != nil {
+			return err
+		}
+		if now[0].Health != "revoked" || now[0].Tunnel != nil {
+			return fmt.Errorf("%+v", now[0])
+		}
+		return nil
+	})
+	if r := w.ssh(t, dbA, "true"); r.code == 0 {
+		t.Error("the revoked node still relays")
+	}
+}
+
+// Many sessions at once through one bastion and one extender.
+func TestManySessions(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	const sessions = 200
+	// One process per session, all open at the same time: each waits for the
+	// word that is sent when all have arrived.
+	type one struct {
+		in  io.WriteCloser
+		p   *harness.Proc
+		dir string
+	}
+	all := make([]one, sessions)
+	dir := t.TempDir()
+	for i := range all {
+		cmd := w.net.Command(t.Context(), "user", "ssh", append(w.sshOpts(), "-o", "ConnectTimeout=60", "-l", dbA, harness.CoreAddr, "echo in; read word; echo got $word")...)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := harness.Start(fmt.Sprintf("s%d", i), dir, cmd, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[i] = one{in: in, p: p}
+		if i%20 == 19 { // a crowd, not one burst beyond sshd's own limit for unfinished logins
+			if err := p.WaitOutput(t.Context(), 90*time.Second, "in"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, s := range all {
+		if err := s.p.WaitOutput(t.Context(), 90*time.Second, "in"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var live struct {
+		Items []struct{ ID string } `json:"items"`
+	}
+	if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/connections?live=true&limit=200", nil, &live); err != nil {
+		t.Fatal(err)
+	}
+	if len(live.Items) != sessions {
+		t.Errorf("%d live connections are listed, want %d", len(live.Items), sessions)
+	}
+	for i, s := range all {
+		if _, err := io.WriteString(s.in, fmt.Sprintf("word%d\n", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range all {
+		code, err := s.p.WaitExit(60 * time.Second)
+		if out := s.p.Output(); err != nil || code != 0 || !bytes.Contains([]byte(out), fmt.Appendf(nil, "got word%d", i)) {
+			t.Errorf("session %d: code %d, %v: %s", i, code, err, out)
+		}
+	}
+}

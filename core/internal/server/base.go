@@ -68,7 +68,8 @@ func openBase(ctx context.Context, cfg Config, environ []string, log *slog.Logge
 	if b.settings, err = settings.New(ctx, settings.Config{DB: d, Audit: b.audit, Now: time.Now, Log: log}); err != nil {
 		return nil, err
 	}
-	if b.ca, err = sshca.New(ctx, sshca.Config{DB: d, Vault: b.vault, Audit: b.audit, Log: log}); err != nil {
+	if b.ca, err = sshca.New(ctx, sshca.Config{DB: d, Vault: b.vault, Audit: b.audit, Log: log,
+		Bastion: cfg.Public.Bastion, Separator: settings.BastionSeparator.Get(b.settings)}); err != nil {
 		return nil, fmt.Errorf("open SSH authorities: %w", err)
 	}
 	b.users, err = user.New(user.Config{DB: d, Audit: b.audit, Sealer: b.vault, Now: time.Now, Log: log, Settings: b.settings, Authority: b.ca})
@@ -142,7 +143,8 @@ func BootstrapAdmin(ctx context.Context, cfg Config, environ []string, name, pas
 		return "", err
 	}
 	defer b.db.Close()
-	return b.users.BootstrapAdmin(ctx, name, password)
+	_, password, err = b.users.BootstrapAdmin(ctx, name, password)
+	return password, err
 }
 
 // SSHCAKey returns the lines for TrustedUserCAKeys.

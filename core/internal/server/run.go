@@ -83,7 +83,7 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 	behind.Go("audit", func(ctx context.Context) error {
 		return s.audit.Run(ctx, audit.Keeper{
 			Keys: s.auditKeys, HeadFile: headFile(s.cfg), Log: s.log,
-			Retention: time.Duration(settings.AuditRetention.Get(s.settings)) * 24 * time.Hour,
+			Retention: days(settings.AuditRetention.Get(s.settings)),
 		})
 	})
 	behind.Go("recordings", s.recordings.Run)

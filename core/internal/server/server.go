@@ -26,6 +26,7 @@ import (
 	"caponier/core/internal/portaccess"
 	"caponier/core/internal/recording"
 	"caponier/core/internal/settings"
+	"caponier/core/internal/sshca"
 	"caponier/core/internal/target"
 	"caponier/shared/config"
 	"caponier/shared/daemon"
@@ -76,7 +77,12 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Server, err error) {
 	if s.id, err = coreID(cfg.StateDir); err != nil {
 		return nil, err
 	}
-	if s.base, err = openBase(ctx, cfg, deps.Environ, s.log); err != nil {
+	if s.listen, err = bind(cfg.Listen); err != nil {
+		return nil, err
+	}
+	s.completePublic()
+	if s.base, err = openBase(ctx, s.cfg, deps.Environ, s.log); err != nil {
+		s.listen.close()
 		return nil, err
 	}
 	defer func() {
@@ -85,10 +91,6 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Server, err error) {
 			s.db.Close()
 		}
 	}()
-	if s.listen, err = bind(cfg.Listen); err != nil {
-		return nil, err
-	}
-	s.completePublic()
 	if err := s.buildRooms(ctx); err != nil {
 		return nil, err
 	}
@@ -138,15 +140,20 @@ func (s *Server) buildRooms(ctx context.Context) (err error) {
 	}
 	s.targets, err = target.New(target.Config{
 		DB: s.db, Audit: s.audit, Roles: s.users, Secrets: s.vault, SiteUses: []target.SiteUser{s.fleet},
-		Now: time.Now, Log: s.log,
+		CheckAlgorithms: func(rule string) error { _, err := sshca.ParseTargetRule(rule); return err },
+		Now:             time.Now, Log: s.log,
 	})
 	if err != nil {
 		return err
 	}
 	hosts.targets = s.targets
+	prober, err := policy.NewSSHProber(policy.SSHProberConfig{DB: s.db, Dialer: s.fleet, Targets: s.targets, CA: s.ca, Secrets: s.vault})
+	if err != nil {
+		return err
+	}
 	s.policy, err = policy.New(policy.Config{
-		DB: s.db, Users: s.users, Targets: s.targets, Audit: s.audit, Network: s.fleet,
-		Prober: policy.NewSSHProber(s.fleet, s.ca, s.vault, s.targets), Now: time.Now, Log: s.log,
+		DB: s.db, Users: s.users, Targets: s.targets, Network: s.fleet,
+		Prober: prober, Now: time.Now, Log: s.log,
 	})
 	if err != nil {
 		return err
@@ -161,23 +168,44 @@ func (s *Server) buildRooms(ctx context.Context) (err error) {
 	}
 	s.conns, err = conn.New(conn.Config{
 		DB: s.db, Audit: s.audit, Authorizer: s.policy, Logins: s.users,
-		RoleNames: s.users.RoleNames, RecordingStatus: s.recordings.Statuses, CoreID: s.id,
+		RoleNames: s.roleNames, RecordingStatus: s.recordings.Statuses, CoreID: s.id,
 		Limits: s.connLimits, Now: time.Now, Log: s.log, Metrics: s.reg,
 	})
 	return err
+}
+
+// roleNames names the roles a user holds now, for the connection record.
+func (s *Server) roleNames(ctx context.Context, userID string) ([]string, error) {
+	ids, err := s.users.RoleIDs(ctx, userID)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(ids))
+	for _, id := range ids {
+		name, err := s.users.RoleName(ctx, s.db, id)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }
 
 func (s *Server) connLimits() conn.Limits {
 	l := conn.DefaultLimits()
 	l.Live, l.PerUser = s.cfg.Limits.Connections, s.cfg.Limits.ConnectionsPerUser
 	l.Reauthorize = settings.ReauthorizeEvery.Get(s.settings)
+	l.Idle, l.MaxDuration = settings.ConnectionIdle.Get(s.settings), settings.ConnectionMax.Get(s.settings)
+	l.Retention = days(settings.ConnectionRetention.Get(s.settings))
 	return l
 }
+
+func days(n int) time.Duration { return time.Duration(n) * 24 * time.Hour }
 
 func (s *Server) recordingLimits() recording.Limits {
 	l := recording.DefaultLimits()
 	l.MinFree = int64(s.cfg.Recording.MinFree) << 20
-	l.Retention = time.Duration(settings.RecordingRetention.Get(s.settings)) * 24 * time.Hour
+	l.Retention = days(settings.RecordingRetention.Get(s.settings))
 	return l
 }
 
@@ -217,9 +245,9 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 		return err
 	}
 	s.audit.Routes(s.frame, s.auditKeys, headFile(s.cfg))
-	s.vault.Routes(s.frame, s.users)
+	s.vault.Routes(s.frame, s.users, s.targets)
 	s.settings.Routes(s.frame)
-	s.users.Routes(s.frame)
+	s.users.Routes(s.frame, s.vault, s.conns, s.recordings)
 	s.ca.Routes(s.frame)
 	s.fleet.Routes(s.frame)
 	s.targets.Routes(s.frame)
@@ -227,12 +255,15 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.recordings.Routes(s.frame)
 	s.conns.Routes(s.frame)
 	s.ports.Routes(s.frame)
-	s.routes()
 	return nil
 }
 
+// bastionAlias is a name in the bastion's host certificate that holds under
+// any address and port: clients set HostKeyAlias to it.
+const bastionAlias = "caponier-bastion"
+
 func (s *Server) buildBastion(ctx context.Context, host string) error {
-	certified, plain, err := s.ca.HostSigner(ctx, certNames(host, s.cfg.Name))
+	certified, plain, err := s.ca.HostSigner(ctx, certNames(host, s.cfg.Name, bastionAlias))
 	if err != nil {
 		return fmt.Errorf("bastion host key: %w", err)
 	}

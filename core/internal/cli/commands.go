@@ -2,8 +2,6 @@ package cli
 
 import (
 	"bufio"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +10,7 @@ import (
 	"strings"
 
 	"caponier/core/internal/server"
+	"caponier/core/internal/vault"
 	"caponier/shared/daemon"
 	"caponier/shared/telemetry"
 )
@@ -115,21 +114,15 @@ type keygenCmd struct {
 }
 
 func (c keygenCmd) Run(e *env) error {
-	var key [32]byte
-	rand.Read(key[:]) // never fails (crypto/rand)
 	if err := os.MkdirAll(filepath.Dir(c.Out), 0o700); err != nil {
 		return fmt.Errorf("make key file: %w", err)
 	}
-	f, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	err := vault.WriteKEK(c.Out, vault.GenerateKEK())
 	if errors.Is(err, fs.ErrExist) {
 		return &daemon.Hinted{Err: fmt.Errorf("%s exists", c.Out), Hint: "a key-encryption key is never overwritten: without it nothing in the vault can be opened; choose another file"}
 	}
 	if err != nil {
-		return fmt.Errorf("make key file: %w", err)
-	}
-	_, werr := f.WriteString(base64.StdEncoding.EncodeToString(key[:]) + "\n")
-	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write key file: %w", err)
+		return err
 	}
 	_, err = fmt.Fprintf(e.stdout, "wrote %s: keep a copy in a safe place, nothing can be opened without it\n", c.Out)
 	return err

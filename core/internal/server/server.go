@@ -247,7 +247,7 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.audit.Routes(s.frame, s.auditKeys, headFile(s.cfg))
 	s.vault.Routes(s.frame, s.users, s.targets)
 	s.settings.Routes(s.frame)
-	s.users.Routes(s.frame, s.vault, s.conns, s.recordings)
+	s.users.Routes(s.frame, s.vault, s.conns)
 	s.ca.Routes(s.frame)
 	s.fleet.Routes(s.frame)
 	s.targets.Routes(s.frame)
@@ -298,13 +298,13 @@ func contains(list []string, s string) bool {
 }
 
 func (s *Server) buildHealth() {
+	s.health.Add("recordings", false, s.recordings.Check)
 	s.health.Add("database", true, func(ctx context.Context) error {
 		if s.db.Ping(ctx) != nil {
 			return errors.New("the database does not answer")
 		}
 		return nil
 	})
-	s.health.Add("recordings", false, func(ctx context.Context) error { return s.recordings.Ready() })
 }
 
 // hostRegistrar hands hosts that register themselves to the target room.

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,7 +86,7 @@ func needRig(t testing.TB) {
 	}
 	rigOnce.Do(func() { rigErr = harness.Usable() })
 	if rigErr != nil {
-		t.Skip(fmt.Sprintf("no rig: %v", rigErr))
+		t.Skipf("no rig: %v", rigErr)
 	}
 }
 

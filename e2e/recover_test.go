@@ -239,9 +239,8 @@ func TestManySessions(t *testing.T) {
 	// One process per session, all open at the same time: each waits for the
 	// word that is sent when all have arrived.
 	type one struct {
-		in  io.WriteCloser
-		p   *harness.Proc
-		dir string
+		in io.WriteCloser
+		p  *harness.Proc
 	}
 	all := make([]one, sessions)
 	dir := t.TempDir()

@@ -194,6 +194,7 @@ type Target struct {
 	Site          string    `json:"site,omitempty"`
 	Host          string    `json:"host"`
 	Port          int       `json:"port,omitempty"`
+	Comment       string    `json:"comment,omitempty"`
 	Tags          []string  `json:"tags,omitempty"`
 	HostKeyPolicy string    `json:"host_key_policy,omitempty"`
 	SSHAlgorithms string    `json:"ssh_algorithms,omitempty"`

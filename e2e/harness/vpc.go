@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"os"
 	"strings"
 )
 
@@ -124,4 +125,51 @@ func (n *Net) Listening(short string) ([]string, error) {
 		}
 	}
 	return found, nil
+}
+
+// VPCBehindHost makes a private network like VPC whose router is joined to
+// this machine by the link dev: near is our end's address, far the router's.
+func (n *Net) VPCBehindHost(name, dev, near, far string) error {
+	rtr, ext, host := "rtr-"+name, "ext-"+name, "host-"+name
+	if err := n.Add(rtr, ext, host); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"link", "add", dev, "type", "veth", "peer", "name", "wan", "netns", n.NS(rtr)},
+		{"addr", "add", near + "/30", "dev", dev},
+		{"link", "set", dev, "up"},
+	} {
+		if out, err := run("ip", args...); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	if err := n.IP(rtr, "addr add "+far+"/30 dev wan", "link set wan up", "route add default via "+near); err != nil {
+		return err
+	}
+	return n.lan(rtr, ext, host)
+}
+
+// HostNFT loads an nftables script on this machine itself.
+func HostNFT(script string) error { return runIn(script, "nft", "-f", "-") }
+
+// HostSysctl sets a kernel setting of this machine.
+func HostSysctl(setting string) error {
+	_, err := run("sysctl", "-q", "-w", setting)
+	return err
+}
+
+// Forget removes namespaces whose names begin with prefix, with everything
+// that runs in them, and a link of this machine.
+func Forget(prefix, dev string) {
+	entries, err := os.ReadDir("/run/netns")
+	if err != nil {
+		return // no namespace was ever made here
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), prefix) {
+			killInside(e.Name())
+			run("ip", "netns", "del", e.Name())
+		}
+	}
+	run("ip", "link", "del", dev)
 }

@@ -1,0 +1,16 @@
+#!/bin/sh
+# demo.sh up|down: brings the demo up or removes it; root is needed for its
+# network namespaces.
+set -eu
+cd "$(dirname "$0")/../.."
+tool=$(mktemp -d)
+trap 'rm -rf "$tool"' EXIT
+go build -o "$tool/demo" ./e2e/demo
+if [ "$(id -u)" = 0 ]; then
+	"$tool/demo" "$1" .
+elif command -v sudo >/dev/null 2>&1; then
+	sudo "$tool/demo" "$1" .
+else
+	echo "demo: network namespaces need root, and there is no sudo here" >&2
+	exit 1
+fi

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"caponier/e2e/harness"
+)
+
+// state is what down has to remove; it is written before things are made.
+type state struct {
+	// Scratch holds what accounts of the private hosts need to read.
+	Scratch   string            `json:"scratch"`
+	Processes map[string]string `json:"processes"` // PID → start time
+}
+
+func (d *demo) stateFile() string { return filepath.Join(d.dir, "state.json") }
+
+// note remembers a process; PIDs are reused, so its start time goes along.
+func (d *demo) note(p *harness.Proc) error {
+	pid := fmt.Sprint(p.PID())
+	d.state.Processes[pid] = startTime(pid)
+	return d.saveState()
+}
+
+func (d *demo) saveState() error {
+	b, err := json.Marshal(d.state)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(d.stateFile(), b, 0o600)
+}
+
+// startTime is field 22 of /proc/PID/stat (proc(5)), empty when it is gone.
+func startTime(pid string) string {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return ""
+	}
+	// The second field is in parentheses and may hold spaces.
+	text := string(b)
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(fields) < 20 {
+		return ""
+	}
+	return fields[19]
+}
+
+// down removes whatever an earlier up made; nothing there is fine.
+func (d *demo) down() error {
+	var s state
+	b, err := os.ReadFile(d.stateFile())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		if err := json.Unmarshal(b, &s); err != nil {
+			return fmt.Errorf("read %s: %w", d.stateFile(), err)
+		}
+	}
+	if len(s.Processes) > 0 {
+		d.say("stopping %d processes", len(s.Processes))
+	}
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		alive := 0
+		for pid, started := range s.Processes {
+			var n int
+			if _, err := fmt.Sscan(pid, &n); err == nil && started != "" && startTime(pid) == started {
+				alive++
+				syscall.Kill(n, sig)
+			}
+		}
+		if alive == 0 {
+			break
+		}
+		deadline := time.Now().Add(8 * time.Second)
+		for time.Now().Before(deadline) && s.running() {
+			time.Sleep(50 * time.Millisecond)
+		}
+	}
+	harness.Forget(prefix, link)
+	// Fails where the table is not there.
+	harness.HostNFT("table ip " + table + "\ndelete table ip " + table + "\n")
+	if s.Scratch != "" {
+		if err := os.RemoveAll(s.Scratch); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(d.dir); err != nil {
+		return err
+	}
+	// var/ was made by us as well, unless something else lives there.
+	os.Remove(filepath.Dir(d.dir))
+	return nil
+}
+
+func (s *state) running() bool {
+	for pid, started := range s.Processes {
+		if started != "" && startTime(pid) == started {
+			return true
+		}
+	}
+	return false
+}

@@ -44,11 +44,11 @@ func (m *Manager) Routes(f *api.Frame) {
 	}, m.handleTerminateMany)
 }
 
-type idIn struct {
+type IDIn struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
-type searchIn struct {
+type SearchIn struct {
 	api.PageIn
 	ID           string    `query:"id" maxLength:"64"`
 	Kind         string    `query:"kind" maxLength:"16"`
@@ -101,7 +101,7 @@ func (b *builder) add(cond string, args ...any) {
 
 // searchSQL makes the query of a search. ownerID limits it to one user's
 // connections; it is empty for those who may see all.
-func searchSQL(in *searchIn, ownerID string, after position, limit int) (string, []any) {
+func searchSQL(in *SearchIn, ownerID string, after position, limit int) (string, []any) {
 	b := &builder{}
 	if ownerID != "" {
 		b.add("user_id = ?", ownerID)
@@ -176,7 +176,7 @@ func like(text string) string {
 
 type listOut struct{ Body api.Page[*Record] }
 
-func (m *Manager) handleList(ctx context.Context, in *searchIn) (*listOut, error) {
+func (m *Manager) handleList(ctx context.Context, in *SearchIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
 	owner := p.UserID
 	if p.Can(api.ConnectionsView) {
@@ -209,7 +209,7 @@ func (m *Manager) visible(ctx context.Context, id string, perm api.Permission) (
 
 type recordOut struct{ Body *Record }
 
-func (m *Manager) handleGet(ctx context.Context, in *idIn) (*recordOut, error) {
+func (m *Manager) handleGet(ctx context.Context, in *IDIn) (*recordOut, error) {
 	x, _, err := m.visible(ctx, in.ID, api.ConnectionsView)
 	if err != nil {
 		return nil, err
@@ -226,7 +226,7 @@ type ChannelEntry struct {
 }
 
 type channelsIn struct {
-	idIn
+	IDIn
 	api.PageIn
 }
 
@@ -268,7 +268,7 @@ func (m *Manager) handleChannels(ctx context.Context, in *channelsIn) (*channels
 }
 
 type tagsIn struct {
-	idIn
+	IDIn
 	Body struct {
 		Tags []string `json:"tags" maxItems:"32"`
 	}
@@ -318,7 +318,7 @@ func (m *Manager) handleTags(ctx context.Context, in *tagsIn) (*recordOut, error
 }
 
 type terminateIn struct {
-	idIn
+	IDIn
 	Reason string `query:"reason" maxLength:"500" doc:"shown to the user"`
 }
 

@@ -133,7 +133,7 @@ func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) 
 	})}, nil
 }
 
-type idIn struct {
+type IDIn struct {
 	ID string `path:"id" maxLength:"64" doc:"connection id"`
 }
 
@@ -150,7 +150,7 @@ func (s *Service) visible(ctx context.Context, id string, perm api.Permission) (
 	return x, nil
 }
 
-func (s *Service) handleGet(ctx context.Context, in *idIn) (*sessionOut, error) {
+func (s *Service) handleGet(ctx context.Context, in *IDIn) (*sessionOut, error) {
 	x, err := s.visible(ctx, in.ID, api.ConnectionsView)
 	if err != nil {
 		return nil, err
@@ -158,7 +158,7 @@ func (s *Service) handleGet(ctx context.Context, in *idIn) (*sessionOut, error) 
 	return &sessionOut{Body: x}, nil
 }
 
-func (s *Service) handleClose(ctx context.Context, in *idIn) (*struct{}, error) {
+func (s *Service) handleClose(ctx context.Context, in *IDIn) (*struct{}, error) {
 	x, err := s.visible(ctx, in.ID, api.ConnectionsManage)
 	if err != nil {
 		return nil, err

@@ -135,7 +135,7 @@ func (s *Store) noteIn(ctx context.Context, tx *db.Tx, t audit.Type, p *api.Prin
 	})
 }
 
-type idIn struct {
+type IDIn struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
@@ -316,7 +316,7 @@ func (s *Store) handleSearchAll(ctx context.Context, in *searchAllIn) (*searchAl
 
 type recordingOut struct{ Body *Recording }
 
-func (s *Store) handleGet(ctx context.Context, in *idIn) (*recordingOut, error) {
+func (s *Store) handleGet(ctx context.Context, in *IDIn) (*recordingOut, error) {
 	r, _, err := s.visible(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -386,7 +386,7 @@ func (d *deadlineWriter) Write(p []byte) (int, error) {
 }
 
 type eventsIn struct {
-	idIn
+	IDIn
 	Limit int     `query:"limit" minimum:"1" maximum:"5000" default:"1000"`
 	After float64 `query:"after" minimum:"0" doc:"seconds; only events later than this"`
 }
@@ -451,8 +451,8 @@ func damagedProblem(err error) error {
 	return err
 }
 
-type searchIn struct {
-	idIn
+type SearchIn struct {
+	IDIn
 	Query string  `query:"q" required:"true" minLength:"1" maxLength:"200"`
 	From  float64 `query:"from" minimum:"0" maximum:"100000000" doc:"seconds; only places at or after"`
 	Limit int     `query:"limit" minimum:"1" maximum:"1000" default:"100"`
@@ -464,7 +464,7 @@ type searchOut struct {
 	}
 }
 
-func (s *Store) handleSearch(ctx context.Context, in *searchIn) (*searchOut, error) {
+func (s *Store) handleSearch(ctx context.Context, in *SearchIn) (*searchOut, error) {
 	r, p, err := s.content(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -483,7 +483,7 @@ func (s *Store) handleSearch(ctx context.Context, in *searchIn) (*searchOut, err
 
 type integrityOut struct{ Body Integrity }
 
-func (s *Store) handleVerify(ctx context.Context, in *idIn) (*integrityOut, error) {
+func (s *Store) handleVerify(ctx context.Context, in *IDIn) (*integrityOut, error) {
 	r, _, err := s.visible(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -501,7 +501,7 @@ type filesOut struct {
 	}
 }
 
-func (s *Store) handleFiles(ctx context.Context, in *idIn) (*filesOut, error) {
+func (s *Store) handleFiles(ctx context.Context, in *IDIn) (*filesOut, error) {
 	r, _, err := s.visible(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -512,7 +512,7 @@ func (s *Store) handleFiles(ctx context.Context, in *idIn) (*filesOut, error) {
 }
 
 type ticketIn struct {
-	idIn
+	IDIn
 	File string `path:"file" maxLength:"64"`
 }
 

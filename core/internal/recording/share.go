@@ -52,7 +52,7 @@ type rolesOut struct {
 	}
 }
 
-func (s *Store) handleRoles(ctx context.Context, in *idIn) (*rolesOut, error) {
+func (s *Store) handleRoles(ctx context.Context, in *IDIn) (*rolesOut, error) {
 	r, _, err := s.visible(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func (s *Store) handleRoles(ctx context.Context, in *idIn) (*rolesOut, error) {
 }
 
 type shareIn struct {
-	idIn
+	IDIn
 	Role string `path:"role" maxLength:"64" pattern:"^[a-z]+_[a-z0-9]+$" doc:"role id"`
 }
 

@@ -29,7 +29,7 @@ func (b roleBody) role() Role {
 type createRoleInput struct{ Body roleBody }
 
 type changeRoleInput struct {
-	writeInput
+	WriteInput
 	Body roleBody
 }
 
@@ -40,7 +40,7 @@ type memberOutput struct {
 	Body MemberView
 }
 
-type memberInput struct {
+type MemberInput struct {
 	ID   string `path:"id" maxLength:"40"`
 	User string `path:"user" maxLength:"40"`
 }
@@ -51,12 +51,12 @@ type membersInput struct {
 }
 
 type removeMemberInput struct {
-	memberInput
+	MemberInput
 	IfMatch string `header:"If-Match"`
 }
 
 type putMemberInput struct {
-	memberInput
+	MemberInput
 	IfMatch string `header:"If-Match" doc:"Needed to change a membership; not to add one."`
 	Body    struct {
 		Window  *WindowView `json:"window,omitempty"`
@@ -81,7 +81,7 @@ func (s *Service) roleRoutes(f *api.Frame) {
 	api.Register(f, op(http.MethodDelete, "/roles/{id}/members/{user}", "remove-member", "Take a member out of a role", api.UsersManage), s.handleRemoveMember)
 }
 
-func (s *Service) handleRoles(ctx context.Context, in *listInput) (*rolesOutput, error) {
+func (s *Service) handleRoles(ctx context.Context, in *ListInput) (*rolesOutput, error) {
 	var at byName
 	if err := api.DecodeCursor(in.Cursor, &at); err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func (s *Service) handleCreateRole(ctx context.Context, in *createRoleInput) (*r
 	return roleAnswer(r), nil
 }
 
-func (s *Service) handleRole(ctx context.Context, in *idInput) (*roleOutput, error) {
+func (s *Service) handleRole(ctx context.Context, in *IDInput) (*roleOutput, error) {
 	r, err := found(s.Role(ctx, in.ID))("role", in.ID)
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (s *Service) handleChangeRole(ctx context.Context, in *changeRoleInput) (*r
 	return roleAnswer(r), nil
 }
 
-func (s *Service) handleDeleteRole(ctx context.Context, in *writeInput) (*struct{}, error) {
+func (s *Service) handleDeleteRole(ctx context.Context, in *WriteInput) (*struct{}, error) {
 	return nil, missing("role", in.ID, s.DeleteRole(ctx, actorOf(ctx), in.ID, matchRole(ctx, in.IfMatch)))
 }
 
@@ -153,7 +153,7 @@ func (s *Service) handleMembers(ctx context.Context, in *membersInput) (*members
 	return &membersOutput{api.Paged(whole(list, showMember).Items, in.Limit, func(v MemberView) any { return byName{v.UserName} })}, nil
 }
 
-func (s *Service) handleMember(ctx context.Context, in *memberInput) (*memberOutput, error) {
+func (s *Service) handleMember(ctx context.Context, in *MemberInput) (*memberOutput, error) {
 	m, err := found(s.Member(ctx, in.ID, in.User))("member", in.User)
 	if err != nil {
 		return nil, err
@@ -198,7 +198,7 @@ func (s *Service) handleRemoveMember(ctx context.Context, in *removeMemberInput)
 	return nil, missing("member", in.User, s.RemoveMember(ctx, actorOf(ctx), in.ID, in.User, matchVersion(in.IfMatch)))
 }
 
-func (s *Service) handleMemberships(ctx context.Context, in *idInput) (*membersOutput, error) {
+func (s *Service) handleMemberships(ctx context.Context, in *IDInput) (*membersOutput, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersView)
 	if err != nil {
 		return nil, err

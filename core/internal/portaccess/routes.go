@@ -86,7 +86,7 @@ func (s *Service) problem(err error) error {
 	return err
 }
 
-type listIn struct {
+type ListIn struct {
 	api.PageIn
 	All bool `query:"all" doc:"also closed sessions"`
 }
@@ -98,7 +98,7 @@ type position struct {
 	ID string `json:"i"`
 }
 
-func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) {
+func (s *Service) handleList(ctx context.Context, in *ListIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
 	owner := p.UserID
 	if p.Can(api.ConnectionsView) {

@@ -139,7 +139,7 @@ type IDIn struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
-type listIn struct {
+type ListIn struct {
 	api.PageIn
 	Connection string    `query:"connection" maxLength:"64"`
 	User       string    `query:"user" maxLength:"64" doc:"user id or name"`
@@ -154,7 +154,7 @@ type listIn struct {
 type listOut struct{ Body api.Page[*Recording] }
 
 type searchAllIn struct {
-	listIn
+	ListIn
 	Query string `query:"q" required:"true" minLength:"1" maxLength:"200" doc:"text to find in transcripts, ignoring case"`
 }
 
@@ -186,7 +186,7 @@ type position struct {
 }
 
 // query builds the list query of what p may see.
-func (s *Store) query(ctx context.Context, p *api.Principal, in *listIn, readable bool, after position, limit int) (string, []any, error) {
+func (s *Store) query(ctx context.Context, p *api.Principal, in *ListIn, readable bool, after position, limit int) (string, []any, error) {
 	var where []string
 	var args []any
 	add := func(cond string, vs ...any) {
@@ -250,7 +250,7 @@ func (s *Store) query(ctx context.Context, p *api.Principal, in *listIn, readabl
 	return q + " order by started_at desc, id desc limit $" + strconv.Itoa(len(args)), args, nil
 }
 
-func (s *Store) handleList(ctx context.Context, in *listIn) (*listOut, error) {
+func (s *Store) handleList(ctx context.Context, in *ListIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
 	var after position
 	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
@@ -277,7 +277,7 @@ func (s *Store) handleSearchAll(ctx context.Context, in *searchAllIn) (*searchAl
 		return nil, err
 	}
 	out := &searchAllOut{}
-	q, args, err := s.query(ctx, p, &in.listIn, true, after, searchMost+1)
+	q, args, err := s.query(ctx, p, &in.ListIn, true, after, searchMost+1)
 	if err != nil {
 		return nil, err
 	}

@@ -20,12 +20,12 @@ func answer[T any](version int64, body T) *tagged[T] {
 
 type paged[T any] struct{ Body api.Page[T] }
 
-// changing is the input of operations that change one thing.
-type changing struct {
+// Changing is the input of operations that change one thing.
+type Changing struct {
 	IfMatch string `header:"If-Match" doc:"ETag of the version to change"`
 }
 
-type byID struct {
+type ByID struct {
 	ID string `path:"id" maxLength:"80" doc:"ID or name"`
 }
 
@@ -61,7 +61,7 @@ func page[R, V any](in api.PageIn, read func(after string, limit int) ([]R, erro
 }
 
 func (s *Service) siteRoutes(f *api.Frame) {
-	type byName struct {
+	type ByName struct {
 		Name string `path:"name" maxLength:"63"`
 	}
 	type body struct {
@@ -82,7 +82,7 @@ func (s *Service) siteRoutes(f *api.Frame) {
 			return answer(site.Version, viewSite(site)), nil
 		})
 	api.Register(f, api.Op{Method: "GET", Path: "/sites/{name}", ID: "get-site", Summary: "Read a site", Tag: "sites", Who: api.Needs(api.TargetsView)},
-		func(ctx context.Context, in *byName) (*tagged[siteView], error) {
+		func(ctx context.Context, in *ByName) (*tagged[siteView], error) {
 			site, err := s.Site(ctx, s.c.DB, in.Name)
 			if err != nil {
 				return nil, err
@@ -91,8 +91,8 @@ func (s *Service) siteRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "PUT", Path: "/sites/{name}", ID: "update-site", Summary: "Change a site's comment", Tag: "sites", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			byName
-			changing
+			ByName
+			Changing
 			Body struct {
 				Comment string `json:"comment" maxLength:"1000"`
 			}
@@ -105,8 +105,8 @@ func (s *Service) siteRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "DELETE", Path: "/sites/{name}", ID: "delete-site", Summary: "Delete a site nothing uses", Tag: "sites", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			byName
-			changing
+			ByName
+			Changing
 		}) (*none, error) {
 			return nil, s.DeleteSite(ctx, in.Name, matching(in.IfMatch))
 		})
@@ -152,7 +152,7 @@ func (s *Service) targetRoutes(f *api.Frame) {
 			return &struct{ Body *Imported }{done}, err
 		})
 	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}", ID: "get-target", Summary: "Read a target by ID or name", Tag: "targets", Who: api.Needs(api.TargetsView)},
-		func(ctx context.Context, in *byID) (*tagged[View], error) {
+		func(ctx context.Context, in *ByID) (*tagged[View], error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
 			if err != nil {
 				return nil, err
@@ -161,8 +161,8 @@ func (s *Service) targetRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "PUT", Path: "/targets/{id}", ID: "update-target", Summary: "Replace a target's settings", Tag: "targets", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			byID
-			changing
+			ByID
+			Changing
 			Body Settings
 		}) (*tagged[View], error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
@@ -176,8 +176,8 @@ func (s *Service) targetRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "DELETE", Path: "/targets/{id}", ID: "delete-target", Summary: "Delete a target with its accounts, host keys and grants", Tag: "targets", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			byID
-			changing
+			ByID
+			Changing
 		}) (*none, error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
 			if err != nil {
@@ -188,12 +188,12 @@ func (s *Service) targetRoutes(f *api.Frame) {
 }
 
 func (s *Service) accountRoutes(f *api.Frame) {
-	type one struct {
-		byID
+	type One struct {
+		ByID
 		Account string `path:"account" maxLength:"80" doc:"account ID"`
 	}
 	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}/accounts", ID: "list-accounts", Summary: "List the accounts of a target", Tag: "targets", Who: api.Needs(api.TargetsView)},
-		func(ctx context.Context, in *byID) (*paged[accountView], error) {
+		func(ctx context.Context, in *ByID) (*paged[accountView], error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
 			if err != nil {
 				return nil, err
@@ -203,7 +203,7 @@ func (s *Service) accountRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "POST", Path: "/targets/{id}/accounts", ID: "create-account", Summary: "Add an account to a target", Tag: "targets", Who: api.Needs(api.TargetsManage), Status: 201},
 		func(ctx context.Context, in *struct {
-			byID
+			ByID
 			Body AccountSettings
 		}) (*tagged[accountView], error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
@@ -221,7 +221,7 @@ func (s *Service) accountRoutes(f *api.Frame) {
 			return answer(made.Version, viewAccount(made)), nil
 		})
 	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}/accounts/{account}", ID: "get-account", Summary: "Read an account", Tag: "targets", Who: api.Needs(api.TargetsView)},
-		func(ctx context.Context, in *one) (*tagged[accountView], error) {
+		func(ctx context.Context, in *One) (*tagged[accountView], error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
 			if err != nil {
 				return nil, err
@@ -234,8 +234,8 @@ func (s *Service) accountRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "PUT", Path: "/targets/{id}/accounts/{account}", ID: "update-account", Summary: "Replace an account's settings", Tag: "targets", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			one
-			changing
+			One
+			Changing
 			Body AccountSettings
 		}) (*tagged[accountView], error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
@@ -254,8 +254,8 @@ func (s *Service) accountRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "DELETE", Path: "/targets/{id}/accounts/{account}", ID: "delete-account", Summary: "Remove an account", Tag: "targets", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			one
-			changing
+			One
+			Changing
 		}) (*none, error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
 			if err != nil {
@@ -275,13 +275,13 @@ func views[R, V any](rows []R, view func(*R) V) []V {
 
 func (s *Service) hostKeyRoutes(f *api.Frame) {
 	type verdict struct {
-		byID
+		ByID
 		Body struct {
 			Fingerprint string `json:"fingerprint" maxLength:"100" doc:"SHA256:…"`
 		}
 	}
 	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}/host-keys", ID: "list-host-keys", Summary: "List the host keys seen on a target", Tag: "targets", Who: api.Needs(api.TargetsView)},
-		func(ctx context.Context, in *byID) (*paged[hostKeyView], error) {
+		func(ctx context.Context, in *ByID) (*paged[hostKeyView], error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
 			if err != nil {
 				return nil, err
@@ -291,7 +291,7 @@ func (s *Service) hostKeyRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "POST", Path: "/targets/{id}/host-keys", ID: "add-host-key", Summary: "Accept a host key known from elsewhere", Tag: "targets", Who: api.Needs(api.TargetsManage), Status: 201},
 		func(ctx context.Context, in *struct {
-			byID
+			ByID
 			Body struct {
 				Key string `json:"key" maxLength:"16384" doc:"authorized_keys form"`
 			}
@@ -308,7 +308,7 @@ func (s *Service) hostKeyRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "DELETE", Path: "/targets/{id}/host-keys", ID: "forget-host-keys", Summary: "Forget one host key, or all", Tag: "targets", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			byID
+			ByID
 			Fingerprint string `query:"fingerprint" maxLength:"100" doc:"SHA256:…; all keys when left out"`
 		}) (*none, error) {
 			t, err := s.find(ctx, s.c.DB, in.ID)
@@ -359,7 +359,7 @@ func (s *Service) grantRoutes(f *api.Frame) {
 			return answer(made.Version, viewGrant(made)), nil
 		})
 	api.Register(f, api.Op{Method: "GET", Path: "/grants/{id}", ID: "get-grant", Summary: "Read a grant", Tag: "grants", Who: api.Needs(api.TargetsView)},
-		func(ctx context.Context, in *byID) (*tagged[grantView], error) {
+		func(ctx context.Context, in *ByID) (*tagged[grantView], error) {
 			g, err := s.Grant(ctx, s.c.DB, in.ID)
 			if err != nil {
 				return nil, err
@@ -368,8 +368,8 @@ func (s *Service) grantRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "PUT", Path: "/grants/{id}", ID: "update-grant", Summary: "Replace a grant", Tag: "grants", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			byID
-			changing
+			ByID
+			Changing
 			Body grantSettings
 		}) (*tagged[grantView], error) {
 			set, err := in.Body.read()
@@ -384,8 +384,8 @@ func (s *Service) grantRoutes(f *api.Frame) {
 		})
 	api.Register(f, api.Op{Method: "DELETE", Path: "/grants/{id}", ID: "delete-grant", Summary: "Take a grant away", Tag: "grants", Who: api.Needs(api.TargetsManage)},
 		func(ctx context.Context, in *struct {
-			byID
-			changing
+			ByID
+			Changing
 		}) (*none, error) {
 			return nil, s.DeleteGrant(ctx, in.ID, matching(in.IfMatch))
 		})

@@ -153,3 +153,12 @@ func newKey(t testing.TB) ssh.PublicKey {
 	}
 	return key
 }
+
+func (r *room) auditCount(t testing.TB) int {
+	t.Helper()
+	found, err := r.log.After(t.Context(), r.db, audit.Filter{}, 0, 10_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(found)
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -116,8 +117,8 @@ const (
 	sqlNamesTaken    = `select name, id, version from targets where name in (%[1]s)`
 )
 
-// maxRows bounds what one statement inserts or asks for at once.
-const maxRows = 400
+// maxRows bounds what one statement asks for at once.
+const maxRows = 200
 
 // marks is "$n, $n+1, …" for count values.
 func marks(n, count int) string {
@@ -132,26 +133,39 @@ func marks(n, count int) string {
 	return b.String()
 }
 
-// insertRows inserts rows of equal width with as few statements as possible.
-func insertRows(ctx context.Context, q db.Querier, insert string, rows [][]any) error {
-	for len(rows) > 0 {
-		n := min(len(rows), maxRows)
-		var b strings.Builder
-		b.WriteString(insert)
-		args := make([]any, 0, n*len(rows[0]))
-		for i, r := range rows[:n] {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			b.WriteString("(" + marks(len(args)+1, len(r)) + ")")
-			args = append(args, r...)
-		}
-		if _, err := q.ExecContext(ctx, b.String(), args...); err != nil {
+// maxArgs bounds the values of one insert: SQLite takes quadratic time to
+// read many numbered placeholders.
+const maxArgs = 256
+
+// insertRows inserts rows of equal width with few statements.
+func insertRows(ctx context.Context, tx *db.Tx, insert string, rows [][]any) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	n := min(len(rows), max(1, maxArgs/len(rows[0])))
+	st, err := tx.PrepareContext(ctx, insert+values(n, len(rows[0])))
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	for ; len(rows) >= n; rows = rows[n:] {
+		if _, err := st.ExecContext(ctx, slices.Concat(rows[:n]...)...); err != nil {
 			return err
 		}
-		rows = rows[n:]
 	}
-	return nil
+	if len(rows) > 0 {
+		_, err = tx.ExecContext(ctx, insert+values(len(rows), len(rows[0])), slices.Concat(rows...)...)
+	}
+	return err
+}
+
+// values is "($1, $2), ($3, $4)" for rows of a width.
+func values(rows, width int) string {
+	list := make([]string, rows)
+	for i := range list {
+		list[i] = "(" + marks(1+i*width, width) + ")"
+	}
+	return strings.Join(list, ", ")
 }
 
 // rowScanner is *sql.Row or *sql.Rows.

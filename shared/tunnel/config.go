@@ -70,6 +70,9 @@ type DialConfig struct {
 	// Transport is WSS or QUIC; empty races both (QUIC only if QUICAddr is
 	// set or URL is https).
 	Transport Transport
+	// Prefer is the transport that gets a head start in a race: the one that
+	// won the last time. Empty means QUIC.
+	Prefer Transport
 	// QUICAddr is host:port for QUIC; empty means that of URL.
 	QUICAddr string
 	// Proxy chooses an HTTP CONNECT proxy for wss; nil means

@@ -42,6 +42,7 @@ func carriers() []carrier {
 		{"inner", tunnel.WSS, tunnel.InnerTLS, func(t *testing.T, lim tunnel.Limits, delay time.Duration) pair {
 			return connectWSS(t, lim, delay, true)
 		}},
+		{"quic", tunnel.QUIC, tunnel.BoundTLS, connectQUIC},
 	}
 }
 
@@ -89,6 +90,40 @@ func connectWSS(t *testing.T, lim tunnel.Limits, delay time.Duration, plain bool
 		t.Fatal(err)
 	}
 	p := pair{edge, <-c.Sessions}
+	t.Cleanup(func() { _ = p.edge.Close(nil); _ = p.core.Close(nil) })
+	return p
+}
+
+func connectQUIC(t *testing.T, lim tunnel.Limits, delay time.Duration) pair {
+	t.Helper()
+	_, coreID, edgeID := identities(t)
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tunnel.ListenQUIC(pc, func() tunnel.AcceptConfig { return tunnel.AcceptConfig{Identity: coreID, Limits: lim} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close(); _ = pc.Close() })
+	addr := pc.LocalAddr().String()
+	if delay > 0 {
+		p, err := tunneltest.NewPacketProxy(addr, delay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = p.Close() })
+		addr = p.Addr
+	}
+	edge, err := tunnel.Dial(t.Context(), tunnel.DialConfig{QUICAddr: addr, Identity: edgeID, Transport: tunnel.QUIC, Limits: lim})
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, err := l.Accept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := pair{edge, core}
 	t.Cleanup(func() { _ = p.edge.Close(nil); _ = p.core.Close(nil) })
 	return p
 }

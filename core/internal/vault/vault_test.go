@@ -312,7 +312,8 @@ func FuzzParseSealed(f *testing.F) {
 		if s.root != v.root {
 			return // would ask the database for the root key
 		}
-		if got, err := v.Open(somewhere, b); err == nil && !bytes.Equal(b, good) {
+		// Each fuzzing process seals a seed of its own, always of this value.
+		if got, err := v.Open(somewhere, b); err == nil && string(got) != "value" {
 			t.Fatalf("opened something we did not seal: %q", got)
 		}
 	})

@@ -1,0 +1,374 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"caponier/core/internal/db"
+	"caponier/core/internal/db/dbtest"
+)
+
+// revocable is an Authenticator whose logins end when they are revoked.
+type revocable struct {
+	mu      sync.Mutex
+	revoked map[string]bool // guarded by mu
+}
+
+func (a *revocable) Authenticate(r *http.Request, source netip.Addr) (*Principal, error) {
+	p, err := people.Authenticate(r, source)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p != nil && a.revoked[p.UserName] {
+		return nil, Unauthenticated("It was revoked.")
+	}
+	return p, err
+}
+
+func (a *revocable) revoke(name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.revoked[name] = true
+}
+
+// stream is an open event stream; lines holds its data lines and comments.
+type stream struct {
+	t     *testing.T
+	lines chan string
+	done  context.CancelFunc
+}
+
+func openStream(t *testing.T, s *httptest.Server, token string) *stream {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, "GET", s.URL+"/api/v1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := s.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.StatusCode != 200 || res.Header.Get("Content-Type") != "text/event-stream" {
+		t.Fatalf("event stream: %d %s", res.StatusCode, res.Header.Get("Content-Type"))
+	}
+	st := &stream{t, make(chan string, 1000), cancel}
+	go func() {
+		defer close(st.lines)
+		defer res.Body.Close()
+		sc := bufio.NewScanner(res.Body)
+		for sc.Scan() {
+			if line := sc.Text(); line != "" {
+				st.lines <- line
+			}
+		}
+	}()
+	st.want("retry: 3000")
+	t.Cleanup(func() {
+		cancel()
+		for range st.lines { // until the reader has ended
+		}
+	})
+	return st
+}
+
+// want reads lines until one equals text; heartbeats are passed over.
+func (s *stream) want(text string) {
+	s.t.Helper()
+	for {
+		select {
+		case line, ok := <-s.lines:
+			if !ok {
+				s.t.Fatalf("the stream ended before %q", text)
+			}
+			if line == text {
+				return
+			}
+			if line != ": alive" && !strings.HasPrefix(line, "event: ") {
+				s.t.Fatalf("got %q before %q", line, text)
+			}
+		case <-time.After(10 * time.Second):
+			s.t.Fatalf("no %q", text)
+		}
+	}
+}
+
+func (s *stream) ended() {
+	s.t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		select {
+		case _, ok := <-s.lines:
+			if !ok {
+				return
+			}
+		case <-deadline:
+			s.t.Fatal("the stream goes on")
+		}
+	}
+}
+
+func eventFrame(t *testing.T, d *db.DB, auth Authenticator, heartbeat time.Duration) (*Frame, *httptest.Server) {
+	t.Helper()
+	f, err := New(Config{Auth: auth, DB: d, Log: slog.New(slog.DiscardHandler), Heartbeat: heartbeat})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(f.Handler())
+	t.Cleanup(s.Close)
+	t.Cleanup(f.Close)
+	return f, s
+}
+
+func notify(t *testing.T, d *db.DB, topic, id string) {
+	t.Helper()
+	if err := d.Tx(t.Context(), func(tx *db.Tx) error { return tx.Notify(t.Context(), topic, id) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEventsByPermission(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		f, s := eventFrame(t, d, people, time.Hour)
+		admin, viewer, nothing := openStream(t, s, "admin"), openStream(t, s, "viewer"), openStream(t, s, "nothing")
+		waitListening(t, d)
+		notify(t, d, "target", "tgt_1")
+		notify(t, d, "user", "usr_1")
+		notify(t, d, "secret", "sec_1") // nobody here may see it
+		notify(t, d, "user", "usr_2")
+		for _, id := range []string{"usr_1", "usr_2"} {
+			viewer.want(`data: {"topic":"user","id":"` + id + `"}`)
+		}
+		admin.want(`data: {"topic":"target","id":"tgt_1"}`)
+		admin.want(`data: {"topic":"user","id":"usr_1"}`)
+		admin.want(`data: {"topic":"user","id":"usr_2"}`)
+		f.Publish(Event{Topic: "connection", ID: "con_1", UserID: "usr_nothing", Data: []byte(`{"bytes":7}`)})
+		nothing.want(`data: {"topic":"connection","id":"con_1","data":{"bytes":7}}`)
+		f.Publish(Event{Topic: db.TopicResync})
+		for _, st := range []*stream{admin, viewer, nothing} {
+			st.want("data: {}")
+		}
+	})
+}
+
+// waitListening returns when notes reach subscribers: the listener of a fresh
+// PostgreSQL database may still be connecting.
+func waitListening(t *testing.T, d *db.DB) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	ch := d.Subscribe(ctx)
+	for {
+		notify(t, d, "ready", "")
+		wait, stop := context.WithTimeout(ctx, 50*time.Millisecond)
+		select {
+		case n := <-ch:
+			stop()
+			if n.Topic == "ready" {
+				return
+			}
+		case <-wait.Done():
+			stop()
+		}
+		if ctx.Err() != nil {
+			t.Fatal("no note arrives")
+		}
+	}
+}
+
+func TestEventsEndWithTheLogin(t *testing.T) {
+	t.Run("on a change", func(t *testing.T) {
+		d, auth := dbtest.SQLite(t), &revocable{revoked: map[string]bool{}}
+		_, s := eventFrame(t, d, auth, time.Hour)
+		st := openStream(t, s, "admin")
+		auth.revoke("admin")
+		notify(t, d, "token", "tok_1")
+		st.ended()
+	})
+	t.Run("at a heartbeat", func(t *testing.T) {
+		d, auth := dbtest.SQLite(t), &revocable{revoked: map[string]bool{}}
+		_, s := eventFrame(t, d, auth, time.Millisecond)
+		st := openStream(t, s, "admin")
+		st.want(": alive")
+		auth.revoke("admin")
+		st.ended()
+	})
+	t.Run("at shutdown", func(t *testing.T) {
+		f, s := eventFrame(t, dbtest.SQLite(t), people, time.Hour)
+		st := openStream(t, s, "admin")
+		f.Close()
+		st.ended()
+		res, body := call1(t, f, "GET", "/api/v1/events", sent{token: "admin"})
+		if res.StatusCode != 503 {
+			t.Errorf("a stream opened after Close: %d %s", res.StatusCode, body)
+		}
+	})
+}
+
+func TestEventsAreBounded(t *testing.T) {
+	h := newHub()
+	slow, problem := h.add("usr_1")
+	if problem != nil {
+		t.Fatal(problem)
+	}
+	for i := range streamQueue + 10 {
+		h.publish(Event{Topic: "connection", ID: itoa(i)})
+	}
+	first := <-slow
+	if first.Topic != db.TopicResync || len(slow) != 9 {
+		t.Errorf("a slow stream holds %+v and %d more, want a resync and what came after it", first, len(slow))
+	}
+	for range streamsPerUser - 1 {
+		if _, problem := h.add("usr_1"); problem != nil {
+			t.Fatal(problem)
+		}
+	}
+	if _, problem := h.add("usr_1"); problem == nil || problem.Status != 429 {
+		t.Errorf("too many streams of one user: %+v", problem)
+	}
+	if _, problem := h.add("usr_2"); problem != nil {
+		t.Errorf("another user: %+v", problem)
+	}
+	h.remove(slow)
+	h.remove(slow)
+	if _, problem := h.add("usr_1"); problem != nil {
+		t.Errorf("after one closed: %+v", problem)
+	}
+}
+
+func TestStreamsLeakNothing(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	d, err := db.Open(t.Context(), db.Config{Engine: db.SQLite, Path: t.TempDir() + "/core.db"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	f, err := New(Config{Auth: people, DB: d, Log: slog.New(slog.DiscardHandler), Heartbeat: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(f.Handler())
+	defer s.Close()
+	defer s.Client().CloseIdleConnections()
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(ctx, "GET", s.URL+"/api/v1/events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer admin")
+		res, err := s.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(res.Body, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		res.Body.Close()
+	}
+	f.Close()
+	s.Close()
+	if n := len(f.events.streams); n != 0 {
+		t.Errorf("%d streams are left", n)
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	f, _ := testFrame(t, people)
+	send := func(token, key, body string) (int, string, http.Header) {
+		t.Helper()
+		res, b := call1(t, f, "POST", "/api/v1/things", sent{token: token, body: body, header: map[string]string{"Idempotency-Key": key}})
+		return res.StatusCode, b, res.Header
+	}
+	code, first, _ := send("admin", "k1", `{"name":"a"}`)
+	if code != 201 {
+		t.Fatalf("%d %s", code, first)
+	}
+	code, again, h := send("admin", "k1", `{"name":"a"}`)
+	if code != 201 || again != first || h.Get("Idempotency-Replayed") != "true" || h.Get("ETag") != `"1"` || h.Get("Content-Type") != "application/json" {
+		t.Errorf("repeated: %d %s %v", code, again, h)
+	}
+	if code, b, _ := send("admin", "k1", `{"name":"b"}`); code != 422 || !strings.Contains(b, "idempotency_key_reused") {
+		t.Errorf("another request with the same key: %d %s", code, b)
+	}
+	if _, b, _ := send("admin", "k2", `{"name":"a"}`); b == first {
+		t.Error("another key got the first answer")
+	}
+	if _, b, _ := send("admin", "", `{"name":"a"}`); b == first {
+		t.Error("no key got the first answer")
+	}
+	if code, b, _ := send("viewer", "k1", `{"name":"a"}`); code != 403 {
+		t.Errorf("another user with the same key: %d %s", code, b)
+	}
+	if code, _, _ := send("admin", strings.Repeat("k", 200), `{"name":"a"}`); code != 422 {
+		t.Errorf("a long key: %d", code)
+	}
+	if code, b, _ := send("admin", "k3", `{"name":""}`); code != 422 {
+		t.Errorf("%d %s", code, b)
+	}
+}
+
+func TestIdempotencyDetails(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	s := newReplayStore(func() time.Time { return now })
+	p := &Principal{UserID: "usr_1"}
+	ran := 0
+	send := func(op Op, key string, h http.HandlerFunc) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", "/x", nil)
+		r.Header.Set("Idempotency-Key", key)
+		w := httptest.NewRecorder()
+		s.serve(w, r, op, p, nil, func(w http.ResponseWriter, r *http.Request) { ran++; h(w, r) })
+		return w
+	}
+	ok := func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "done") }
+	op := Op{ID: "x"}
+
+	send(op, "fails", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
+	if w := send(op, "fails", ok); w.Code != 200 || ran != 2 {
+		t.Errorf("a server error is kept: %d, ran %d", w.Code, ran)
+	}
+	send(Op{ID: "x", Sensitive: true}, "secret", ok)
+	if send(Op{ID: "x", Sensitive: true}, "secret", ok); ran != 4 || len(s.byKey) != 1 {
+		t.Errorf("a sensitive answer is kept: ran %d, %d kept", ran, len(s.byKey))
+	}
+	send(op, "slow", func(w http.ResponseWriter, _ *http.Request) {
+		if in := send(op, "slow", ok); in.Code != 409 {
+			t.Errorf("the same key while the first runs: %d", in.Code)
+		}
+	})
+	func() {
+		defer func() { recover() }()
+		send(op, "panics", func(http.ResponseWriter, *http.Request) { panic("x") })
+	}()
+	if w := send(op, "panics", ok); w.Body.String() != "done" {
+		t.Errorf("a panic is kept: %d %s", w.Code, w.Body)
+	}
+	big := func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, replayBody+1)) }
+	send(op, "big", big)
+	if before := ran; send(op, "big", big).Code != 200 || ran != before+1 {
+		t.Error("a large answer is kept")
+	}
+	now = now.Add(replayFor)
+	if before := ran; send(op, "fails", ok).Code != 200 || ran != before+1 {
+		t.Error("an answer is kept for too long")
+	}
+	for i := range replayMax + 50 {
+		send(op, fmt.Sprint("many", i), ok)
+	}
+	if len(s.byKey) > replayMax || s.order.Len() > replayMax {
+		t.Errorf("%d answers are kept", len(s.byKey))
+	}
+}

@@ -259,7 +259,8 @@ func (l *Live) endLocked(r EndReason, public string, o *order) {
 
 // Close ends the record: disconnected, or failed when err is not nil and it
 // never got to connected. Idempotent; also called with the context's cause.
-// When the connection was ended by decision, that reason is kept.
+// When the connection was ended by decision, that reason is kept and it counts
+// as disconnected.
 func (l *Live) Close(r EndReason, err error) {
 	if !l.close(r, err) {
 		return
@@ -273,15 +274,15 @@ func (l *Live) Close(r EndReason, err error) {
 func (l *Live) close(r EndReason, err error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	byDecision := l.state == Disconnecting
 	e := stepClose
-	if err != nil && l.connectedAt.IsZero() {
+	if err != nil && l.connectedAt.IsZero() && !byDecision {
 		e = stepFail
 	}
 	s, ok := next(l.state, e)
 	if !ok || l.abandoned {
 		return false
 	}
-	byDecision := l.state == Disconnecting
 	l.state, l.endedAt = s, l.m.cfg.Now()
 	l.version++
 	if !byDecision {

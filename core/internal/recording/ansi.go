@@ -20,7 +20,7 @@ const (
 	scanCSI              // after ESC [
 	scanString           // OSC, DCS, PM, APC, SOS: up to BEL or ST
 	scanStringEsc
-	scanCharset // ESC ( and the like take one more byte
+	scanCharset // ESC (, ESC O and the like take one more byte
 )
 
 // sink receives what a scanner finds.
@@ -80,7 +80,7 @@ func (s *scanner) escape(c byte) {
 		s.state, s.param = scanCSI, s.param[:0]
 	case ']', 'P', '^', '_', 'X':
 		s.state = scanString
-	case '(', ')', '*', '+', '#', ' ', '%':
+	case '(', ')', '*', '+', '#', ' ', '%', 'O', 'N':
 		s.state = scanCharset
 	case 0x1b:
 		s.state = scanEscape

@@ -114,7 +114,7 @@ func (c *Core) Start(ctx context.Context) error {
 	return Until(ctx, 60*time.Second, "core is ready", func() error {
 		select {
 		case <-c.Proc.Exited():
-			return fmt.Errorf("it has ended: %s", tail(c.Proc.Output(), 3000))
+			return fmt.Errorf("%w: %s", ErrGone, tail(c.Proc.Output(), 3000))
 		default:
 		}
 		b, err := os.ReadFile(ready)

@@ -94,7 +94,7 @@ func (a *API) Online(ctx context.Context, limit time.Duration, site string, proc
 		if proc != nil {
 			select {
 			case <-proc.Exited():
-				return fmt.Errorf("it has ended: %s", tail(proc.Output(), 3000))
+				return fmt.Errorf("%w: %s", ErrGone, tail(proc.Output(), 3000))
 			default:
 			}
 		}

@@ -17,8 +17,11 @@ import (
 	"time"
 )
 
+// ErrGone is in errors of conditions that can no longer come true.
+var ErrGone = errors.New("it has ended")
+
 // Until calls f every 20 ms until it returns nil, and fails with f's last
-// error when that takes longer than limit.
+// error when that takes longer than limit, at once when it is an ErrGone.
 func Until(ctx context.Context, limit time.Duration, what string, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -28,6 +31,9 @@ func Until(ctx context.Context, limit time.Duration, what string, f func() error
 		err := f()
 		if err == nil {
 			return nil
+		}
+		if errors.Is(err, ErrGone) {
+			return fmt.Errorf("%s: %w", what, err)
 		}
 		select {
 		case <-ctx.Done():

@@ -118,7 +118,7 @@ func (p *Proc) WaitOutput(ctx context.Context, limit time.Duration, text string)
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("it has ended: %s", tail(out, 2000))
+			return fmt.Errorf("%w: %s", ErrGone, tail(out, 2000))
 		default:
 			return errors.New("not yet")
 		}

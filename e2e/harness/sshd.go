@@ -191,7 +191,7 @@ exec "$2" -D -e -f "$1/sshd_config"`
 	return Until(ctx, 10*time.Second, "sshd "+s.cfg.Name+" answers", func() error {
 		select {
 		case <-s.Proc.Exited():
-			return fmt.Errorf("it has ended: %s", tail(s.Proc.Output(), 1000))
+			return fmt.Errorf("%w: %s", ErrGone, tail(s.Proc.Output(), 1000))
 		default:
 		}
 		dctx, cancel := context.WithTimeout(ctx, time.Second)

@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -124,7 +125,10 @@ func Main(args []string, w IO) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	e := &env{IO: w, ctx: ctx, json: c.Output == "json", now: time.Now}
-	if e.dir, err = configDir(e); err != nil {
+	if e.dir, err = configDir(e); err == nil {
+		e.dir, err = filepath.Abs(e.dir) // it goes into printed configuration
+	}
+	if err != nil {
 		return report(w.Err, err)
 	}
 	return report(w.Err, kctx.Run(e))

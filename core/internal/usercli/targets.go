@@ -36,7 +36,7 @@ func listTargets(ctx context.Context, c *client, search string) ([]entry, error)
 	if search != "" {
 		q.Set("search", search)
 	}
-	items, err := c.all(ctx, "/access", q, maxListed)
+	items, err := c.all(ctx, "/me/targets", q, maxListed)
 	if err != nil {
 		return nil, err
 	}
@@ -69,10 +69,8 @@ func (t targetsCmd) Run(e *env) error {
 			address = t.Target.Site + "/" + address
 		}
 		var notes []string
-		for note, on := range map[string]bool{"recorded": t.Record} {
-			if on {
-				notes = append(notes, note)
-			}
+		if t.Record {
+			notes = append(notes, "recorded")
 		}
 		if t.NeedMFA {
 			notes = append(notes, "second factor")
@@ -93,16 +91,21 @@ type explainCmd struct {
 
 // explanation is the answer to "why (not)?".
 type explanation struct {
-	OK     bool    `json:"ok"`
-	Stages []stage `json:"stages"`
+	Allowed bool    `json:"allowed"`
+	Works   bool    `json:"works"`
+	Reason  string  `json:"reason"`
+	Target  string  `json:"target"`
+	Account string  `json:"account"`
+	Stages  []stage `json:"stages"`
 }
 
 type stage struct {
-	Name string  `json:"name"`
-	OK   bool    `json:"ok"`
-	MS   float64 `json:"ms"`
-	Text string  `json:"text"`
-	Fix  string  `json:"fix"`
+	Name    string  `json:"name"`
+	OK      bool    `json:"ok"`
+	Skipped bool    `json:"skipped"`
+	MS      float64 `json:"ms"`
+	Text    string  `json:"text"`
+	Fix     string  `json:"fix"`
 }
 
 func (x explainCmd) Run(e *env) error {
@@ -116,6 +119,19 @@ func (x explainCmd) Run(e *env) error {
 	c, _, err := e.session()
 	if err != nil {
 		return err
+	}
+	if account == "" && x.User == "" {
+		// The first account one may use; with none, core says why.
+		entries, err := listTargets(e.ctx, c, target)
+		if err != nil {
+			return err
+		}
+		for _, t := range entries {
+			if t.Target.Name == target {
+				account = t.Account
+				break
+			}
+		}
 	}
 	q := url.Values{}
 	for k, v := range map[string]string{"account": account, "user": x.User} {
@@ -136,19 +152,22 @@ func (x explainCmd) Run(e *env) error {
 	}
 	for _, s := range answer.Stages {
 		mark := "ok  "
-		if !s.OK {
+		switch {
+		case s.Skipped:
+			mark = "-   "
+		case !s.OK:
 			mark = "FAIL"
 		}
-		if err := e.printf("%s  %-8s %8.1f ms  %s\n", mark, plain(s.Name), s.MS, plain(s.Text)); err != nil {
+		if err := e.printf("%s  %-11s %8.1f ms  %s\n", mark, plain(s.Name), s.MS, plain(s.Text)); err != nil {
 			return err
 		}
 		if s.Fix != "" {
-			if err := e.printf("                           fix: %s\n", plain(s.Fix)); err != nil {
+			if err := e.printf("%31sfix: %s\n", "", plain(s.Fix)); err != nil {
 				return err
 			}
 		}
 	}
-	if !answer.OK {
+	if !answer.Works {
 		return &hinted{err: fmt.Errorf("%s cannot be reached", plain(target)), code: ExitRefused}
 	}
 	return nil

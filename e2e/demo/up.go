@@ -115,7 +115,7 @@ func (d *demo) startCore(ctx context.Context) error {
 		addrs[name] = a
 	}
 	d.say("starting core on SQLite at https://%s", addrs["https"])
-	toml := fmt.Sprintf("name = \"demo\"\ngrace = \"2s\"\n[public]\nurl = \"https://%s\"\nbastion = %q\nedge = \"https://%s\"\n[listen]\nhttps = %q\nhttp = \"off\"\nquic = \"off\"\nbastion = %q\nsocks = %q\nmetrics = %q\nsessions = \"4000-6000\"\nsessions_host = \"127.0.0.1\"\n",
+	toml := fmt.Sprintf("name = \"demo\"\ngrace = \"2s\"\n[public]\nurl = \"https://%s\"\nbastion = %q\nedge = \"https://%s\"\n[listen]\nhttps = %q\nhttp = \"off\"\nbastion = %q\nsocks = %q\nmetrics = %q\nsessions = \"4000-6000\"\nsessions_host = \"127.0.0.1\"\n",
 		addrs["https"], addrs["bastion"], near, addrs["https"], addrs["bastion"], addrs["socks"], addrs["metrics"])
 	var err error
 	d.core, err = harness.StartCore(ctx, nil, filepath.Join(d.root, "bin", "caponier-core"), filepath.Join(d.dir, "core"), harness.CoreConfig{TOML: toml, Keep: true})

@@ -91,7 +91,7 @@ func parseClock(text string) (int, bool) {
 		return 0, true
 	}
 	var h, m int
-	if n, err := fmt.Sscanf(text, "%2d:%2d", &h, &m); n != 2 || err != nil || clockText(h*60+m) != text || m > 59 || h > 24 {
+	if n, err := fmt.Sscanf(text, "%2d:%2d", &h, &m); n != 2 || err != nil || clockText(h*60+m) != text || m < 0 || m > 59 || h < 0 || h*60+m > 24*60 {
 		return 0, false
 	}
 	return h*60 + m, true

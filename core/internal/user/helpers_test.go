@@ -4,8 +4,11 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"net/netip"
+	"strings"
+	"testing"
 
 	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/ssh"
 )
 
 // strictRand is crypto/rand as an io.Reader.
@@ -29,3 +32,8 @@ const rsa1024 = `ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQCk4aXaVGFTkKXlhRCVJP1v+CT
 
 // netOf is an address in a network of its own.
 func netOf(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}) }
+
+// authorizedKey is a fresh key as in id_ed25519.pub.
+func authorizedKey(t testing.TB) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(newSSHKey(t).PublicKey())))
+}

@@ -77,11 +77,11 @@ func matchVersion(ifMatch string) func(int64) error {
 	return func(version int64) error { return api.CheckMatch(ifMatch, version) }
 }
 
-type IDInput struct {
+type idInput struct {
 	ID string `path:"id" maxLength:"40" example:"me"`
 }
 
-type WriteInput struct {
+type writeInput struct {
 	ID      string `path:"id" maxLength:"40"`
 	IfMatch string `header:"If-Match"`
 }
@@ -90,8 +90,8 @@ type byName struct {
 	Name string `json:"n"`
 }
 
-// ListInput selects from what has names.
-type ListInput struct {
+// listInput selects from what has names.
+type listInput struct {
 	api.PageIn
 	Search string `query:"search" maxLength:"100" doc:"Text that name, display name or mail address contains."`
 }
@@ -115,8 +115,9 @@ type createUserInput struct {
 }
 
 type changeUserInput struct {
-	WriteInput
-	Body struct {
+	ID      string `path:"id" maxLength:"40"`
+	IfMatch string `header:"If-Match"`
+	Body    struct {
 		Name        *string `json:"name,omitempty"`
 		DisplayName *string `json:"display_name,omitempty"`
 		Email       *string `json:"email,omitempty"`
@@ -143,8 +144,8 @@ func (s *Service) userRoutes(f *api.Frame, holders []Holder) {
 	api.Register(f, op(http.MethodPatch, "/users/{id}", "change-user", "Change, disable or lock a user", api.Needs(api.UsersManage)), s.handleChangeUser)
 	api.Register(f, op(http.MethodGet, "/users/{id}/memberships", "list-memberships", "List the roles of a user", api.Self()), s.handleMemberships)
 	api.Register(f, op(http.MethodGet, "/users/{id}/export", "export-user", "Export everything known about a user", api.Self()),
-		func(ctx context.Context, in *IDInput) (*exportOutput, error) { return s.handleExport(ctx, in, holders) })
-	erase := func(ctx context.Context, in *WriteInput) (*struct{}, error) {
+		func(ctx context.Context, in *idInput) (*exportOutput, error) { return s.handleExport(ctx, in, holders) })
+	erase := func(ctx context.Context, in *writeInput) (*struct{}, error) {
 		userID, _, err := s.whose(ctx, in.ID, api.UsersManage)
 		if err != nil {
 			return nil, err
@@ -156,7 +157,7 @@ func (s *Service) userRoutes(f *api.Frame, holders []Holder) {
 		"Remove everything that names or authenticates a user, for good; audit events stay, without his name", api.Needs(api.UsersManage)), erase)
 }
 
-func (s *Service) handleUsers(ctx context.Context, in *ListInput) (*usersOutput, error) {
+func (s *Service) handleUsers(ctx context.Context, in *listInput) (*usersOutput, error) {
 	var at byName
 	if err := api.DecodeCursor(in.Cursor, &at); err != nil {
 		return nil, err
@@ -180,7 +181,7 @@ func (s *Service) handleCreateUser(ctx context.Context, in *createUserInput) (*u
 	return userAnswer(u), nil
 }
 
-func (s *Service) handleUser(ctx context.Context, in *IDInput) (*userOutput, error) {
+func (s *Service) handleUser(ctx context.Context, in *idInput) (*userOutput, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersView)
 	if err != nil {
 		return nil, err
@@ -209,7 +210,7 @@ func (s *Service) handleChangeUser(ctx context.Context, in *changeUserInput) (*u
 	return userAnswer(u), nil
 }
 
-func (s *Service) handleExport(ctx context.Context, in *IDInput, holders []Holder) (*exportOutput, error) {
+func (s *Service) handleExport(ctx context.Context, in *idInput, holders []Holder) (*exportOutput, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersManage)
 	if err != nil {
 		return nil, err

@@ -36,8 +36,9 @@ type clientSecretOutput struct {
 }
 
 type changeClientInput struct {
-	WriteInput
-	Body struct {
+	ID      string `path:"id" maxLength:"40"`
+	IfMatch string `header:"If-Match"`
+	Body    struct {
 		Name     *string `json:"name,omitempty"`
 		Disabled *bool   `json:"disabled,omitempty"`
 		Locked   *bool   `json:"locked,omitempty"`
@@ -60,7 +61,7 @@ func (s *Service) clientRoutes(f *api.Frame) {
 	api.Register(f, renew, s.handleRenewClient)
 }
 
-func (s *Service) handleClients(ctx context.Context, in *ListInput) (*clientsOutput, error) {
+func (s *Service) handleClients(ctx context.Context, in *listInput) (*clientsOutput, error) {
 	var at byName
 	if err := api.DecodeCursor(in.Cursor, &at); err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func (s *Service) client(ctx context.Context, id string) (APIClient, error) {
 	return c, s.mayManage(ctx, id)
 }
 
-func (s *Service) handleClient(ctx context.Context, in *IDInput) (*clientOutput, error) {
+func (s *Service) handleClient(ctx context.Context, in *idInput) (*clientOutput, error) {
 	c, err := found(s.Client(ctx, in.ID))("api client", in.ID)
 	if err != nil {
 		return nil, err
@@ -131,14 +132,14 @@ func (s *Service) handleChangeClient(ctx context.Context, in *changeClientInput)
 	return clientAnswer(c), nil
 }
 
-func (s *Service) handleDeleteClient(ctx context.Context, in *WriteInput) (*struct{}, error) {
+func (s *Service) handleDeleteClient(ctx context.Context, in *writeInput) (*struct{}, error) {
 	if _, err := s.client(ctx, in.ID); err != nil {
 		return nil, err
 	}
 	return nil, s.Erase(ctx, actorOf(ctx), in.ID, matchVersion(in.IfMatch), nil)
 }
 
-func (s *Service) handleRenewClient(ctx context.Context, in *IDInput) (*clientSecretOutput, error) {
+func (s *Service) handleRenewClient(ctx context.Context, in *idInput) (*clientSecretOutput, error) {
 	if _, err := s.client(ctx, in.ID); err != nil {
 		return nil, err
 	}

@@ -29,8 +29,9 @@ func (b roleBody) role() Role {
 type createRoleInput struct{ Body roleBody }
 
 type changeRoleInput struct {
-	WriteInput
-	Body roleBody
+	ID      string `path:"id" maxLength:"40"`
+	IfMatch string `header:"If-Match"`
+	Body    roleBody
 }
 
 type membersOutput struct{ Body api.Page[MemberView] }
@@ -40,7 +41,7 @@ type memberOutput struct {
 	Body MemberView
 }
 
-type MemberInput struct {
+type memberInput struct {
 	ID   string `path:"id" maxLength:"40"`
 	User string `path:"user" maxLength:"40"`
 }
@@ -51,12 +52,14 @@ type membersInput struct {
 }
 
 type removeMemberInput struct {
-	MemberInput
+	ID      string `path:"id" maxLength:"40"`
+	User    string `path:"user" maxLength:"40"`
 	IfMatch string `header:"If-Match"`
 }
 
 type putMemberInput struct {
-	MemberInput
+	ID      string `path:"id" maxLength:"40"`
+	User    string `path:"user" maxLength:"40"`
 	IfMatch string `header:"If-Match" doc:"Needed to change a membership; not to add one."`
 	Body    struct {
 		Window  *WindowView `json:"window,omitempty"`
@@ -81,7 +84,7 @@ func (s *Service) roleRoutes(f *api.Frame) {
 	api.Register(f, op(http.MethodDelete, "/roles/{id}/members/{user}", "remove-member", "Take a member out of a role", api.UsersManage), s.handleRemoveMember)
 }
 
-func (s *Service) handleRoles(ctx context.Context, in *ListInput) (*rolesOutput, error) {
+func (s *Service) handleRoles(ctx context.Context, in *listInput) (*rolesOutput, error) {
 	var at byName
 	if err := api.DecodeCursor(in.Cursor, &at); err != nil {
 		return nil, err
@@ -104,7 +107,7 @@ func (s *Service) handleCreateRole(ctx context.Context, in *createRoleInput) (*r
 	return roleAnswer(r), nil
 }
 
-func (s *Service) handleRole(ctx context.Context, in *IDInput) (*roleOutput, error) {
+func (s *Service) handleRole(ctx context.Context, in *idInput) (*roleOutput, error) {
 	r, err := found(s.Role(ctx, in.ID))("role", in.ID)
 	if err != nil {
 		return nil, err
@@ -134,7 +137,7 @@ func (s *Service) handleChangeRole(ctx context.Context, in *changeRoleInput) (*r
 	return roleAnswer(r), nil
 }
 
-func (s *Service) handleDeleteRole(ctx context.Context, in *WriteInput) (*struct{}, error) {
+func (s *Service) handleDeleteRole(ctx context.Context, in *writeInput) (*struct{}, error) {
 	return nil, missing("role", in.ID, s.DeleteRole(ctx, actorOf(ctx), in.ID, matchRole(ctx, in.IfMatch)))
 }
 
@@ -153,7 +156,7 @@ func (s *Service) handleMembers(ctx context.Context, in *membersInput) (*members
 	return &membersOutput{api.Paged(whole(list, showMember).Items, in.Limit, func(v MemberView) any { return byName{v.UserName} })}, nil
 }
 
-func (s *Service) handleMember(ctx context.Context, in *MemberInput) (*memberOutput, error) {
+func (s *Service) handleMember(ctx context.Context, in *memberInput) (*memberOutput, error) {
 	m, err := found(s.Member(ctx, in.ID, in.User))("member", in.User)
 	if err != nil {
 		return nil, err
@@ -198,7 +201,7 @@ func (s *Service) handleRemoveMember(ctx context.Context, in *removeMemberInput)
 	return nil, missing("member", in.User, s.RemoveMember(ctx, actorOf(ctx), in.ID, in.User, matchVersion(in.IfMatch)))
 }
 
-func (s *Service) handleMemberships(ctx context.Context, in *IDInput) (*membersOutput, error) {
+func (s *Service) handleMemberships(ctx context.Context, in *idInput) (*membersOutput, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersView)
 	if err != nil {
 		return nil, err

@@ -212,8 +212,8 @@ func (s *Service) refuseSource(ctx context.Context, v Session, source netip.Addr
 		}
 		return s.audit.Append(ctx, tx, audit.Event{Type: audit.LoginReplayed, Outcome: audit.Denied,
 			Actor:  audit.Actor{Kind: "anonymous", Source: addrText(source), Via: via},
-			Object: audit.Object{Kind: "session", ID: v.ID},
-			Fields: map[string]string{"reason": "source_changed", "opened_from": addrText(v.Source), "user": v.UserID}})
+			Object: audit.Object{Kind: "user", ID: v.UserID},
+			Fields: map[string]string{"reason": "source_changed", "opened_from": addrText(v.Source), "session": v.ID}})
 	})
 	if err != nil {
 		return fmt.Errorf("authenticate: %w", err)

@@ -135,13 +135,15 @@ func (s *Service) insertToken(ctx context.Context, tx *db.Tx, userID, kind, name
 	return t, secret, err
 }
 
+// tokenEvent leaves the token's name out: people write what they like there,
+// and the event outlives the erasure of the person.
 func (s *Service) tokenEvent(ctx context.Context, tx *db.Tx, by audit.Actor, e audit.Type, t Token, fields map[string]string) error {
 	if fields == nil {
 		fields = map[string]string{}
 	}
 	fields["user"] = t.UserID
 	return s.audit.Append(ctx, tx, audit.Event{Type: e, Outcome: audit.OK, Actor: by,
-		Object: audit.Object{Kind: "token", ID: t.ID, Name: t.Name}, Fields: fields})
+		Object: audit.Object{Kind: "token", ID: t.ID}, Fields: fields})
 }
 
 // Tokens lists the API tokens of a user, newest first, dead ones included.

@@ -20,7 +20,7 @@ type passwordInput struct {
 	}
 }
 
-type ReauthInput struct {
+type reauthInput struct {
 	ID   string `path:"id" maxLength:"40"`
 	Body struct {
 		Password string `json:"password" maxLength:"256" doc:"Your present password."`
@@ -60,7 +60,7 @@ type addKeyInput struct {
 
 type keyOutput struct{ Body KeyView }
 
-type PartInput struct {
+type partInput struct {
 	ID   string `path:"id" maxLength:"40"`
 	Part string `path:"part" maxLength:"40"`
 }
@@ -158,7 +158,7 @@ func (s *Service) onlyOwn(ctx context.Context, id string) (*api.Principal, error
 	return p, nil
 }
 
-func (s *Service) handleBeginTOTP(ctx context.Context, in *ReauthInput) (*totpOutput, error) {
+func (s *Service) handleBeginTOTP(ctx context.Context, in *reauthInput) (*totpOutput, error) {
 	p, err := s.onlyOwn(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -181,7 +181,7 @@ func (s *Service) handleConfirmTOTP(ctx context.Context, in *codeInput) (*recove
 	return out, err
 }
 
-func (s *Service) handleRemoveOwnTOTP(ctx context.Context, in *ReauthInput) (*struct{}, error) {
+func (s *Service) handleRemoveOwnTOTP(ctx context.Context, in *reauthInput) (*struct{}, error) {
 	p, err := s.onlyOwn(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (s *Service) handleRemoveOwnTOTP(ctx context.Context, in *ReauthInput) (*st
 	return nil, s.RemoveTOTP(ctx, actorOf(ctx), p.UserID)
 }
 
-func (s *Service) handleResetTOTP(ctx context.Context, in *IDInput) (*struct{}, error) {
+func (s *Service) handleResetTOTP(ctx context.Context, in *idInput) (*struct{}, error) {
 	id, own, err := s.whose(ctx, in.ID, api.UsersManage)
 	if err != nil {
 		return nil, err
@@ -203,7 +203,7 @@ func (s *Service) handleResetTOTP(ctx context.Context, in *IDInput) (*struct{}, 
 	return nil, missing("user", in.ID, s.RemoveTOTP(ctx, actorOf(ctx), id))
 }
 
-func (s *Service) handleRecovery(ctx context.Context, in *ReauthInput) (*recoveryOutput, error) {
+func (s *Service) handleRecovery(ctx context.Context, in *reauthInput) (*recoveryOutput, error) {
 	p, err := s.onlyOwn(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -216,7 +216,7 @@ func (s *Service) handleRecovery(ctx context.Context, in *ReauthInput) (*recover
 	return out, err
 }
 
-func (s *Service) handleKeys(ctx context.Context, in *IDInput) (*keysOutput, error) {
+func (s *Service) handleKeys(ctx context.Context, in *idInput) (*keysOutput, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersView)
 	if err != nil {
 		return nil, err
@@ -240,7 +240,7 @@ func (s *Service) handleAddKey(ctx context.Context, in *addKeyInput) (*keyOutput
 	return &keyOutput{showKey(k)}, nil
 }
 
-func (s *Service) handleRemoveKey(ctx context.Context, in *PartInput) (*struct{}, error) {
+func (s *Service) handleRemoveKey(ctx context.Context, in *partInput) (*struct{}, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersManage)
 	if err != nil {
 		return nil, err
@@ -248,7 +248,7 @@ func (s *Service) handleRemoveKey(ctx context.Context, in *PartInput) (*struct{}
 	return nil, missing("key", in.Part, s.RemoveKey(ctx, actorOf(ctx), id, in.Part))
 }
 
-func (s *Service) handleUserTokens(ctx context.Context, in *IDInput) (*tokensOutput, error) {
+func (s *Service) handleUserTokens(ctx context.Context, in *idInput) (*tokensOutput, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersView)
 	if err != nil {
 		return nil, err
@@ -261,7 +261,7 @@ func (s *Service) handleUserTokens(ctx context.Context, in *IDInput) (*tokensOut
 }
 
 func (s *Service) handleTokens(ctx context.Context, _ *struct{}) (*tokensOutput, error) {
-	return s.handleUserTokens(ctx, &IDInput{ID: "me"})
+	return s.handleUserTokens(ctx, &idInput{ID: "me"})
 }
 
 func (s *Service) handleCreateToken(ctx context.Context, in *createTokenInput) (*createTokenOutput, error) {
@@ -281,7 +281,7 @@ func (s *Service) handleCreateToken(ctx context.Context, in *createTokenInput) (
 }
 
 // handleRevokeToken hides tokens of others from who may not manage users.
-func (s *Service) handleRevokeToken(ctx context.Context, in *IDInput) (*struct{}, error) {
+func (s *Service) handleRevokeToken(ctx context.Context, in *idInput) (*struct{}, error) {
 	t, err := found(s.Token(ctx, in.ID))("token", in.ID)
 	if err != nil {
 		return nil, err
@@ -295,7 +295,7 @@ func (s *Service) handleRevokeToken(ctx context.Context, in *IDInput) (*struct{}
 	return nil, s.RevokeToken(ctx, actorOf(ctx), in.ID)
 }
 
-func (s *Service) handleSessions(ctx context.Context, in *IDInput) (*sessionsOutput, error) {
+func (s *Service) handleSessions(ctx context.Context, in *idInput) (*sessionsOutput, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersView)
 	if err != nil {
 		return nil, err
@@ -311,7 +311,7 @@ func (s *Service) handleSessions(ctx context.Context, in *IDInput) (*sessionsOut
 	return out, nil
 }
 
-func (s *Service) handleSignOut(ctx context.Context, in *IDInput) (*struct{}, error) {
+func (s *Service) handleSignOut(ctx context.Context, in *idInput) (*struct{}, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersManage)
 	if err != nil {
 		return nil, err
@@ -319,7 +319,7 @@ func (s *Service) handleSignOut(ctx context.Context, in *IDInput) (*struct{}, er
 	return nil, missing("user", in.ID, s.SignOut(ctx, actorOf(ctx), id))
 }
 
-func (s *Service) handleCloseSession(ctx context.Context, in *PartInput) (*struct{}, error) {
+func (s *Service) handleCloseSession(ctx context.Context, in *partInput) (*struct{}, error) {
 	id, _, err := s.whose(ctx, in.ID, api.UsersManage)
 	if err != nil {
 		return nil, err

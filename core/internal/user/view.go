@@ -46,7 +46,7 @@ type RoleView struct {
 }
 
 func showRole(r Role) RoleView {
-	v := RoleView{ID: r.ID, Name: r.Name, Comment: r.Comment, Permissions: r.Permissions, Builtin: r.Builtin, Version: r.Version}
+	v := RoleView(r)
 	if v.Permissions == nil {
 		v.Permissions = []api.Permission{}
 	}

@@ -45,7 +45,7 @@ var rooms = map[string]int{
 
 // sharedOrder is the import order of shared; leaves have height 0.
 var sharedOrder = map[string]int{
-	"wire": 0, "config": 0, "netrule": 0, "telemetry": 0, "dial": 1, "control": 1, "tunnel": 1, "tunnel/tunneltest": 2, "daemon": 2, "edge": 3,
+	"wire": 0, "config": 0, "netrule": 0, "telemetry": 0, "dial": 1, "tunnel": 1, "tunnel/tunneltest": 2, "control": 2, "daemon": 2, "edge": 3,
 }
 
 type pkg struct {

@@ -218,27 +218,35 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
+// ParsePrefixes reads a list of subnets; its errors, one per line, begin with
+// "name[i]: ".
+func ParsePrefixes(name string, in []string) ([]netip.Prefix, error) {
+	if len(in) > wire.MaxRules {
+		return nil, fmt.Errorf("%s: more than %d entries", name, wire.MaxRules)
+	}
+	var out []netip.Prefix
+	var errs []error
+	for i, s := range in {
+		p, err := ParsePrefix(s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s[%d]: %w", name, i, err))
+			continue
+		}
+		out = append(out, p)
+	}
+	return out, errors.Join(errs...)
+}
+
 // ParseRules reads rules as they travel; it reports every bad entry.
 func ParseRules(w wire.DialRules) (Rules, error) {
 	var r Rules
 	var errs []error
-	for _, l := range []struct {
-		name string
-		in   []string
-		out  *[]netip.Prefix
-	}{{"allow", w.Allow, &r.Allow}, {"deny", w.Deny, &r.Deny}} {
-		if len(l.in) > wire.MaxRules {
-			errs = append(errs, fmt.Errorf("%s: more than %d entries", l.name, wire.MaxRules))
-			continue
-		}
-		for i, s := range l.in {
-			p, err := ParsePrefix(s)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s[%d]: %w", l.name, i, err))
-				continue
-			}
-			*l.out = append(*l.out, p)
-		}
+	var err error
+	if r.Allow, err = ParsePrefixes("allow", w.Allow); err != nil {
+		errs = append(errs, err)
+	}
+	if r.Deny, err = ParsePrefixes("deny", w.Deny); err != nil {
+		errs = append(errs, err)
 	}
 	if len(w.Ports) > wire.MaxRules {
 		errs = append(errs, fmt.Errorf("ports: more than %d entries", wire.MaxRules))

@@ -106,7 +106,7 @@ func (f *Fleet) serveHello(w http.ResponseWriter, r *http.Request) {
 		}
 		control.Reply(w, wire.Welcome{Error: why, RetryAfterMS: retry.Milliseconds(), Version: wire.Version, Core: f.member()})
 		// The edge closes when it has read this; make sure of it.
-		time.AfterFunc(2*time.Second, func() { n.session.Close(why) })
+		time.AfterFunc(2*time.Second, func() { n.close(why) })
 		return
 	}
 	f.metrics.tunnels.WithLabelValues("connected").Inc()
@@ -116,7 +116,7 @@ func (f *Fleet) serveHello(w http.ResponseWriter, r *http.Request) {
 }
 
 // admitNode decides on a Hello and registers the tunnel.
-func (f *Fleet) admitNode(ctx context.Context, n *node, h wire.Hello) (*edge, *wire.Error) {
+func (f *Fleet) admitNode(ctx context.Context, n *node, h wire.Hello) (*nodeRow, *wire.Error) {
 	if !wire.Compatible(h.Version) {
 		return nil, wire.Errorf(wire.CodeVersion, "core speaks protocol version %d, this binary %d: install the same release", wire.Version, h.Version)
 	}
@@ -149,7 +149,7 @@ func (f *Fleet) admitNode(ctx context.Context, n *node, h wire.Hello) (*edge, *w
 	return e, nil
 }
 
-func (f *Fleet) noteConnected(n *node, e *edge) {
+func (f *Fleet) noteConnected(n *node, e *nodeRow) {
 	info := n.session.Info()
 	actor := audit.Actor{Kind: "edge", ID: n.id, Name: e.Name, Source: addrText(info.Remote), Via: "tunnel"}
 	object := audit.Object{Kind: "edge", ID: n.id, Name: e.Name}

@@ -74,7 +74,7 @@ func (f *Fleet) enrol(ctx context.Context, req wire.EnrolRequest, source string)
 		return nil, wire.Errorf(wire.CodeBadRequest, "%v", err)
 	}
 	req.Name, req.Host, req.Build = nodeName(req.Name), limit(req.Host, 128), limit(req.Build, 64)
-	var e edge
+	var e nodeRow
 	var cert *x509.Certificate
 	var repeated bool
 	err = f.c.DB.Tx(ctx, func(tx *db.Tx) error {
@@ -131,7 +131,7 @@ func (f *Fleet) enrol(ctx context.Context, req wire.EnrolRequest, source string)
 // placeNode decides which row the request gets: a new one, its own from an
 // enrolment whose answer was lost (same key), or, if the token allows, the one
 // of the same name, whose former identity ends.
-func (f *Fleet) placeNode(ctx context.Context, tx *db.Tx, t token, req wire.EnrolRequest, keyHash []byte) (e edge, repeated bool, err error) {
+func (f *Fleet) placeNode(ctx context.Context, tx *db.Tx, t token, req wire.EnrolRequest, keyHash []byte) (e nodeRow, repeated bool, err error) {
 	now := f.now()
 	e, err = edgeByKey(ctx, tx, keyHash)
 	if err == nil {
@@ -169,7 +169,7 @@ func (f *Fleet) placeNode(ctx context.Context, tx *db.Tx, t token, req wire.Enro
 	if err != nil {
 		return e, false, err
 	}
-	e = edge{ID: newID("edg"), Kind: req.Kind, Name: name, Site: t.Site, Labels: t.Labels, Rules: t.Rules, TokenID: t.ID,
+	e = nodeRow{ID: newID("edg"), Kind: req.Kind, Name: name, Site: t.Site, Labels: t.Labels, Rules: t.Rules, TokenID: t.ID,
 		KeyHash: keyHash, Host: req.Host, Build: req.Build, CreatedAt: now, Version: 1}
 	return e, false, insertEdge(ctx, tx, e)
 }

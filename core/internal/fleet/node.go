@@ -31,16 +31,24 @@ type node struct {
 	registered atomic.Bool
 	// leaving is set when the node said that it drains.
 	leaving atomic.Bool
-	row     atomic.Pointer[edge]
+	row     atomic.Pointer[nodeRow]
 	status  atomic.Pointer[statusAt]
 	// skew is the node's clock minus ours in microseconds, at the last report.
 	skew   atomic.Int64
 	warned atomic.Bool // a clock_skew event was written
+	// ended is why core itself closed the tunnel.
+	ended atomic.Pointer[wire.Error]
 }
 
 type statusAt struct {
 	wire.Status
 	at time.Time
+}
+
+// close ends the tunnel; the first reason stays.
+func (n *node) close(why *wire.Error) error {
+	n.ended.CompareAndSwap(nil, why)
+	return n.close(why)
 }
 
 // Limits for what one edge may do to core: it opens control streams only.
@@ -98,16 +106,19 @@ func (f *Fleet) track(n *node) bool {
 	return true
 }
 
-// peerVerifier decides on a node's certificate during the handshake.
-func (f *Fleet) peerVerifier(ctx context.Context) func(*x509.Certificate) error {
-	return func(leaf *x509.Certificate) error {
-		_, err := f.checkPeer(ctx, leaf)
-		return err
+// verifyPeer looks at a node's certificate during the handshake, no further
+// than its form. The decision is made on the Hello: there it can be told to
+// the node inside the tunnel, where the node believes it. What a load balancer
+// could have made up must not stop a node for good.
+func verifyPeer(leaf *x509.Certificate) error {
+	if _, _, err := peerID(leaf); err != nil {
+		return wire.Errorf(wire.CodeUnauthorized, "%v", err)
 	}
+	return nil
 }
 
 // checkPeer finds the node of a certificate; a *wire.Error says why not.
-func (f *Fleet) checkPeer(ctx context.Context, leaf *x509.Certificate) (*edge, error) {
+func (f *Fleet) checkPeer(ctx context.Context, leaf *x509.Certificate) (*nodeRow, error) {
 	kind, id, err := peerID(leaf)
 	if err != nil {
 		return nil, wire.Errorf(wire.CodeUnauthorized, "%v", err)
@@ -125,7 +136,8 @@ func (f *Fleet) checkPeer(ctx context.Context, leaf *x509.Certificate) (*edge, e
 		return nil, wire.Errorf(wire.CodeUnauthorized, "this node was revoked")
 	case e.Kind != kind || !sameKey(leaf, e.KeyHash):
 		return nil, wire.Errorf(wire.CodeUnauthorized, "this identity was replaced by a later enrolment")
-	case !f.now().Before(leaf.NotAfter):
+	case !f.now().Before(leaf.NotAfter) && !f.now().Before(e.CertNotAfter):
+		// A live tunnel may have begun with a certificate that was renewed since.
 		return nil, wire.Errorf(wire.CodeUnauthorized, "the node's certificate has ended; enrol it again")
 	}
 	return &e, nil
@@ -152,7 +164,7 @@ func (f *Fleet) register(ctx context.Context, n *node) *wire.Error {
 			n.registered.Store(true)
 			f.mu.Unlock()
 			if old != nil && old != n {
-				go old.session.Close(wire.Errorf(wire.CodeReplaced, "a newer tunnel of this node took over"))
+				go old.close(wire.Errorf(wire.CodeReplaced, "a newer tunnel of this node took over"))
 			}
 			return nil
 		}
@@ -163,7 +175,7 @@ func (f *Fleet) register(ctx context.Context, n *node) *wire.Error {
 		_, err := old.session.Ping(pctx)
 		cancel()
 		if err != nil && ctx.Err() == nil {
-			old.session.Close(wire.Errorf(wire.CodeReplaced, "a newer tunnel of this node took over"))
+			old.close(wire.Errorf(wire.CodeReplaced, "a newer tunnel of this node took over"))
 			continue
 		}
 		e := n.row.Load()
@@ -191,6 +203,9 @@ func (f *Fleet) unregister(n *node) {
 		return
 	}
 	e, why := n.row.Load(), endReason(n.session.Err())
+	if by := n.ended.Load(); by != nil {
+		why = endReason(by)
+	}
 	f.log.Info("edge disconnected", telemetry.KeyNode, e.Name, "reason", why)
 	now := f.now()
 	no := note{event: &audit.Event{Type: audit.EdgeDisconnected, Outcome: audit.OK,
@@ -276,7 +291,7 @@ func (f *Fleet) all() []*node {
 // disconnect ends a node's live tunnel, if there is one.
 func (f *Fleet) disconnect(id string, why *wire.Error) {
 	if n := f.get(id); n != nil {
-		n.session.Close(why)
+		n.close(why)
 	}
 }
 
@@ -293,7 +308,7 @@ func (f *Fleet) recheck(ctx context.Context, id string) error {
 		if !ok || we.Code != wire.CodeUnauthorized {
 			return err
 		}
-		return n.session.Close(we)
+		return n.close(we)
 	}
 	former := n.row.Swap(e)
 	f.mu.Lock()
@@ -304,7 +319,7 @@ func (f *Fleet) recheck(ctx context.Context, id string) error {
 	if former.Version != e.Version && n.kind == wire.Extender {
 		if err := f.sendRules(ctx, n); err != nil {
 			// It must not go on with the old ones: it gets the new with its next Welcome.
-			n.session.Close(wire.Errorf(wire.CodeReplaced, "the node's rules changed"))
+			n.close(wire.Errorf(wire.CodeReplaced, "the node's rules changed"))
 			return err
 		}
 	}

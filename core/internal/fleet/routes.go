@@ -78,7 +78,7 @@ type rulesIO struct {
 
 func (r rulesIO) wire() wire.DialRules { return wire.DialRules(r) }
 
-func (f *Fleet) show(e *edge) edgeOut {
+func (f *Fleet) show(e *nodeRow) edgeOut {
 	o := edgeOut{ID: e.ID, Kind: string(e.Kind), Name: e.Name, Site: e.Site, Labels: e.Labels, Rules: rulesIO(e.Rules),
 		Cordoned: e.Cordoned, CreatedAt: e.CreatedAt, LastError: e.LastError, CertNotAfter: e.CertNotAfter,
 		Serial: e.Serial, TokenID: e.TokenID, Version: e.Version}
@@ -135,8 +135,8 @@ func (f *Fleet) show(e *edge) edgeOut {
 	return o
 }
 
-// tokenOut is an enrolment token as the API shows it, without its secret.
-type tokenOut struct {
+// TokenOut is an enrolment token as the API shows it, without its secret.
+type TokenOut struct {
 	ID          string            `json:"id"`
 	Kind        string            `json:"kind"`
 	Site        string            `json:"site,omitempty"`
@@ -153,8 +153,8 @@ type tokenOut struct {
 	Version     int64             `json:"version"`
 }
 
-func (f *Fleet) showToken(t token) tokenOut {
-	o := tokenOut{ID: t.ID, Kind: t.Kind, Site: t.Site, Labels: t.Labels, Rules: rulesIO(t.Rules), Comment: t.Comment,
+func (f *Fleet) showToken(t token) TokenOut {
+	o := TokenOut{ID: t.ID, Kind: t.Kind, Site: t.Site, Labels: t.Labels, Rules: rulesIO(t.Rules), Comment: t.Comment,
 		MaxUses: t.MaxUses, Uses: t.Uses, AllowRepeat: t.AllowRepeat, State: "valid",
 		ExpiresAt: t.ExpiresAt, CreatedAt: t.CreatedAt, CreatedBy: t.CreatedBy, Version: t.Version}
 	if o.Labels == nil {
@@ -212,12 +212,12 @@ type (
 	}
 	tokenMadeOut struct {
 		Body struct {
-			tokenOut
+			TokenOut
 			Token string `json:"token" doc:"shown this once"`
 		}
 	}
 	tokenListIn  struct{ api.PageIn }
-	tokenListOut struct{ Body api.Page[tokenOut] }
+	tokenListOut struct{ Body api.Page[TokenOut] }
 )
 
 // Routes registers /edges and /enrolment-tokens.
@@ -270,7 +270,7 @@ func (f *Fleet) apiGetEdge(ctx context.Context, in *idIn) (*edgeOneOut, error) {
 	return f.one(&e), nil
 }
 
-func (f *Fleet) one(e *edge) *edgeOneOut {
+func (f *Fleet) one(e *nodeRow) *edgeOneOut {
 	return &edgeOneOut{ETag: api.ETag(e.Version), Body: f.show(e)}
 }
 
@@ -292,7 +292,7 @@ func (f *Fleet) apiPatchEdge(ctx context.Context, in *edgePatchIn) (*edgeOneOut,
 	if len(bad) > 0 {
 		return nil, api.Invalid(bad...)
 	}
-	e, err := f.change(ctx, in.ID, audit.EdgeChanged, func(e *edge, fields map[string]string) error {
+	e, err := f.change(ctx, in.ID, audit.EdgeChanged, func(e *nodeRow, fields map[string]string) error {
 		if err := api.CheckMatch(in.IfMatch, e.Version); err != nil {
 			return err
 		}
@@ -330,8 +330,8 @@ func set(fields map[string]string, name string, to *string, from *string) {
 
 // change edits a node's row in one transaction, audited; a change of nothing
 // writes nothing.
-func (f *Fleet) change(ctx context.Context, id string, event audit.Type, edit func(*edge, map[string]string) error) (*edge, error) {
-	var e edge
+func (f *Fleet) change(ctx context.Context, id string, event audit.Type, edit func(*nodeRow, map[string]string) error) (*nodeRow, error) {
+	var e nodeRow
 	err := f.c.DB.Tx(ctx, func(tx *db.Tx) error {
 		var err error
 		if e, err = getEdge(ctx, tx, id); err != nil {
@@ -365,7 +365,7 @@ func (f *Fleet) change(ctx context.Context, id string, event audit.Type, edit fu
 }
 
 func (f *Fleet) apiDrainEdge(ctx context.Context, in *idIn) (*edgeOneOut, error) {
-	e, err := f.change(ctx, in.ID, audit.EdgeDrained, func(e *edge, fields map[string]string) error {
+	e, err := f.change(ctx, in.ID, audit.EdgeDrained, func(e *nodeRow, fields map[string]string) error {
 		if !e.Cordoned {
 			e.Cordoned = true
 			fields["cordoned"] = "true"
@@ -436,11 +436,11 @@ func (f *Fleet) apiListTokens(ctx context.Context, in *tokenListIn) (*tokenListO
 	if err != nil {
 		return nil, err
 	}
-	out := make([]tokenOut, 0, len(rows))
+	out := make([]TokenOut, 0, len(rows))
 	for _, t := range rows {
 		out = append(out, f.showToken(t))
 	}
-	return &tokenListOut{Body: api.Paged(out, in.Limit, func(t tokenOut) any { return t.ID })}, nil
+	return &tokenListOut{Body: api.Paged(out, in.Limit, func(t TokenOut) any { return t.ID })}, nil
 }
 
 func (f *Fleet) apiCreateToken(ctx context.Context, in *tokenIn) (*tokenMadeOut, error) {
@@ -459,7 +459,7 @@ func (f *Fleet) apiCreateToken(ctx context.Context, in *tokenIn) (*tokenMadeOut,
 		return nil, err
 	}
 	out := &tokenMadeOut{}
-	out.Body.tokenOut, out.Body.Token = f.showToken(t), text
+	out.Body.TokenOut, out.Body.Token = f.showToken(t), text
 	return out, nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -60,7 +59,7 @@ func (f *Fleet) serveTunnel(w http.ResponseWriter, r *http.Request) {
 	}
 	s, err := func() (tunnel.Session, error) {
 		defer f.admit.leave()
-		return tunnel.AcceptWSS(w, r, f.acceptConfig(r.Context()))
+		return tunnel.AcceptWSS(w, r, f.acceptConfig())
 	}()
 	if err != nil {
 		f.metrics.tunnels.WithLabelValues("failed").Inc()
@@ -74,14 +73,13 @@ func (f *Fleet) serveTunnel(w http.ResponseWriter, r *http.Request) {
 
 func (f *Fleet) deferred(w http.ResponseWriter, retry time.Duration) {
 	f.metrics.tunnels.WithLabelValues("deferred").Inc()
-	w.Header().Set("Retry-After", strconv.Itoa(int((retry+time.Second-1)/time.Second)))
-	http.Error(w, "core takes no more tunnels at this moment", http.StatusServiceUnavailable)
+	tunnel.Refuse(w, http.StatusServiceUnavailable, retry, wire.Errorf(wire.CodeLimit, "core takes no more tunnels at this moment"))
 }
 
-func (f *Fleet) acceptConfig(ctx context.Context) tunnel.AcceptConfig {
+func (f *Fleet) acceptConfig() tunnel.AcceptConfig {
 	leaf, roots := f.ca.identity()
 	return tunnel.AcceptConfig{
-		Identity: tunnel.Identity{Certificate: leaf, Roots: roots, VerifyPeer: f.peerVerifier(ctx)},
+		Identity: tunnel.Identity{Certificate: leaf, Roots: roots, VerifyPeer: verifyPeer},
 		Limits:   edgeLimits,
 		Logger:   f.log,
 	}
@@ -144,14 +142,14 @@ func (f *Fleet) shutdown() {
 	var g errgroup.Group
 	g.SetLimit(64)
 	for _, n := range all {
-		g.Go(func() error { return n.session.Close(why) })
+		g.Go(func() error { return n.close(why) })
 	}
 	// Closing a dead connection is no failure.
 	_ = g.Wait()
 }
 
 func (f *Fleet) acceptQUIC(ctx context.Context) error {
-	l, err := tunnel.ListenQUIC(f.c.QUIC, func() tunnel.AcceptConfig { return f.acceptConfig(ctx) })
+	l, err := tunnel.ListenQUIC(f.c.QUIC, f.acceptConfig)
 	if err != nil {
 		return fmt.Errorf("listen for quic tunnels: %w", err)
 	}

@@ -75,7 +75,7 @@ type token struct {
 }
 
 // edge is a node as stored.
-type edge struct {
+type nodeRow struct {
 	ID           string
 	Kind         wire.NodeKind
 	Name, Site   string
@@ -224,7 +224,7 @@ func changed(r sql.Result, err error) (bool, error) {
 	return n > 0, err
 }
 
-func scanEdge(s scanner) (e edge, err error) {
+func scanEdge(s scanner) (e nodeRow, err error) {
 	var labels, rules string
 	var revoked, end, seen, created int64
 	err = s.Scan(&e.ID, &e.Kind, &e.Name, &e.Site, &labels, &rules, &e.Cordoned, &revoked, &e.TokenID, &e.KeyHash,
@@ -236,7 +236,7 @@ func scanEdge(s scanner) (e edge, err error) {
 	return e, unpack(labels, &e.Labels, rules, &e.Rules)
 }
 
-func insertEdge(ctx context.Context, q db.Querier, e edge) error {
+func insertEdge(ctx context.Context, q db.Querier, e nodeRow) error {
 	labels, rules, err := pack(e.Labels, e.Rules)
 	if err != nil {
 		return fmt.Errorf("store edge: %w", err)
@@ -249,7 +249,7 @@ func insertEdge(ctx context.Context, q db.Querier, e edge) error {
 	return nil
 }
 
-func getEdge(ctx context.Context, q db.Querier, id string) (edge, error) {
+func getEdge(ctx context.Context, q db.Querier, id string) (nodeRow, error) {
 	e, err := scanEdge(q.QueryRowContext(ctx, qGetEdge, id))
 	if err != nil {
 		return e, fmt.Errorf("read edge: %w", db.Classify(err))
@@ -257,7 +257,7 @@ func getEdge(ctx context.Context, q db.Querier, id string) (edge, error) {
 	return e, nil
 }
 
-func edgeByKey(ctx context.Context, q db.Querier, hash []byte) (edge, error) {
+func edgeByKey(ctx context.Context, q db.Querier, hash []byte) (nodeRow, error) {
 	e, err := scanEdge(q.QueryRowContext(ctx, qEdgeByKey, hash))
 	if err != nil {
 		return e, fmt.Errorf("read edge: %w", db.Classify(err))
@@ -265,7 +265,7 @@ func edgeByKey(ctx context.Context, q db.Querier, hash []byte) (edge, error) {
 	return e, nil
 }
 
-func edgeByName(ctx context.Context, q db.Querier, name string) (edge, error) {
+func edgeByName(ctx context.Context, q db.Querier, name string) (nodeRow, error) {
 	e, err := scanEdge(q.QueryRowContext(ctx, qEdgeByName, name))
 	if err != nil {
 		return e, fmt.Errorf("read edge: %w", db.Classify(err))
@@ -273,11 +273,11 @@ func edgeByName(ctx context.Context, q db.Querier, name string) (edge, error) {
 	return e, nil
 }
 
-func listEdges(ctx context.Context, q db.Querier, after, site, kind string, limit int) ([]edge, error) {
+func listEdges(ctx context.Context, q db.Querier, after, site, kind string, limit int) ([]nodeRow, error) {
 	return collect(ctx, q, "list edges", scanEdge, qListEdges, after, site, kind, limit)
 }
 
-func patchEdge(ctx context.Context, q db.Querier, e edge) error {
+func patchEdge(ctx context.Context, q db.Querier, e nodeRow) error {
 	labels, rules, err := pack(e.Labels, e.Rules)
 	if err != nil {
 		return fmt.Errorf("change edge: %w", err)

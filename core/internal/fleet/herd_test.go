@@ -1,0 +1,5 @@
+package fleet
+
+const envHerd = "CAPONIER_TEST_HERD"
+
+func herdMain() {}

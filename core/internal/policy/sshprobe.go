@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -196,7 +195,7 @@ func (tr *try) methods(ctx context.Context) (auth []ssh.AuthMethod, done func())
 			}
 			return []ssh.AuthMethod{ssh.PublicKeys(signer)}, done
 		}
-		password := func() (string, error) { return string(bytes.TrimRight(secret, "\r\n")), nil }
+		password := func() (string, error) { return string(secret), nil }
 		return []ssh.AuthMethod{ssh.PasswordCallback(password), ssh.KeyboardInteractive(func(_, _ string, questions []string, _ []bool) ([]string, error) {
 			answers := make([]string, len(questions))
 			for i := range answers {

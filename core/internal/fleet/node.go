@@ -48,7 +48,7 @@ type statusAt struct {
 // close ends the tunnel; the first reason stays.
 func (n *node) close(why *wire.Error) error {
 	n.ended.CompareAndSwap(nil, why)
-	return n.close(why)
+	return n.session.Close(why)
 }
 
 // Limits for what one edge may do to core: it opens control streams only.

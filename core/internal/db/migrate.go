@@ -2,7 +2,9 @@ package db
 
 import (
 	"context"
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 
@@ -12,6 +14,24 @@ import (
 
 //go:embed migrations
 var migrations embed.FS
+
+// SchemaID names the schema this build migrates to: two builds with the same
+// migrations have the same one.
+func SchemaID() string {
+	sum := sha256.New()
+	err := fs.WalkDir(migrations, ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := migrations.ReadFile(path)
+		fmt.Fprintf(sum, "%s %d\n%s", path, len(b), b)
+		return err
+	})
+	if err != nil {
+		panic("db: read embedded migrations: " + err.Error())
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
+}
 
 // Migrate brings the schema to the newest version and returns it. On
 // PostgreSQL concurrent callers wait for each other under an advisory lock.
@@ -45,7 +65,7 @@ func (d *DB) provider() (*goose.Provider, error) {
 	opts := []goose.ProviderOption{goose.WithVerbose(false)}
 	if d.engine == Postgres {
 		dialect, dir = goose.DialectPostgres, "migrations/postgres"
-		locker, err := lock.NewPostgresSessionLocker()
+		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 		if err != nil {
 			return nil, fmt.Errorf("migrate: %w", err)
 		}

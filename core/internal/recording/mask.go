@@ -125,7 +125,8 @@ func (t *typist) csi(final byte, param []byte) {
 
 func (m *masker) push(u typed) {
 	u.at = m.now
-	u.forced = u.r != 0 && secretPrompt.MatchString(string(m.screen))
+	// Once the line is echoed, the screen shows what was typed, not a prompt.
+	u.forced = u.r != 0 && m.firstOfLine(len(m.queue)) && secretPrompt.MatchString(string(m.screen))
 	if len(m.queue) >= maxQueue {
 		m.suspect = true
 		m.decide()
@@ -267,7 +268,7 @@ func (m *masker) decide() {
 			}
 			closed = closed || u.closed
 		}
-		forced = forced || !echoed && secretPrompt.MatchString(string(m.screen))
+		forced = forced || !echoed && m.firstOfLine(n) && secretPrompt.MatchString(string(m.screen))
 		overdue := m.now.Sub(line[0].at) >= echoWait
 		switch {
 		case m.suspect || forced:

@@ -215,6 +215,26 @@ func (x *terminal) expect(mark int, text string) int {
 	}
 }
 
+// echoOff waits until the terminal reads lines without echo; what is typed
+// earlier is shown, and is then no secret any more.
+func (x *terminal) echoOff() {
+	x.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		m, err := unix.IoctlGetTermios(int(x.ptm.Fd()), unix.TCGETS)
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		if m.Lflag&unix.ICANON != 0 && m.Lflag&unix.ECHO == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			x.t.Fatal("the echo stays on")
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
 // keys types text; one key at a time waits a little between keys, as people do.
 func (x *terminal) keys(text string, oneByOne bool) {
 	x.t.Helper()
@@ -253,11 +273,13 @@ func TestMaskRealBash(t *testing.T) {
 			at = x.expect(at, "ready> ")
 			x.keys("read -s secret; echo; echo got-${#secret}\r", oneByOne)
 			at = x.expect(at, "got-${#secret}\r\n")
+			x.echoOff()
 			x.keys("Tr0ub4dor&3\r", oneByOne)
 			at = x.expect(at, "got-11")
 			at = x.expect(at, "ready> ")
 			x.keys("read -s -p 'Password: ' secret; echo; echo got-${#secret}\r", oneByOne)
 			at = x.expect(at, "\rPassword: ")
+			x.echoOff()
 			x.keys("correct horse battery\r", oneByOne)
 			at = x.expect(at, "got-21")
 			at = x.expect(at, "ready> ")
@@ -270,6 +292,7 @@ func TestMaskRealBash(t *testing.T) {
 			at = x.expect(at, "ready> ")
 			x.keys("stty -echo; head -n1 | wc -c; stty echo\r", oneByOne)
 			at = x.expect(at, "stty echo\r\n")
+			x.echoOff()
 			x.keys("xyzzy-plugh\r", oneByOne)
 			x.expect(at, "12")
 			got := x.written()
@@ -300,6 +323,7 @@ func TestMaskRealSudo(t *testing.T) {
 	// As nobody, sudo asks for a password; a wrong one is as good as any.
 	x := startTerminal(t, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sudo", "-k", "-S", "-p", "[sudo] password for %u: ", "true")
 	at := x.expect(0, "[sudo] password for nobody: ")
+	x.echoOff()
 	x.keys("open-sesame-77\r", true)
 	x.expect(at, "\n")
 	if got := x.written(); strings.Contains(got, "sesame") || !strings.Contains(got, maskText) {
@@ -313,6 +337,7 @@ func TestMaskRealEchoLater(t *testing.T) {
 	at := x.expect(0, "ready> ")
 	x.keys("read -s p; echo \"you typed $p\"\r", true)
 	at = x.expect(at, "$p\"\r\n")
+	x.echoOff()
 	x.keys("swordfish\r", true)
 	x.expect(at, "you typed swordfish")
 	if got := x.written(); strings.Contains(got, "swordfish") {

@@ -510,7 +510,9 @@ func TestCreateWithoutRow(t *testing.T) {
 
 type refusing struct{}
 
-func (refusing) Append(context.Context, *db.Tx, audit.Event) error { return errors.New("audit is full") }
+func (refusing) Append(context.Context, *db.Tx, audit.Event) error {
+	return errors.New("audit is full")
+}
 
 // A full disk fails the writer, so that the session ends; what is there plays.
 func TestDiskFull(t *testing.T) {

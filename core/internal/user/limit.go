@@ -18,8 +18,11 @@ import (
 type limiter struct {
 	now func() time.Time
 
+	// most bounds the buckets; a sweep makes room for a quarter of them.
+	most int
+
 	mu      sync.Mutex
-	buckets map[bucketKey]*bucket // guarded by mu; at most maxBuckets
+	buckets map[bucketKey]*bucket // guarded by mu; at most most
 }
 
 // maxBuckets bounds the memory of a limiter: about 20 MB.
@@ -65,7 +68,7 @@ func currentLimits(s *settings.Service) limits {
 }
 
 func newLimiter(now func() time.Time) *limiter {
-	return &limiter{now: now, buckets: map[bucketKey]*bucket{}}
+	return &limiter{now: now, most: maxBuckets, buckets: map[bucketKey]*bucket{}}
 }
 
 // begin admits one attempt, or returns a *LimitError. While as many attempts
@@ -160,7 +163,7 @@ func (l *limiter) end(keys [2]bucketKey, rates [2]rate, failed bool) {
 func (l *limiter) bucketLocked(k bucketKey, r rate, now time.Time) *bucket {
 	b := l.buckets[k]
 	if b == nil {
-		if len(l.buckets) >= maxBuckets {
+		if len(l.buckets) >= l.most {
 			l.sweepLocked(now)
 		}
 		b = &bucket{at: now, changed: make(chan struct{})}
@@ -197,7 +200,7 @@ func (l *limiter) sweepLocked(now time.Time) {
 		list = append(list, old{k, age})
 	}
 	slices.SortFunc(list, func(a, b old) int { return int(min(max(b.age-a.age, -1), 1)) })
-	for _, o := range list[:min(len(list), maxBuckets/4)] {
+	for _, o := range list[:min(len(list), l.most/4)] {
 		delete(l.buckets, o.key)
 	}
 }

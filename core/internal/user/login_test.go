@@ -383,7 +383,7 @@ func TestOldHashParametersAreRenewed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h, err := parseHash(rec.passwordHash); err != nil || !h.current() {
+	if h, err := parseHash(rec.passwordHash); err != nil || !h.current(r.hasher.memory) {
 		t.Errorf("hash after login: %s, %v", rec.passwordHash, err)
 	}
 	r.must(r.login("jane", goodPassword, "", office))
@@ -429,4 +429,36 @@ func FuzzParseLoginID(f *testing.F) {
 			t.Errorf("%q = %+v does not round trip: %+v", s, l, again)
 		}
 	})
+}
+
+// TestHashParameters holds a fresh hash against what the decision record says.
+func TestHashParameters(t *testing.T) {
+	h := newHasher(1)
+	text, err := h.hash(t.Context(), goodPassword)
+	if err != nil || !strings.HasPrefix(text, "$argon2id$v=19$m=47104,t=1,p=1$") {
+		t.Fatalf("hash %q, %v", text, err)
+	}
+	if again, err := h.hash(t.Context(), goodPassword); err != nil || again == text {
+		t.Errorf("the same password twice gives the same hash: %v", err)
+	}
+	for password, want := range map[string]bool{goodPassword: true, goodPassword + " ": false, "": false} {
+		if ok, renew, err := h.verify(t.Context(), text, password); ok != want || renew || err != nil {
+			t.Errorf("verify %q = %v, %v, %v; want %v", password, ok, renew, err, want)
+		}
+	}
+	for _, stored := range []string{"", "x", "$argon2id$v=19$m=47104,t=1,p=1$AAAA$AAAA"} {
+		if ok, _, err := h.verify(t.Context(), stored, ""); ok || err != nil {
+			t.Errorf("verify against %q = %v, %v", stored, ok, err)
+		}
+	}
+}
+
+func BenchmarkHash(b *testing.B) {
+	h := newHasher(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := h.hash(b.Context(), goodPassword); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -33,6 +33,8 @@ var errBadHash = errors.New("stored password hash is not readable")
 // of logins costs waiting time and not memory.
 type hasher struct {
 	slots chan struct{}
+	// memory is what a new hash needs, in KiB.
+	memory uint32
 	// dummy is verified for users who do not exist or have no password.
 	dummy argonHash
 }
@@ -42,7 +44,7 @@ func newHasher(concurrency int) *hasher {
 		salt: make([]byte, argonSalt), key: make([]byte, argonKey)}
 	rand.Read(d.salt)
 	rand.Read(d.key)
-	return &hasher{slots: make(chan struct{}, max(concurrency, 1)), dummy: d}
+	return &hasher{slots: make(chan struct{}, max(concurrency, 1)), memory: argonMemory, dummy: d}
 }
 
 // argonHash is a parsed hash.
@@ -60,8 +62,8 @@ func (h argonHash) String() string {
 }
 
 // current reports whether the hash has today's parameters.
-func (h argonHash) current() bool {
-	return h.time == argonTime && h.memory == argonMemory && h.threads == argonThreads && len(h.key) == argonKey
+func (h argonHash) current(memory uint32) bool {
+	return h.time == argonTime && h.memory == memory && h.threads == argonThreads && len(h.key) == argonKey
 }
 
 // parseHash reads what String wrote, with bounds on what it may cost.
@@ -106,8 +108,8 @@ func (h *hasher) hash(ctx context.Context, password string) (string, error) {
 	defer func() { <-h.slots }()
 	salt := make([]byte, argonSalt)
 	rand.Read(salt)
-	key := argon2.IDKey([]byte(password), salt, argonTime, argonMemory, argonThreads, argonKey)
-	return argonHash{argonTime, argonMemory, argonThreads, salt, key}.String(), nil
+	key := argon2.IDKey([]byte(password), salt, argonTime, h.memory, argonThreads, argonKey)
+	return argonHash{argonTime, h.memory, argonThreads, salt, key}.String(), nil
 }
 
 // verify compares password with a stored hash in constant time. An empty or
@@ -128,7 +130,7 @@ func (h *hasher) verify(ctx context.Context, stored, password string) (ok, renew
 	defer func() { <-h.slots }()
 	got := argon2.IDKey([]byte(password), want.salt, want.time, want.memory, want.threads, uint32(len(want.key)))
 	ok = subtle.ConstantTimeCompare(got, want.key) == 1 && usable
-	return ok, ok && !want.current(), nil
+	return ok, ok && !want.current(h.memory), nil
 }
 
 // checkPassword returns what is wrong with a new password, or "".

@@ -93,6 +93,9 @@ func newRoom(t testing.TB, d *db.DB) *room {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Hashes as in production take most of a suite's time; their parameters have
+	// a test of their own.
+	s.hasher.memory, s.hasher.dummy.memory = 64, 64
 	return &room{Service: s, t: t, d: d, log: log, clock: c, settings: set}
 }
 

@@ -26,7 +26,8 @@ type Config struct {
 	TokenFile string `toml:"token_file"`
 	// Name is proposed at enrolment. Default: the host name.
 	Name string `toml:"name"`
-	// Transport is "wss" or "quic"; empty tries both and keeps the faster.
+	// Transport is "wss", "quic" or "auto": both raced, QUIC first, the winner
+	// remembered. Default wss, which costs less per byte.
 	Transport string `toml:"transport"`
 	// QUIC is host:port for QUIC when it differs from Core.
 	QUIC string `toml:"quic"`
@@ -65,7 +66,7 @@ type DeployConfig struct {
 }
 
 func defaults(getenv func(string) string) Config {
-	c := Config{State: "/var/lib/caponier-extender"}
+	c := Config{State: "/var/lib/caponier-extender", Transport: string(tunnel.WSS)}
 	if dir, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":"); dir != "" {
 		c.State = dir
 	}
@@ -86,8 +87,8 @@ func (c *Config) Validate() []config.Problem {
 	if c.State == "" {
 		add("state", "is missing", "name a directory that only the extender's user may read")
 	}
-	if c.Transport != "" && c.Transport != string(tunnel.WSS) && c.Transport != string(tunnel.QUIC) {
-		add("transport", "must be wss, quic or empty", "")
+	if c.Transport != transportAuto && c.Transport != string(tunnel.WSS) && c.Transport != string(tunnel.QUIC) {
+		add("transport", "must be wss, quic or auto", "")
 	}
 	if _, _, err := net.SplitHostPort(c.QUIC); c.QUIC != "" && err != nil {
 		add("quic", "must be host:port", "")
@@ -123,6 +124,16 @@ func (r *RulesConfig) parse() (dial.Rules, error) {
 	exempt, err := dial.ParsePrefixes("exempt", r.Exempt)
 	rules.Exempt = exempt
 	return rules, err
+}
+
+// transportAuto races the transports.
+const transportAuto = "auto"
+
+func (c *Config) transport() tunnel.Transport {
+	if c.Transport == transportAuto {
+		return ""
+	}
+	return tunnel.Transport(c.Transport)
 }
 
 // resolver asks one server, or is nil for the system's.

@@ -25,7 +25,6 @@ import (
 	"caponier/shared/daemon"
 	"caponier/shared/edge"
 	"caponier/shared/telemetry"
-	"caponier/shared/tunnel"
 	"caponier/shared/wire"
 )
 
@@ -171,7 +170,7 @@ func serve(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	r := relay.New(relay.Config{Rules: rules, Resolver: cfg.resolver(), Log: log})
 	ec := edge.Config{
 		URL: cfg.Core, State: cfg.State, Token: cfg.token, Kind: wire.Extender, Name: cfg.Name, Build: daemon.Version,
-		Transport: tunnel.Transport(cfg.Transport), QUICAddr: cfg.QUIC, Grace: cfg.Grace.Std(),
+		Transport: cfg.transport(), QUICAddr: cfg.QUIC, Grace: cfg.Grace.Std(),
 		Stream: r.ServeStream, Control: r.Control(), Status: r.Status, Log: log,
 		Welcomed: func(w wire.Welcome) error { return r.Narrow(w.Rules) },
 	}

@@ -84,6 +84,13 @@ func (e *Edge) identity() *identity {
 	return e.id
 }
 
+// prefer is the transport that won the last race.
+func (e *Edge) prefer() tunnel.Transport {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.won
+}
+
 // once dials, says hello and serves until the tunnel has ended; the error says
 // why it has.
 func (e *Edge) once(ctx context.Context, attempt int) error {
@@ -91,7 +98,7 @@ func (e *Edge) once(ctx context.Context, attempt int) error {
 	s, err := e.c.Dial(ctx, tunnel.DialConfig{
 		URL:       e.c.URL,
 		Identity:  tunnel.Identity{Certificate: id.certificate(), Roots: id.pool},
-		Transport: e.c.Transport, QUICAddr: e.c.QUICAddr, Limits: e.c.Limits, Logger: e.log,
+		Transport: e.c.Transport, Prefer: e.prefer(), QUICAddr: e.c.QUICAddr, Limits: e.c.Limits, Logger: e.log,
 	})
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
@@ -110,6 +117,9 @@ func (e *Edge) once(ctx context.Context, attempt int) error {
 	e.session, e.welcome = s, *w
 	e.mu.Unlock()
 	info := s.Info()
+	e.mu.Lock()
+	e.won = info.Transport
+	e.mu.Unlock()
 	e.log.Info("connected", telemetry.KeyNode, w.Name, "site", w.Site, "core", w.Core.Name, "transport", string(info.Transport), "binding", string(info.Binding))
 	e.serve(ctx, s, w)
 	e.mu.Lock()

@@ -84,10 +84,11 @@ type Edge struct {
 	drained chan struct{}  // closed when Run's context ended
 
 	mu        sync.Mutex
-	id        *identity      // guarded by mu; nil until enrolled
-	session   tunnel.Session // guarded by mu; nil while not welcomed
-	welcome   wire.Welcome   // guarded by mu; of session
-	lastError string         // guarded by mu
+	id        *identity        // guarded by mu; nil until enrolled
+	session   tunnel.Session   // guarded by mu; nil while not welcomed
+	welcome   wire.Welcome     // guarded by mu; of session
+	lastError string           // guarded by mu
+	won       tunnel.Transport // guarded by mu; of the last working tunnel
 }
 
 // New locks the state directory and reads the identity in it. Close gives

@@ -32,11 +32,12 @@ type authority struct {
 	key ed25519.PrivateKey
 	pin [sha256.Size]byte
 
-	mu    sync.Mutex
-	certs []*x509.Certificate // guarded by mu; newest first, never empty
-	leaf  tls.Certificate     // guarded by mu; this core's own
-	crl   []byte              // guarded by mu; DER
-	crlAt time.Time           // guarded by mu; when crl was signed, zero = sign anew
+	mu      sync.Mutex
+	certs   []*x509.Certificate // guarded by mu; newest first, never empty
+	leaf    tls.Certificate     // guarded by mu; this core's own
+	crl     []byte              // guarded by mu; DER
+	crlAt   time.Time           // guarded by mu; when crl was signed
+	changes uint64              // guarded by mu; counts forgetCRL
 }
 
 // skewBack is how far back certificates begin, for peers whose clocks lag.
@@ -60,7 +61,9 @@ func openAuthority(ctx context.Context, c Config) (*authority, error) {
 		if len(rows) == 0 {
 			return a.create(ctx, tx)
 		}
-		return a.load(rows)
+		a.key = nil
+		a.certs, err = a.load(rows)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open edge ca: %w", err)
@@ -72,32 +75,34 @@ func openAuthority(ctx context.Context, c Config) (*authority, error) {
 	return a, nil
 }
 
-func (a *authority) load(rows []caRow) error {
-	a.certs = nil
+// load parses the stored certificates, newest first, and opens the key if it
+// is not open yet.
+func (a *authority) load(rows []caRow) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
 	for _, r := range rows {
 		cert, err := x509.ParseCertificate(r.Certificate)
 		if err != nil {
-			return fmt.Errorf("parse ca certificate %s: %w", r.ID, err)
+			return nil, fmt.Errorf("parse ca certificate %s: %w", r.ID, err)
 		}
 		if cert.NotAfter.After(a.c.Now()) {
-			a.certs = append(a.certs, cert)
+			certs = append(certs, cert)
 		}
 		if a.key == nil {
 			seed, err := a.c.Vault.Open(vault.Place{Table: "edge_ca", Column: "sealed_key", Row: r.ID}, r.SealedKey)
 			if err != nil {
-				return fmt.Errorf("open ca key %s: %w", r.ID, err)
+				return nil, fmt.Errorf("open ca key %s: %w", r.ID, err)
 			}
 			if len(seed) != ed25519.SeedSize {
-				return fmt.Errorf("ca key %s has a wrong length", r.ID)
+				return nil, fmt.Errorf("ca key %s has a wrong length", r.ID)
 			}
 			a.key = ed25519.NewKeyFromSeed(seed)
 			clear(seed)
 		}
 	}
-	if len(a.certs) == 0 {
-		return errors.New("every ca certificate has ended; the clock may be wrong")
+	if len(certs) == 0 {
+		return nil, errors.New("every ca certificate has ended; the clock may be wrong")
 	}
-	return nil
+	return certs, nil
 }
 
 func (a *authority) create(ctx context.Context, tx *db.Tx) error {
@@ -105,12 +110,17 @@ func (a *authority) create(ctx context.Context, tx *db.Tx) error {
 	if err != nil {
 		return fmt.Errorf("make ca key: %w", err)
 	}
-	a.key, a.certs = key, nil
-	return a.issueCA(ctx, tx, audit.CACreated)
+	a.key = key
+	cert, err := a.issueCA(ctx, tx, audit.CACreated)
+	if err != nil {
+		return err
+	}
+	a.certs = []*x509.Certificate{cert}
+	return nil
 }
 
 // issueCA signs a CA certificate on the key we have and stores it.
-func (a *authority) issueCA(ctx context.Context, tx *db.Tx, event audit.Type) error {
+func (a *authority) issueCA(ctx context.Context, tx *db.Tx, event audit.Type) (*x509.Certificate, error) {
 	now := a.c.Now()
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber:          serial(),
@@ -123,22 +133,21 @@ func (a *authority) issueCA(ctx context.Context, tx *db.Tx, event audit.Type) er
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}, &x509.Certificate{Subject: pkix.Name{CommonName: "Caponier edge CA", Organization: []string{"Caponier"}}}, a.key.Public(), a.key)
 	if err != nil {
-		return fmt.Errorf("sign ca certificate: %w", err)
+		return nil, fmt.Errorf("sign ca certificate: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return fmt.Errorf("parse ca certificate: %w", err)
+		return nil, fmt.Errorf("parse ca certificate: %w", err)
 	}
 	id := newID("eca")
 	sealed, err := a.c.Vault.Seal(vault.Place{Table: "edge_ca", Column: "sealed_key", Row: id}, a.key.Seed())
 	if err != nil {
-		return fmt.Errorf("seal ca key: %w", err)
+		return nil, fmt.Errorf("seal ca key: %w", err)
 	}
 	if err := insertCA(ctx, tx, caRow{ID: id, Certificate: der, SealedKey: sealed, NotAfter: cert.NotAfter, CreatedAt: now}); err != nil {
-		return err
+		return nil, err
 	}
-	a.certs = append([]*x509.Certificate{cert}, a.certs...)
-	return a.c.Audit.Append(ctx, tx, audit.Event{Type: event, Outcome: audit.OK, Actor: audit.System,
+	return cert, a.c.Audit.Append(ctx, tx, audit.Event{Type: event, Outcome: audit.OK, Actor: audit.System,
 		Object: audit.Object{Kind: "edge_ca", ID: id},
 		Fields: map[string]string{"not_after": cert.NotAfter.UTC().Format(time.RFC3339)}})
 }
@@ -148,10 +157,13 @@ func (a *authority) issueCA(ctx context.Context, tx *db.Tx, event audit.Type) er
 // whether the roots changed.
 func (a *authority) maintain(ctx context.Context) (bool, error) {
 	now := a.c.Now()
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	due := func(certs []*x509.Certificate) bool {
+		return certs[0].NotAfter.Before(now.Add(a.c.NodeLife)) && a.c.NodeLife < a.c.CALife
+	}
 	changed := false
-	if a.certs[0].NotAfter.Before(now.Add(a.c.NodeLife)) && a.c.NodeLife < a.c.CALife {
+	if certs := a.certificates(); due(certs) {
+		// The mutex is not held here: enrolments hold a transaction when they
+		// come for it.
 		err := a.c.DB.Tx(ctx, func(tx *db.Tx) error {
 			if err := tx.Lock(ctx, "edge-ca"); err != nil {
 				return err
@@ -160,20 +172,22 @@ func (a *authority) maintain(ctx context.Context) (bool, error) {
 			if err != nil {
 				return err
 			}
-			if err := a.load(rows); err != nil {
-				return err
+			if certs, err = a.load(rows); err != nil || !due(certs) {
+				return err // or another core was first
 			}
-			// Another core may have been first.
-			if !a.certs[0].NotAfter.Before(now.Add(a.c.NodeLife)) {
-				return nil
-			}
-			return a.issueCA(ctx, tx, audit.CARenewed)
+			cert, err := a.issueCA(ctx, tx, audit.CARenewed)
+			certs = append([]*x509.Certificate{cert}, certs...)
+			return err
 		})
 		if err != nil {
 			return false, fmt.Errorf("renew edge ca: %w", err)
 		}
-		changed = true
+		a.mu.Lock()
+		a.certs, changed = certs, true
+		a.mu.Unlock()
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if changed || a.leaf.Leaf.NotAfter.Before(now.Add(coreLeafLife/2)) {
 		if err := a.renewLeafLocked(); err != nil {
 			return changed, err
@@ -291,11 +305,12 @@ func csrKey(der []byte) (ed25519.PublicKey, []byte, error) {
 // revocationList returns the current list (RFC 5280 §5), signed at most half
 // its life ago.
 func (a *authority) revocationList(ctx context.Context) ([]byte, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	now := a.c.Now()
-	if a.crl != nil && now.Sub(a.crlAt) < a.c.CRLLife/2 && now.After(a.crlAt.Add(-time.Second)) {
-		return a.crl, nil
+	a.mu.Lock()
+	der, at, made := a.crl, a.crlAt, a.changes
+	a.mu.Unlock()
+	if der != nil && now.Sub(at) < a.c.CRLLife/2 && now.After(at.Add(-time.Second)) {
+		return der, nil
 	}
 	revoked, err := listRevoked(ctx, a.c.DB, now)
 	if err != nil {
@@ -309,7 +324,9 @@ func (a *authority) revocationList(ctx context.Context) ([]byte, error) {
 		}
 		list = append(list, x509.RevocationListEntry{SerialNumber: n, RevocationTime: r.RevokedAt})
 	}
-	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	der, err = x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
 		RevokedCertificateEntries: list,
 		Number:                    big.NewInt(now.UnixMicro()),
 		ThisUpdate:                now.Add(-skewBack),
@@ -318,7 +335,9 @@ func (a *authority) revocationList(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign revocation list: %w", err)
 	}
-	a.crl, a.crlAt = der, now
+	if a.changes == made { // else something was revoked since it was read
+		a.crl, a.crlAt = der, now
+	}
 	return der, nil
 }
 
@@ -327,6 +346,7 @@ func (a *authority) forgetCRL() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.crl = nil
+	a.changes++
 }
 
 func (a *authority) pem() []byte {

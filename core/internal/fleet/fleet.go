@@ -120,7 +120,7 @@ func New(ctx context.Context, c Config) (*Fleet, error) {
 		c: c, log: c.Log, now: c.Now,
 		live: map[string]*node{}, sites: map[string]map[string]*node{}, tunnels: map[*node]struct{}{},
 		draining: make(chan struct{}),
-		enrols: rate.NewLimiter(200, 400),
+		enrols:   rate.NewLimiter(200, 400),
 	}
 	var err error
 	if f.ca, err = openAuthority(ctx, c); err != nil {

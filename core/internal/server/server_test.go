@@ -29,7 +29,7 @@ func testConfig(t *testing.T) Config {
 	t.Helper()
 	c := Default()
 	c.StateDir = t.TempDir()
-	c.Listen = Listen{HTTPS: "127.0.0.1:0", HTTP: "127.0.0.1:0", QUIC: "off", Bastion: "127.0.0.1:0", SOCKS: "127.0.0.1:0", Metrics: "127.0.0.1:0", Sessions: config.PortRange{Low: 4000, High: 6000}}
+	c.Listen = Listen{HTTPS: "127.0.0.1:0", HTTP: "127.0.0.1:0", QUIC: "127.0.0.1:0", Bastion: "127.0.0.1:0", SOCKS: "127.0.0.1:0", Metrics: "127.0.0.1:0", Sessions: config.PortRange{Low: 4000, High: 6000}}
 	c.Grace = config.Duration(time.Second)
 	c.complete()
 	if err := vault.WriteKEK(filepath.Join(c.StateDir, "kek"), vault.GenerateKEK()); err != nil {

@@ -44,23 +44,23 @@ var (
 // Settings about connections (FEATURES C11).
 var (
 	ReauthorizeEvery = durationKey("connection.reauthorize_every", 30*time.Second, 5*time.Second, time.Hour,
-		"How often the right behind a live connection is checked again; changes are acted on at once besides.")
+		"How often the right behind a live connection is checked again; changes are acted on at once besides.").needsRestart()
 	ConnectionIdle = durationKey("connection.idle", 0, 0, 24*time.Hour,
-		"Ends connections without traffic for this long where the grant says nothing; 0 = no limit.")
+		"Ends connections without traffic for this long where the grant says nothing; 0 = no limit.").needsRestart()
 	ConnectionMax = durationKey("connection.max_duration", 0, 0, 30*24*time.Hour,
-		"Ends connections after this long where the grant says nothing; 0 = no limit.")
+		"Ends connections after this long where the grant says nothing; 0 = no limit.").needsRestart()
 	BastionSeparator = charKey("bastion.separator", "%", "%+~,:^=",
-		"Stands between user, account and target in an SSH login name; doubled, it stands for itself.")
+		"Stands between user, account and target in an SSH login name; doubled, it stands for itself.").needsRestart()
 )
 
 // Settings about how long things are kept.
 var (
 	RecordingRetention = intKey("retention.recording_days", 180, 1, 36_500,
-		"Days a recording is kept.")
+		"Days a recording is kept.").needsRestart()
 	ConnectionRetention = intKey("retention.connection_days", 730, 1, 36_500,
-		"Days the row of a past connection is kept.")
+		"Days the row of a past connection is kept.").needsRestart()
 	AuditRetention = intKey("retention.audit_days", 730, 1, 36_500,
-		"Days an audit event is kept.")
+		"Days an audit event is kept.").needsRestart()
 )
 
 // All lists every setting in the order they are shown.

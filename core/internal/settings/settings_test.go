@@ -90,13 +90,13 @@ func TestChange(t *testing.T) {
 		s, log := newService(t, d)
 		notes := d.Subscribe(t.Context())
 		restart, err := s.Change(t.Context(), tester, 0, values(
-			"session.idle", `"90s"`, "login.burst", ` 7 `, "login.allow_list", `["10.0.0.0/8"]`, "bastion.separator", `"+"`))
+			"session.idle", `"90s"`, "login.burst", ` 7 `, "login.allow_list", `["10.0.0.0/8"]`, "session.source_binding", `"subnet"`))
 		if err != nil || restart {
 			t.Fatalf("change: restart %v, %v", restart, err)
 		}
-		if SessionIdle.Get(s) != 90*time.Second || LoginBurst.Get(s) != 7 || BastionSeparator.Get(s) != "+" ||
+		if SessionIdle.Get(s) != 90*time.Second || LoginBurst.Get(s) != 7 || SessionBinding.Get(s) != "subnet" ||
 			len(LoginAllow.Get(s)) != 1 || LoginAllow.Get(s)[0] != netip.MustParsePrefix("10.0.0.0/8") {
-			t.Errorf("values after the change: %v %v %q %v", SessionIdle.Get(s), LoginBurst.Get(s), BastionSeparator.Get(s), LoginAllow.Get(s))
+			t.Errorf("values after the change: %v %v %q %v", SessionIdle.Get(s), LoginBurst.Get(s), SessionBinding.Get(s), LoginAllow.Get(s))
 		}
 		for range 4 {
 			if n := <-notes; n.Topic != Topic {
@@ -107,7 +107,7 @@ func TestChange(t *testing.T) {
 		if err != nil || len(events) != 4 {
 			t.Fatalf("%d events, %v; want 4", len(events), err)
 		}
-		e := events[3]
+		e := events[2]
 		if e.Object.ID != "session.idle" || e.Fields["old"] != `"15m0s"` || e.Fields["new"] != `"90s"` || e.Actor.ID != tester.ID {
 			t.Errorf("event %+v", e)
 		}

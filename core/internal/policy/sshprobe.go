@@ -55,8 +55,12 @@ func NewSSHProber(c SSHProberConfig) (*SSHProber, error) {
 	return &SSHProber{c: c}, nil
 }
 
-// probeTimeout bounds one tried login.
-const probeTimeout = 15 * time.Second
+// probeTimeout bounds one tried login, bannerTimeout the wait for the server
+// to say that it speaks SSH (it may say other lines before, RFC 4253 §4.2).
+const (
+	probeTimeout  = 15 * time.Second
+	bannerTimeout = 5 * time.Second
+)
 
 // errStop ends a handshake once what was asked for is known.
 var errStop = errors.New("enough seen")
@@ -77,6 +81,12 @@ func (p *SSHProber) ProbeLogin(ctx context.Context, t *target.Target, a *target.
 		_ = raw.SetDeadline(d) // closing by ctx is the one that counts
 	}
 	tr := &try{p: p, t: t, a: a, conn: &bannerConn{Conn: raw}, start: start}
+	late := time.AfterFunc(bannerTimeout, func() {
+		if tr.conn.version() == "" {
+			raw.Close()
+		}
+	})
+	defer late.Stop()
 	return tr.run(ctx)
 }
 

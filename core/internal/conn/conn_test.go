@@ -79,9 +79,7 @@ func TestLifecycle(t *testing.T) {
 		if got := auditTypes(t, d, l.ID); !slices.Equal(got, want) {
 			t.Errorf("audit events %v, want %v", got, want)
 		}
-		if r.Count() != 0 || r.Carries(l.ID) {
-			t.Errorf("count %d, carries %t after the end", r.Count(), r.Carries(l.ID))
-		}
+		r.until("the connection is forgotten", func() bool { return r.Count() == 0 && !r.Carries(l.ID) })
 	})
 }
 

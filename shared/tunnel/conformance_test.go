@@ -96,25 +96,12 @@ func connectWSS(t *testing.T, lim tunnel.Limits, delay time.Duration, plain bool
 
 func connectQUIC(t *testing.T, lim tunnel.Limits, delay time.Duration) pair {
 	t.Helper()
-	_, coreID, edgeID := identities(t)
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := tunnel.ListenQUIC(pc, func() tunnel.AcceptConfig { return tunnel.AcceptConfig{Identity: coreID, Limits: lim} })
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close(); _ = pc.Close() })
-	addr := pc.LocalAddr().String()
 	if delay > 0 {
-		p, err := tunneltest.NewPacketProxy(addr, delay)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = p.Close() })
-		addr = p.Addr
+		p, _ := connectQUICProxied(t, lim, delay)
+		return p
 	}
+	_, coreID, edgeID := identities(t)
+	l, addr := listenQUIC(t, tunnel.AcceptConfig{Identity: coreID, Limits: lim})
 	edge, err := tunnel.Dial(t.Context(), tunnel.DialConfig{QUICAddr: addr, Identity: edgeID, Transport: tunnel.QUIC, Limits: lim})
 	if err != nil {
 		t.Fatal(err)

@@ -104,6 +104,7 @@ func startWSS(ctx context.Context, nc net.Conn, u *url.URL, cfg DialConfig) (*mu
 		if err := wantCore(info.Peer, cfg.CoreID); err != nil {
 			return nil, err
 		}
+		ws.bare = true
 	case string(InnerTLS):
 		g := &gatherConn{wsConn: ws}
 		tc := tls.Client(g, cfg.Identity.clientTLS(cfg.CoreID))

@@ -1,4 +1,4 @@
-//go:build !linux && !darwin
+//go:build !linux
 
 package tunnel
 
@@ -10,3 +10,4 @@ const canReadRaw = false
 func readRaw(uintptr, []byte) (int, bool, error) { return 0, false, errors.ErrUnsupported }
 func readError(_ int, err, cerr error) error     { return errors.Join(err, cerr) }
 func limitUnsent(uintptr)                        {}
+func limitQueue(uintptr, bool)                   {}

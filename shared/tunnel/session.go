@@ -30,6 +30,8 @@ const (
 	maxPings = 64
 	// goodbye is how long Close tries to tell the peer why.
 	goodbye = 500 * time.Millisecond
+	// shortPath is the round trip below which the kernel need not queue much.
+	shortPath = 3 * time.Millisecond
 )
 
 // errSilent ends a session whose peer said nothing for DeadAfter.
@@ -54,6 +56,7 @@ type muxSession struct {
 	in, out  atomic.Uint64
 	total    atomic.Uint64
 	buffered atomic.Int64 // received and not read, over all streams
+	short    atomic.Bool  // the path is a short one
 	grown    atomic.Int64 // what windows grew beyond the initial one, over all streams
 
 	mu       sync.Mutex // guards everything below and the sending half of all streams
@@ -223,6 +226,11 @@ func (s *muxSession) measured(d time.Duration) {
 		low += (int64(d) - low) / 32
 	}
 	s.minRTT.Store(low)
+	if l, ok := s.link.(interface{ shortPath(bool) }); ok {
+		if short := low < int64(shortPath); short != s.short.Swap(short) {
+			l.shortPath(short)
+		}
+	}
 }
 
 func (s *muxSession) Close(reason *wire.Error) error {

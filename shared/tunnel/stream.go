@@ -16,7 +16,7 @@ import (
 
 const (
 	// sendLimit is how much a stream queues for sending before Write waits.
-	sendLimit = 256 << 10
+	sendLimit = 128 << 10
 	// lingerFor is how long a closed stream waits for the peer to take what
 	// was written before it is reset.
 	lingerFor = 15 * time.Second
@@ -135,9 +135,13 @@ func (st *stream) writeChunk(c *chunk) error {
 func (st *stream) queuedLocked() {
 	st.confirmed = true
 	st.s.scheduleLocked(st)
-	if st.outq.bytes < sendLimit {
+	if st.roomLocked() {
 		signal(st.wready) // for another writer
 	}
+}
+
+func (st *stream) roomLocked() bool {
+	return st.outq.bytes < sendLimit
 }
 
 // awaitRoomLocking waits until something may be queued and returns with s.mu
@@ -155,7 +159,7 @@ func (st *stream) awaitRoomLocking() error {
 			defer st.s.mu.Unlock()
 			return st.werr
 		}
-		if st.outq.bytes < sendLimit {
+		if st.roomLocked() {
 			return nil
 		}
 		st.s.mu.Unlock()

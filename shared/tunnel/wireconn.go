@@ -12,12 +12,16 @@ import (
 // ciphertext one write gathers.
 const wireBuffer = 128 << 10
 
+// directRead is the length from which a read by TLS goes straight into its own
+// buffer: copying 16 KiB costs more than another system call.
+const directRead = 4 << 10
+
 var wirePool = sync.Pool{New: func() any { b := make([]byte, wireBuffer); return &b }}
 
 // corkedConn stands between TLS and a socket. TLS writes records of 16 KiB,
 // each with a system call; between cork and uncork they are gathered into one.
-// TLS reads record by record; here a read takes what the socket has, into a
-// buffer that is held only while there is something in it.
+// Short reads take what the socket has, into a buffer that is held only while
+// there is something in it.
 type corkedConn struct {
 	net.Conn
 	raw syscall.RawConn // nil if the connection has no descriptor
@@ -63,7 +67,7 @@ func corkOf(nc net.Conn) *corkedConn {
 
 func (c *corkedConn) Read(p []byte) (int, error) {
 	if len(c.r) == 0 {
-		if c.raw == nil || len(p) >= wireBuffer/2 {
+		if c.raw == nil || len(p) >= directRead {
 			return c.Conn.Read(p)
 		}
 		var n int
@@ -148,6 +152,17 @@ func (c *corkedConn) CloseWrite() error {
 		return h.CloseWrite()
 	}
 	return nil
+}
+
+// shorten bounds what the kernel queues for reading, if on: on a short path a
+// few milliseconds' worth is enough, and what is urgent does not wait behind
+// megabytes. Off, the kernel sizes it for the path's delay.
+func (c *corkedConn) shorten(on bool) {
+	if t, ok := c.Conn.(*net.TCPConn); ok {
+		if raw, err := t.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { limitQueue(fd, on) })
+		}
+	}
 }
 
 // Listener wraps the TCP listener below a TLS server so that tunnels accepted

@@ -37,6 +37,10 @@ type wsConn struct {
 	nc     net.Conn
 	br     *bufio.Reader
 	client bool
+	// bare leaves out the masking: its key is then zero. Masking protects what
+	// stands in between from what a script makes a browser send; on a TLS
+	// connection that ends at our peer nothing stands in between.
+	bare bool
 	// cork, if not nil, gathers what is written below TLS (see wireConn).
 	cork *corkedConn
 
@@ -74,7 +78,7 @@ func (w *wsConn) Read(p []byte) (int, error) {
 		p = p[:w.left]
 	}
 	n, err := w.br.Read(p)
-	if w.masked {
+	if w.masked && w.key != [4]byte{} {
 		w.keyAt = mask(p[:n], p[:n], w.key, w.keyAt)
 	}
 	w.left -= int64(n)
@@ -197,9 +201,11 @@ func (w *wsConn) frame(op byte, b []byte, off int) []byte {
 		maskBit = 0x80
 		start -= 4
 		var key [4]byte
-		binary.LittleEndian.PutUint32(key[:], rand.Uint32())
+		if !w.bare {
+			binary.LittleEndian.PutUint32(key[:], rand.Uint32())
+			mask(b[off:], b[off:], key, 0)
+		}
 		copy(b[start:], key[:])
-		mask(b[off:], b[off:], key, 0)
 	}
 	switch {
 	case n < 126:
@@ -267,6 +273,12 @@ func (w *wsConn) Write(p []byte) (int, error) {
 		n += m
 	}
 	return n, nil
+}
+
+func (w *wsConn) shortPath(on bool) {
+	if w.cork != nil {
+		w.cork.shorten(on)
+	}
 }
 
 // Close says goodbye within a second and closes the connection.

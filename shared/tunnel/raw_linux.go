@@ -1,5 +1,3 @@
-//go:build linux || darwin
-
 package tunnel
 
 import (
@@ -38,6 +36,19 @@ func readError(n int, err, cerr error) error {
 		return io.EOF
 	}
 	return nil
+}
+
+// shortQueue is SO_RCVBUF on short paths in bytes; the kernel doubles it for
+// its own accounting.
+const shortQueue = 256 << 10
+
+// limitQueue sets a fixed receive buffer, or gives it back to the kernel.
+func limitQueue(fd uintptr, on bool) {
+	if on {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, shortQueue)
+		return
+	}
+	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
 }
 
 func limitUnsent(fd uintptr) {

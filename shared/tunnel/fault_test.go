@@ -1,0 +1,218 @@
+package tunnel_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"caponier/shared/tunnel"
+	"caponier/shared/tunnel/tunneltest"
+)
+
+// faulty starts a core and dials it over a connection that f damages.
+func faulty(t *testing.T, plain bool, f func(*tunneltest.Faulty)) pair {
+	t.Helper()
+	_, coreID, edgeID := identities(t)
+	c, err := tunneltest.NewCore(tunnel.AcceptConfig{Identity: coreID}, plain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	edge, err := tunnel.Dial(t.Context(), tunnel.DialConfig{
+		URL: c.URL, Identity: edgeID, Transport: tunnel.WSS,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			fc := &tunneltest.Faulty{Conn: nc}
+			f(fc)
+			return fc, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := pair{edge, <-c.Sessions}
+	t.Cleanup(func() { _ = p.edge.Close(nil); _ = p.core.Close(nil) })
+	return p
+}
+
+// handshakeBytes is more than any handshake of these tests moves one way.
+const handshakeBytes = 16 << 10
+
+func ended(t *testing.T, who string, s tunnel.Session, within time.Duration) {
+	t.Helper()
+	select {
+	case <-s.Done():
+		if s.Err() == nil {
+			t.Errorf("%s: ended without a reason", who)
+		}
+	case <-time.After(within):
+		t.Errorf("%s: not noticed within %v", who, within)
+	}
+}
+
+// TestDeadPeer has a path swallow everything: both ends notice within 5 s.
+func TestDeadPeer(t *testing.T) {
+	const within = 5 * time.Second
+	for _, plain := range []bool{false, true} {
+		t.Run(map[bool]string{false: "bound", true: "inner"}[plain], func(t *testing.T) {
+			t.Parallel()
+			p := faulty(t, plain, func(f *tunneltest.Faulty) { f.StallAfter = handshakeBytes })
+			st, err := p.edge.Open(t.Context(), dialTo("a:1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = st.Write(make([]byte, handshakeBytes))
+			begin := time.Now()
+			ended(t, "edge", p.edge, within)
+			ended(t, "core", p.core, within-time.Since(begin))
+			if !errors.Is(p.core.Err(), net.ErrClosed) {
+				t.Errorf("core: %v", p.core.Err())
+			}
+			if err := readErr(st); err == io.EOF {
+				t.Error("the stream of a dead tunnel ended in order")
+			}
+		})
+	}
+	t.Run("quic", func(t *testing.T) {
+		t.Parallel()
+		p, proxy := connectQUICProxied(t, tunnel.Limits{}, 0)
+		proxy.Drop(true)
+		begin := time.Now()
+		ended(t, "edge", p.edge, within)
+		ended(t, "core", p.core, within-time.Since(begin))
+	})
+}
+
+func TestCut(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		t.Run(map[bool]string{false: "bound", true: "inner"}[plain], func(t *testing.T) {
+			p := faulty(t, plain, func(f *tunneltest.Faulty) { f.CutAfter = 1 << 20 })
+			core, edge := p.stream(t, dialTo("a:1"))
+			go func() { _, _ = core.Write(make([]byte, 4<<20)) }()
+			if n, err := io.Copy(io.Discard, edge); err == nil {
+				t.Errorf("%d bytes, then an orderly end", n)
+			}
+			ended(t, "edge", p.edge, time.Second)
+			ended(t, "core", p.core, 2*time.Second)
+			if !errors.Is(p.edge.Err(), tunneltest.ErrCut) {
+				t.Errorf("edge: %v", p.edge.Err())
+			}
+		})
+	}
+}
+
+// TestCorrupt flips one bit: no wrong byte may be delivered.
+func TestCorrupt(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		t.Run(map[bool]string{false: "bound", true: "inner"}[plain], func(t *testing.T) {
+			p := faulty(t, plain, func(f *tunneltest.Faulty) { f.CorruptAfter = 500_000 })
+			core, edge := p.stream(t, dialTo("a:1"))
+			pattern := bytes.Repeat([]byte("0123456789abcdef"), 4<<20/16)
+			go func() { _, _ = core.Write(pattern) }()
+			got, err := io.ReadAll(edge)
+			if err == nil || len(got) > 500_000 || !bytes.Equal(got, pattern[:len(got)]) {
+				t.Errorf("%d bytes delivered, intact %v, then %v", len(got), bytes.HasPrefix(pattern, got), err)
+			}
+		})
+	}
+}
+
+// TestSilentReconnects has a thousand edges vanish without a word.
+func TestSilentReconnects(t *testing.T) {
+	_, coreID, edgeID := identities(t)
+	lim := tunnel.Limits{PingEvery: 50 * time.Millisecond, DeadAfter: 300 * time.Millisecond}
+	c, err := tunneltest.NewCore(tunnel.AcceptConfig{Identity: coreID, Limits: lim}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	round := func(n int) (goroutines int, heap uint64) {
+		var wg sync.WaitGroup
+		slots := make(chan struct{}, 16)
+		for range n {
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				var under *tunneltest.Faulty
+				edge, err := tunnel.Dial(t.Context(), tunnel.DialConfig{
+					URL: c.URL, Identity: edgeID, Transport: tunnel.WSS,
+					DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+						nc, err := new(net.Dialer).DialContext(ctx, network, addr)
+						under = &tunneltest.Faulty{Conn: nc, StallAfter: handshakeBytes}
+						return under, err
+					},
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				core := <-c.Sessions
+				st, err := edge.Open(t.Context(), dialTo("a:1"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = st.Write(make([]byte, handshakeBytes))
+				ended(t, "core", core, 10*time.Second)
+				_ = edge.Close(nil)
+			})
+		}
+		wg.Wait()
+		for range 3 {
+			runtime.GC()
+		}
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return runtime.NumGoroutine(), m.HeapAlloc
+	}
+	g0, h0 := round(50)
+	g1, h1 := round(1000)
+	until(t, "goroutines are gone", func() bool { g1 = runtime.NumGoroutine(); return g1 <= g0+5 })
+	if h1 > h0+4<<20 {
+		t.Errorf("heap grew from %d to %d bytes, goroutines %d to %d", h0, h1, g0, g1)
+	}
+}
+
+func connectQUICProxied(t *testing.T, lim tunnel.Limits, delay time.Duration) (pair, *tunneltest.PacketProxy) {
+	t.Helper()
+	_, coreID, edgeID := identities(t)
+	l, addr := listenQUIC(t, tunnel.AcceptConfig{Identity: coreID, Limits: lim})
+	proxy, err := tunneltest.NewPacketProxy(addr, delay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	edge, err := tunnel.Dial(t.Context(), tunnel.DialConfig{QUICAddr: proxy.Addr, Identity: edgeID, Transport: tunnel.QUIC, Limits: lim})
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, err := l.Accept(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = edge.Close(nil); _ = core.Close(nil) })
+	return pair{edge, core}, proxy
+}
+
+func listenQUIC(t *testing.T, cfg tunnel.AcceptConfig) (*tunnel.QUICListener, string) {
+	t.Helper()
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := tunnel.ListenQUIC(pc, func() tunnel.AcceptConfig { return cfg })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close(); _ = pc.Close() })
+	return l, pc.LocalAddr().String()
+}

@@ -1,7 +1,7 @@
 # Every target says what it does. Longer ones live in scripts beside their subject.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X caponier/shared/daemon.Version=$(VERSION)
-GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+GOBUILD := CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)'
 FUZZTIME ?= 30s
 
 .PHONY: help setup run stop build build-all check test e2e bench fuzz images clean
@@ -29,7 +29,7 @@ build-all: ## static binaries for linux amd64 and arm64 into bin/<arch>/
 	@for arch in amd64 arm64; do \
 		echo "build-all: linux/$$arch, version $(VERSION) -> bin/$$arch/"; mkdir -p bin/$$arch; \
 		for b in caponier-core:./core caponier-extender:./extender caponier:./core/cmd/caponier; do \
-			GOOS=linux GOARCH=$$arch $(GOBUILD) -o bin/$$arch/$${b%%:*} $${b##*:} || exit 1; \
+			GOOS=linux GOARCH=$$arch $(GOBUILD) -trimpath -o bin/$$arch/$${b%%:*} $${b##*:} || exit 1; \
 		done; \
 	done
 

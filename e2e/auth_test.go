@@ -62,7 +62,7 @@ func TestBastionPasswordLoginIsLimited(t *testing.T) {
 			"-o", "UserKnownHostsFile="+w.known, "-o", "StrictHostKeyChecking=yes", "-o", "PubkeyAuthentication=no", "-o", "NumberOfPasswordPrompts=1",
 			"-l", user+"%root%db-a", harness.CoreAddr, "true")
 	}
-	if _, role, err := w.core.Admin.User(t.Context(), "other", "another-good-password"); err != nil {
+	if _, role, err := w.core.Admin.User(t.Context(), "other", "correct-horse-battery"); err != nil {
 		t.Fatal(err)
 	} else if _, err := w.core.Admin.Create(t.Context(), "/grants", harness.Grant{Role: role, Target: w.targets["db-a"], Accounts: []string{"*"}, Features: []string{"all"}}); err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestBastionPasswordLoginIsLimited(t *testing.T) {
 	if r := login("demo", w.demo); r.code == 0 {
 		t.Error("no limit after 8 wrong passwords")
 	}
-	if r := login("other", "another-good-password"); r.code != 0 {
+	if r := login("other", "correct-horse-battery"); r.code != 0 {
 		t.Errorf("another user is limited too: %v", r)
 	}
 }

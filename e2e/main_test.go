@@ -56,10 +56,15 @@ var (
 	binDir    string
 )
 
-// binaries builds the programs once per run.
+// binaries builds the programs once per run, or takes those of the directory
+// CAPONIER_TEST_BIN.
 func binaries(t testing.TB) harness.Binaries {
 	t.Helper()
 	buildOnce.Do(func() {
+		if dir := os.Getenv("CAPONIER_TEST_BIN"); dir != "" {
+			built = harness.Built(dir)
+			return
+		}
 		if binDir, buildErr = os.MkdirTemp("", "caponier-e2e-bin-"); buildErr != nil {
 			return
 		}

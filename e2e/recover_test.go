@@ -19,17 +19,17 @@ func TestUDPBlockedFallsBack(t *testing.T) {
 	restart := func() harness.Edge {
 		t.Helper()
 		w.ext["a"].Proc.Kill()
+		began := time.Now()
 		if err := w.ext["a"].Start(); err != nil {
 			t.Fatal(err)
 		}
-		began := time.Now()
 		var edge harness.Edge
 		until(t, 20*time.Second, "the new tunnel", func() error {
 			list, err := w.core.Admin.Edges(t.Context(), "vpc-a")
 			if err != nil {
 				return err
 			}
-			if len(list) == 1 && list[0].Tunnel != nil && list[0].Tunnel.ConnectedAt.After(began.Add(-time.Second)) {
+			if len(list) == 1 && list[0].Tunnel != nil && list[0].Tunnel.ConnectedAt.After(began) {
 				edge = list[0]
 				return nil
 			}

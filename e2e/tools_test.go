@@ -193,15 +193,10 @@ func askEcho(ctx context.Context, n *harness.Net, ns, addr string) error {
 // SOCKS on 1080: nc as ssh's ProxyCommand, and curl with user and password.
 func TestSOCKS(t *testing.T) {
 	w := common(t)
-	known := filepath.Join(t.TempDir(), "known")
-	if err := os.WriteFile(known, []byte("db-a "+w.sshd["db-a"].HostKey+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
 	t.Run("ssh over nc -X 5", func(t *testing.T) {
-		// nc has no password login: the SSH handshake to core's bastion logic
-		// happens inside, so the host key seen is core's.
-		r := w.runIn(t, "user", "", nil, "ssh", append(w.sshOpts(), "-o", "Port=22",
-			"-o", "ProxyCommand=nc -X 5 -x "+harness.CoreAddr+":1080 %h %p", "demo%root@db-a", "hostname")...)
+		// nc knows no login, so the login is the SSH one inside, to core.
+		args := append([]string{"-o", "Port=22", "-o", "HostKeyAlias=caponier-bastion"}, w.sshOpts()...)
+		r := w.runIn(t, "user", "", nil, "ssh", append(args, "-o", "ProxyCommand=nc -X 5 -x "+harness.CoreAddr+":1080 %h %p", "demo%root@db-a", "hostname")...)
 		if r.code != 0 || r.out != "db-a\n" {
 			t.Fatal(r)
 		}

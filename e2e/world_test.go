@@ -98,7 +98,7 @@ func common(t testing.TB) *world {
 }
 
 func makeWorld(ctx context.Context, t testing.TB, o options) (*world, error) {
-	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.Extender{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}, demo: "demo-password-of-tests"}
+	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.Extender{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}, demo: "a-password-of-the-tests"}
 	var err error
 	if w.dir, err = os.MkdirTemp("", "caponier-e2e-"); err != nil {
 		return w, err
@@ -284,8 +284,8 @@ func (w *world) showLogs(t testing.TB) {
 			continue
 		}
 		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-		if len(lines) > 25 {
-			lines = lines[len(lines)-25:]
+		if len(lines) > 12 {
+			lines = lines[len(lines)-12:]
 		}
 		t.Logf("%s ends with:\n%s", filepath.Base(f), strings.Join(lines, "\n"))
 	}

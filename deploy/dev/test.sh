@@ -19,5 +19,5 @@ go test -race -p 2 -timeout 12m $(go list ./... | grep -v '/e2e')
 step "build the binaries"
 make -s build
 step "end to end: real binaries, sshd, nginx and HAProxy in network namespaces"
-go test -count=1 -timeout 12m ./e2e/...
+CAPONIER_TEST_BIN="$PWD/bin" go test -count=1 -timeout 12m ./e2e/...
 step "ok"

@@ -110,15 +110,20 @@ func runIn(stdin, tool string, args ...string) error {
 // Binaries are the paths of the built programs.
 type Binaries struct{ Core, Extender, CLI string }
 
-// Build compiles the programs into dir.
-func Build(ctx context.Context, root, dir string) (Binaries, error) {
-	b := Binaries{
+// Built names the programs that lie in dir.
+func Built(dir string) Binaries {
+	return Binaries{
 		Core:     filepath.Join(dir, "caponier-core"),
 		Extender: filepath.Join(dir, "caponier-extender"),
 		CLI:      filepath.Join(dir, "caponier"),
 	}
+}
+
+// Build compiles the programs into dir.
+func Build(ctx context.Context, root, dir string) (Binaries, error) {
+	b := Built(dir)
 	for out, pkg := range map[string]string{b.Core: "./core", b.Extender: "./extender", b.CLI: "./core/cmd/caponier"} {
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", out, pkg)
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", out, pkg)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := cmd.CombinedOutput(); err != nil {

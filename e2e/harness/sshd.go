@@ -85,6 +85,9 @@ func (s *SSHD) writeAccounts(ctx context.Context) error {
 	group := []string{"root:x:0:", "tty:x:5:", "nogroup:x:65534:"}
 	for i, l := range s.cfg.Logins {
 		home := filepath.Join(s.Dir, "home", l.Name)
+		if err := os.MkdirAll(filepath.Dir(home), 0o755); err != nil { // accounts pass through here
+			return err
+		}
 		if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
 			return err
 		}

@@ -31,6 +31,10 @@ type Features = Feature
 // AllFeatures is every feature there is.
 const AllFeatures Features = Shell | Exec | FileTransfer | Forward | RemoteForward | X11 | AgentForward | Web | Network
 
+// Recorded are the uses a recording is taken of; raw forwarding has no content
+// that could be played back.
+const Recorded Features = Shell | Exec | FileTransfer | X11 | Web
+
 // Window limits when a grant or membership holds. The zero value always holds;
 // a window that makes no sense (see Validate) never does.
 type Window struct {
@@ -153,7 +157,8 @@ type Decision struct {
 	Grant, Role string
 	// Features are all uses allowed together with the one wanted.
 	Features Features
-	// Record is whether it must be recorded. Limits add up: where several
+	// Record is whether it must be recorded: some of Features is (see
+	// Recorded) and not every grant waives it. Limits add up: where several
 	// grants apply the strictest recording rule, duration and idle time hold.
 	Record      bool
 	MaxDuration time.Duration

@@ -72,7 +72,7 @@ func Survey(r Request) Offer {
 			continue
 		}
 		o.Features |= f
-		o.Record = o.Record || !p.grant.NoRecording
+		o.Record = o.Record || !p.grant.NoRecording && f&Recorded != 0
 		o.NeedMFA = o.NeedMFA && p.grant.RequireMFA && !r.Subject.MFA
 		o.NeedReason = o.NeedReason && p.grant.RequireReason
 	}
@@ -202,7 +202,7 @@ func join(pairs []pair, want Feature, pick func(*pair) bool) (Decision, bool) {
 			continue
 		}
 		d.Features |= p.features
-		d.Record = d.Record || !p.grant.NoRecording
+		d.Record = d.Record || !p.grant.NoRecording && p.features&Recorded != 0
 		d.MaxDuration = stricter(d.MaxDuration, p.grant.MaxDuration)
 		d.Idle = stricter(d.Idle, p.grant.Idle)
 		if p.features&want != 0 && (d.Grant == "" || before(p, &d)) {

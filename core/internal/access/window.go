@@ -39,7 +39,7 @@ func (w Window) Validate() error {
 // IsZero reports whether the window sets no limit.
 func (w *Window) IsZero() bool {
 	return w.NotBefore.IsZero() && w.NotAfter.IsZero() && len(w.Days) == 0 &&
-		w.From == 0 && w.To == 0 && w.Floating == 0
+		w.From == 0 && w.To == 0 && w.Floating == 0 && w.Zone == ""
 }
 
 // loadZone loads an IANA zone. "Local" is refused: it means something else on
@@ -105,7 +105,8 @@ func (w *Window) holds(now time.Time, zones *Zones) (ok bool, change time.Time) 
 	if err := w.check(); err != nil {
 		return false, time.Time{}
 	}
-	if !w.NotAfter.IsZero() && !now.Before(w.NotAfter) {
+	zone, err := zones.load(w.Zone)
+	if err != nil || !w.NotAfter.IsZero() && !now.Before(w.NotAfter) {
 		return false, time.Time{}
 	}
 	from := now
@@ -117,10 +118,6 @@ func (w *Window) holds(now time.Time, zones *Zones) (ok bool, change time.Time) 
 			return false, from
 		}
 		return true, w.NotAfter
-	}
-	zone, err := zones.load(w.Zone)
-	if err != nil {
-		return false, time.Time{}
 	}
 	start, end := w.span(from, zone)
 	if !start.IsZero() && start.Before(from) && from.After(now) {

@@ -112,8 +112,7 @@ func TestFailedOpen(t *testing.T) {
 // a second, the others live on.
 func TestRevokeEndsLive(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
-		r.limits.PerUser = 1000
+		r := newRig(t, d, func(_ *Config, r *rig) { r.limits.PerUser = 1000 })
 		var gone, stay []*Live
 		for i := range 200 {
 			role := "rol_keep"
@@ -342,9 +341,7 @@ func TestTerminateAcrossCores(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
-		r.limits.PerUser = 3
-		r.limits.Live = 5
+		r := newRig(t, d, func(_ *Config, r *rig) { r.limits.PerUser, r.limits.Live = 3, 5 })
 		// Many at once: exactly the limit gets in.
 		var wg sync.WaitGroup
 		var mu sync.Mutex
@@ -519,7 +516,7 @@ func TestErase(t *testing.T) {
 
 func TestPrune(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d)
+		r := newRig(t, d, func(_ *Config, r *rig) { r.limits.Retention = 24 * time.Hour })
 		old := r.open(spec("demo", "db-1", "rol_1"))
 		old.Channel("exec", "true")
 		live := r.open(spec("demo", "db-1", "rol_1"))
@@ -529,7 +526,6 @@ func TestPrune(t *testing.T) {
 		fresh := r.open(spec("demo", "db-1", "rol_1"))
 		fresh.Close(EndedByUser, nil)
 		r.record(fresh.ID, Disconnected)
-		r.limits.Retention = 24 * time.Hour
 		if err := r.prune(t.Context()); err != nil {
 			t.Fatal(err)
 		}

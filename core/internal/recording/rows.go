@@ -211,3 +211,29 @@ func fromMicro(us int64) time.Time {
 	}
 	return time.UnixMicro(us).UTC()
 }
+
+const (
+	userSQL  = `select ` + columns + ` from recordings where user_id = $1 order by started_at, id`
+	eraseSQL = `update recordings set user_name = $2, title = '' where user_id = $1`
+)
+
+// Name implements the keeper of personal data (FEATURES C29).
+func (s *Store) Name() string { return "recordings" }
+
+// Export returns the rows of a user's recordings.
+func (s *Store) Export(ctx context.Context, q db.Querier, userID string) (any, error) {
+	rs, err := s.list(ctx, q, userSQL, userID)
+	if rs == nil {
+		rs = []*Recording{}
+	}
+	return rs, err
+}
+
+// Erase replaces a user's name in the rows of recordings. What was recorded
+// is evidence and stays until its retention ends.
+func (s *Store) Erase(ctx context.Context, tx *db.Tx, userID, pseudonym string) error {
+	if _, err := tx.ExecContext(ctx, eraseSQL, userID, pseudonym); err != nil {
+		return fmt.Errorf("erase user from recordings: %w", err)
+	}
+	return nil
+}

@@ -701,3 +701,18 @@ func BenchmarkWriter(b *testing.B) {
 	}
 	must(b, w.Close())
 }
+
+func TestErase(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		x := r.session("demo")
+		got, err := r.Export(t.Context(), d, "usr_demo")
+		if err != nil || len(got.([]*Recording)) != 1 {
+			t.Fatalf("export %v, %v", got, err)
+		}
+		must(t, d.Tx(t.Context(), func(tx *db.Tx) error { return r.Erase(t.Context(), tx, "usr_demo", "erased-1") }))
+		if y := r.row(x.ID); y.UserName != "erased-1" || y.Title != "" || y.Status != Complete {
+			t.Errorf("after erasing: %+v", y)
+		}
+	})
+}

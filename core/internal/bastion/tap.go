@@ -37,8 +37,8 @@ func (s *session) newTap(u *use, st start, p program) (tap, error) {
 			title = "shell"
 		}
 		id, r, err := s.l.s.cfg.Recordings.Create(ctx, recording.Meta{
-			ConnectionID: u.id, Kind: p.kind, UserName: s.l.principal.UserName,
-			TargetName: u.verdict.Target.Name, Account: u.verdict.Account.Name,
+			ConnectionID: u.id, Kind: p.kind, UserID: s.l.principal.UserID, UserName: s.l.principal.UserName,
+			TargetID: u.verdict.Target.ID, TargetName: u.verdict.Target.Name, Account: u.verdict.Account.Name,
 			Width: cols, Height: rows, Title: clip(printable(title), 200),
 		})
 		if err != nil {

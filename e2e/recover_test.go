@@ -15,7 +15,7 @@ import (
 
 // With UDP blocked the extender uses websockets, and nobody notices.
 func TestUDPBlockedFallsBack(t *testing.T) {
-	w := newWorld(t, options{vpcs: []string{"a"}})
+	w := newWorld(t, options{vpcs: []string{"a"}, env: []string{"CAPONIER_TRANSPORT=auto"}})
 	restart := func() harness.Edge {
 		t.Helper()
 		w.ext["a"].Proc.Kill()

@@ -40,10 +40,10 @@ type world struct {
 
 // options say how a world differs from the usual one.
 type options struct {
-	core  string // further lines of core.toml, before the tables
-	edge  string // URL extenders dial; empty means core itself
-	vpcs  []string
-	extra []string // flags of extenders
+	core string // further lines of core.toml, before the tables
+	edge string // URL extenders dial; empty means core itself
+	vpcs []string
+	env  []string // settings of extenders, CAPONIER_…
 }
 
 // coreTOML is the configuration of a core in the namespace "core".
@@ -128,7 +128,7 @@ func makeWorld(ctx context.Context, t testing.TB, o options) (*world, error) {
 		o.edge = w.core.Ready.URL
 	}
 	for _, v := range o.vpcs {
-		if err := w.extender(ctx, v, o.edge, o.extra); err != nil {
+		if err := w.extender(ctx, v, o.edge, o.env); err != nil {
 			return w, err
 		}
 		if err := w.hosts(ctx, v); err != nil {
@@ -189,7 +189,7 @@ func (w *world) as(ctx context.Context, name, password string) (*harness.API, er
 }
 
 // extender enrols an extender for site vpc-<v>.
-func (w *world) extender(ctx context.Context, v, url string, extra []string) error {
+func (w *world) extender(ctx context.Context, v, url string, env []string) error {
 	site := "vpc-" + v
 	if err := w.core.Admin.Site(ctx, site); err != nil {
 		return err
@@ -199,7 +199,7 @@ func (w *world) extender(ctx context.Context, v, url string, extra []string) err
 		return err
 	}
 	w.ext[v], err = harness.StartExtender(ctx, w.net, w.bin.Extender, filepath.Join(w.dir, "ext-"+v),
-		harness.ExtenderConfig{NS: "ext-" + v, Site: site, URL: url, Token: token, Args: extra})
+		harness.ExtenderConfig{NS: "ext-" + v, Site: site, URL: url, Token: token, Env: env})
 	return err
 }
 

@@ -27,7 +27,7 @@ type ExtenderConfig struct {
 	Site  string
 	URL   string // of core, as seen from there
 	Token string
-	Args  []string // further flags
+	Env   []string // further settings, CAPONIER_…
 	Keep  bool
 }
 
@@ -40,9 +40,8 @@ func StartExtender(ctx context.Context, n *Net, bin, dir string, cfg ExtenderCon
 	}
 	x := &Extender{Dir: dir, Site: cfg.Site, keep: cfg.Keep}
 	x.cmd = func() *exec.Cmd {
-		args := append([]string{"run", "--core", cfg.URL, "--state", state}, cfg.Args...)
-		cmd := n.Command(context.WithoutCancel(ctx), cfg.NS, bin, args...)
-		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}
+		cmd := n.Command(context.WithoutCancel(ctx), cfg.NS, bin, "run", "--core", cfg.URL, "--state", state)
+		cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}, cfg.Env...)
 		if cfg.Token != "" {
 			// A file, for what is in the environment shows in /proc.
 			cmd.Args = append(cmd.Args, "--token-file", filepath.Join(dir, "token"))

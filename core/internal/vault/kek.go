@@ -31,6 +31,9 @@ func (k KEK) String() string { return "kek " + k.id }
 // Format prints the ID whatever the verb.
 func (k KEK) Format(f fmt.State, _ rune) { io.WriteString(f, k.String()) }
 
+// MarshalText is the ID, in JSON and logs too.
+func (k KEK) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
 // Text is the form to store in a file or a secret store.
 func (k KEK) Text() string { return kekPrefix + base64.StdEncoding.EncodeToString(k.key[:]) }
 

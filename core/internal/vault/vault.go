@@ -64,7 +64,7 @@ type SealedError struct {
 // Error says which key is needed, by ID.
 func (e *SealedError) Error() string {
 	return fmt.Sprintf("the vault is sealed: its keys are wrapped under key-encryption key %s, and core was given %s; "+
-		"give it the right file, or name the former one as previous key to rotate to a new one", e.Want, strings.Join(e.Have, ", "))
+		"give it the one it needs (vault.kek_file), and use caponier-core vault rotate to change it", e.Want, strings.Join(e.Have, ", "))
 }
 
 // New opens the vault, making its first keys on an empty database. It fails
@@ -100,10 +100,10 @@ func New(ctx context.Context, c Config) (*Vault, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open vault: %w", err)
+		return nil, err
 	}
 	if err := v.load(ctx); err != nil {
-		return nil, fmt.Errorf("open vault: %w", err)
+		return nil, err
 	}
 	if rewrapped > 0 {
 		v.log.LogAttrs(ctx, slog.LevelInfo, "key-encryption key rotated", slog.String("kek", c.KEK.id), slog.Int("keys", rewrapped))

@@ -195,6 +195,7 @@ func (s *Server) connLimits() conn.Limits {
 	l := conn.DefaultLimits()
 	l.Live, l.PerUser = s.cfg.Limits.Connections, s.cfg.Limits.ConnectionsPerUser
 	l.Reauthorize = settings.ReauthorizeEvery.Get(s.settings)
+	l.Lease = settings.ConnectionLease.Get(s.settings)
 	l.Idle, l.MaxDuration = settings.ConnectionIdle.Get(s.settings), settings.ConnectionMax.Get(s.settings)
 	l.Retention = days(settings.ConnectionRetention.Get(s.settings))
 	return l
@@ -206,6 +207,8 @@ func (s *Server) recordingLimits() recording.Limits {
 	l := recording.DefaultLimits()
 	l.MinFree = int64(s.cfg.Recording.MinFree) << 20
 	l.Retention = days(settings.RecordingRetention.Get(s.settings))
+	l.OwnView = settings.RecordingOwnView.Get(s.settings)
+	l.FileMax = int64(settings.RecordingFileMax.Get(s.settings)) << 20
 	return l
 }
 
@@ -247,7 +250,7 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.audit.Routes(s.frame, s.auditKeys, headFile(s.cfg))
 	s.vault.Routes(s.frame, s.users, s.targets)
 	s.settings.Routes(s.frame)
-	s.users.Routes(s.frame, s.vault, s.conns)
+	s.users.Routes(s.frame, s.vault, s.conns, s.recordings)
 	s.ca.Routes(s.frame)
 	s.fleet.Routes(s.frame)
 	s.targets.Routes(s.frame)

@@ -49,8 +49,18 @@ var (
 		"Ends connections without traffic for this long where the grant says nothing; 0 = no limit.").needsRestart()
 	ConnectionMax = durationKey("connection.max_duration", 0, 0, 30*24*time.Hour,
 		"Ends connections after this long where the grant says nothing; 0 = no limit.").needsRestart()
+	ConnectionLease = durationKey("connection.lease", 5*time.Minute, 10*time.Second, 24*time.Hour,
+		"How long live connections go on while the database does not answer; then they are closed.")
 	BastionSeparator = charKey("bastion.separator", "%", "%+~,:^=",
 		"Stands between user, account and target in an SSH login name; doubled, it stands for itself.").needsRestart()
+)
+
+// Settings about recordings.
+var (
+	RecordingOwnView = boolKey("recording.own_view", true,
+		"Let users list and play the recordings of their own sessions.")
+	RecordingFileMax = intKey("recording.file_max_mib", 0, 0, 1<<20,
+		"Largest transferred file of which an encrypted copy is kept with the recording, in MiB; 0 keeps none.")
 )
 
 // Settings about how long things are kept.
@@ -69,7 +79,8 @@ func All() []Definition {
 		LoginBurst.def, LoginPerMinute.def, LoginSubnetBurst.def, LoginSubnetPerMinute.def, LoginAllow.def,
 		LoginLockAfter.def, LoginLockFor.def, LoginKeyNeedsCode.def, LoginHashes.def, PasswordMinLength.def,
 		SessionIdle.def, SessionAbsolute.def, SessionBinding.def, TokenMaxAge.def,
-		ReauthorizeEvery.def, ConnectionIdle.def, ConnectionMax.def, BastionSeparator.def,
+		ReauthorizeEvery.def, ConnectionIdle.def, ConnectionMax.def, ConnectionLease.def, BastionSeparator.def,
+		RecordingOwnView.def, RecordingFileMax.def,
 		RecordingRetention.def, ConnectionRetention.def, AuditRetention.def,
 	}
 }

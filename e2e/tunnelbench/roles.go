@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
 	"syscall"
@@ -36,6 +37,7 @@ func play(role string, args []string) error {
 	signal.Notify(usr1, syscall.SIGUSR1)
 	go func() {
 		for range usr1 {
+			runtime.GC() // twice: pools empty in two steps
 			debug.FreeOSMemory()
 		}
 	}()

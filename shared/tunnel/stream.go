@@ -16,7 +16,7 @@ import (
 
 const (
 	// sendLimit is how much a stream queues for sending before Write waits.
-	sendLimit = 128 << 10
+	sendLimit = 256 << 10
 	// lingerFor is how long a closed stream waits for the peer to take what
 	// was written before it is reset.
 	lingerFor = 15 * time.Second
@@ -472,18 +472,18 @@ func (st *stream) awaitDataLocking() error {
 }
 
 // consumeLocked accounts for n bytes read and returns the credit to give. The
-// window doubles while a quarter of it is read in less than half a round trip:
-// then the window, not the reader, is what limits.
+// window doubles while half of it is read in less than a round trip: then the
+// window, not the reader, is what limits.
 func (st *stream) consumeLocked(n int) int64 {
 	st.s.buffered.Add(-int64(n))
 	st.consumed += int64(n)
-	if st.eof || st.discard || st.consumed < st.window/4 {
+	if st.eof || st.discard || st.consumed < st.window/2 {
 		return 0
 	}
 	grant := st.consumed
 	st.consumed = 0
 	now := st.s.now()
-	if now-st.creditAt < st.s.minRTT.Load()/2 && 2*st.window <= int64(st.s.lim.MaxWindow) {
+	if now-st.creditAt < st.s.minRTT.Load() && 2*st.window <= int64(st.s.lim.MaxWindow) {
 		if st.s.grown.Add(st.window) <= int64(st.s.lim.MaxBuffered)*3/4 {
 			grant += st.window
 			st.grownBy.Add(st.window)

@@ -11,8 +11,8 @@ import (
 	"caponier/core/internal/target"
 )
 
-// reachView is a target as its users see it: no tags, comments of
-// administrators or trust settings.
+// reachView is a target as its users see it: without tags, origin and trust
+// settings.
 type reachView struct {
 	ID      string `json:"id"`
 	Name    string `json:"name"`

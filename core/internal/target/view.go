@@ -30,7 +30,7 @@ type Settings struct {
 	Site          string   `json:"site,omitempty" doc:"empty: dialled by core itself" maxLength:"63"`
 	Host          string   `json:"host" doc:"name or address as the site knows it" maxLength:"260"`
 	Port          int      `json:"port,omitempty" doc:"22 for ssh when left out" minimum:"0" maximum:"65535"`
-	Comment       string   `json:"comment,omitempty" maxLength:"1000"`
+	Comment       string   `json:"comment,omitempty" maxLength:"1000" doc:"shown to the target's users"`
 	Tags          []string `json:"tags,omitempty" nullable:"false" doc:"name or name=value" maxItems:"32"`
 	Disabled      bool     `json:"disabled,omitempty"`
 	HostKeyPolicy string   `json:"host_key_policy,omitempty" enum:"tofu,pinned,ca" doc:"ssh only; tofu when left out"`

@@ -128,7 +128,7 @@ func (s *Server) dialRaw(ctx context.Context, u *use) (fleet.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	u.live.Connected(route)
+	u.connected(route)
 	u.live.Channel("tcp", "not recorded")
 	return far, nil
 }

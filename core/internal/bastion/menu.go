@@ -311,9 +311,9 @@ func (m *menu) title(last int) string {
 
 func (m *menu) help() string {
 	if m.plain {
-		return "A number connects, text searches, Enter shows the next page, q leaves."
+		return "Number connects, text searches, Enter pages, q leaves."
 	}
-	return "Type to search, number or arrows and Enter connect, Tab next page, Ctrl-D leaves."
+	return "Type to search. Number or arrows and Enter connect. Tab pages, Ctrl-D leaves."
 }
 
 // fit cuts s to width columns, counting a rune as one.

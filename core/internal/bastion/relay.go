@@ -197,10 +197,16 @@ func (s *session) relayTapped(u *use, st start, up *upstream, ch ssh.Channel, re
 
 	soft := s.l.soft.Done()
 	eof := outputs
+	// The end of output goes on a moment later: after it nothing more could
+	// be told, and when the connection broke, the next event says so.
+	var settled <-chan time.Time
 	for {
 		select {
 		case <-eof:
 			eof = nil
+			settled = time.After(settle)
+		case <-settled:
+			settled = nil
 			s.bounded(func() { _ = s.ch.CloseWrite() })
 		case <-reqsDone:
 			// Closed by the target; its last output is still on the way out.
@@ -227,10 +233,13 @@ func (s *session) relayTapped(u *use, st start, up *upstream, ch ssh.Channel, re
 	}
 }
 
+// settle is how long events of one cause may take to arrive one after the other.
+const settle = 100 * time.Millisecond
+
 // lost reports whether the connection to the target is gone; the notice of it
 // may come a moment after the channel's end.
 func (s *session) lost(up *upstream) bool {
-	t := time.NewTimer(100 * time.Millisecond)
+	t := time.NewTimer(settle)
 	defer t.Stop()
 	select {
 	case <-up.gone:

@@ -57,12 +57,27 @@ func serveGoTarget(nc net.Conn, cfg *ssh.ServerConfig) {
 		wg.Go(func() {
 			for r := range reqs {
 				_ = r.Reply(r.Type == "exec", nil)
+				if r.Type == "signal" {
+					sig := struct {
+						Name       string
+						Core       bool
+						Text, Lang string
+					}{}
+					var f stringField
+					_ = ssh.Unmarshal(r.Payload, &f)
+					sig.Name = f.Value
+					_, _ = ch.SendRequest("exit-signal", false, ssh.Marshal(sig))
+					_ = ch.Close()
+				}
 				if r.Type != "exec" {
 					continue
 				}
 				var f stringField
 				_ = ssh.Unmarshal(r.Payload, &f)
 				_, _ = fmt.Fprintf(ch, "ran %s\n", f.Value)
+				if f.Value == "wait" {
+					continue // until a signal
+				}
 				_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(exitStatus{0}))
 				_ = ch.Close()
 			}

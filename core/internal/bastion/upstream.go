@@ -78,7 +78,7 @@ func (l *login) connect(ctx context.Context, u *use, class wire.Class, asker sec
 		if up.target != t.ID || up.account != a.Name {
 			return nil, refused("other_target", "This login is for another target.")
 		}
-		u.live.Connected(up.route)
+		u.connected(up.route)
 		return up, nil
 	}
 	password := l.password
@@ -111,7 +111,7 @@ func (l *login) connect(ctx context.Context, u *use, class wire.Class, asker sec
 		}
 		wg.Wait()
 	})
-	u.live.Connected(up.route)
+	u.connected(up.route)
 	return up, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/conn"
+	"caponier/core/internal/fleet"
 	"caponier/core/internal/policy"
 	"caponier/core/internal/target"
 	"caponier/shared/wire"
@@ -68,7 +69,11 @@ type use struct {
 	want    access.Feature
 	reason  string
 	once    sync.Once
+	linked  sync.Once
 }
+
+// connected marks the connection established, once.
+func (u *use) connected(r fleet.Route) { u.linked.Do(func() { u.live.Connected(r) }) }
 
 // end closes the record once.
 func (u *use) end(r conn.EndReason, err error) {

@@ -6,9 +6,12 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/ssh"
+
+	"caponier/core/internal/db"
 )
 
 // strictRand is crypto/rand as an io.Reader.
@@ -36,4 +39,24 @@ func netOf(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 8), 
 // authorizedKey is a fresh key as in id_ed25519.pub.
 func authorizedKey(t testing.TB) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(newSSHKey(t).PublicKey())))
+}
+
+// notesOf subscribes and waits until notes really arrive: on PostgreSQL the
+// listener needs a moment to connect, and what was sent before is lost. Notes
+// of topic "ping" are its own.
+func notesOf(t *testing.T, d *db.DB) <-chan db.Note {
+	t.Helper()
+	notes := d.Subscribe(t.Context())
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := d.Tx(t.Context(), func(tx *db.Tx) error { return tx.Notify(t.Context(), "ping", "") }); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-notes:
+			return notes
+		case <-tick.C:
+		}
+	}
 }

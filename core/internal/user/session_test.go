@@ -221,7 +221,7 @@ func TestEndOfLogins(t *testing.T) {
 						t.Fatalf("before: %s: %v", p.Session[:4], err)
 					}
 				}
-				notes := d.Subscribe(t.Context())
+				notes := notesOf(t, d)
 				if err := end.do(r, u, tok); err != nil {
 					t.Fatal(err)
 				}

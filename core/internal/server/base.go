@@ -101,6 +101,7 @@ func loadKEK(cfg Config, environ []string) (vault.KEK, error) {
 	for _, kv := range environ {
 		if v, ok := strings.CutPrefix(kv, name+"="); ok && v != "" {
 			kek, err := vault.ParseKEK(v)
+			os.Unsetenv(name) // no child inherits it
 			if err != nil {
 				return vault.KEK{}, fmt.Errorf("read %s: %w", name, err)
 			}

@@ -80,12 +80,7 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 
 	behind, backCtx := daemon.NewGroup(back)
 	behind.Go("settings", s.settings.Run)
-	behind.Go("audit", func(ctx context.Context) error {
-		return s.audit.Run(ctx, audit.Keeper{
-			Keys: s.auditKeys, HeadFile: headFile(s.cfg), Log: s.log,
-			Retention: days(settings.AuditRetention.Get(s.settings)),
-		})
-	})
+	behind.Go("audit", func(ctx context.Context) error { return s.audit.Run(ctx, s.keeper()) })
 	behind.Go("recordings", s.recordings.Run)
 	behind.Go("fleet", s.fleet.Run)
 	if s.listen.metrics != nil {
@@ -124,6 +119,11 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 	ferr := front.Wait()
 	stopBack()
 	return errors.Join(ready, ferr, behind.Wait(), s.writeStopped(context.WithoutCancel(ctx)))
+}
+
+// keeper says how the audit log is kept.
+func (s *Server) keeper() audit.Keeper {
+	return audit.Keeper{Keys: s.auditKeys, HeadFile: headFile(s.cfg), Log: s.log, Retention: days(settings.AuditRetention.Get(s.settings))}
 }
 
 // announce tells that core is up.
@@ -172,12 +172,17 @@ func (s *Server) drain(ctx context.Context) {
 	}
 }
 
+// writeStopped writes the last event and signs over it, so that a log cut at
+// its end while core is down is found.
 func (s *Server) writeStopped(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
 	event := audit.Event{Type: audit.SystemStopped, Outcome: audit.OK, Actor: audit.System, Object: audit.Object{Kind: "core", ID: s.id, Name: s.cfg.Name}}
 	if err := s.audit.Write(ctx, event); err != nil {
 		return fmt.Errorf("write to the audit log: %w", err)
+	}
+	if _, err := s.audit.SignHead(ctx, s.keeper()); err != nil {
+		return fmt.Errorf("sign the audit log: %w", err)
 	}
 	return nil
 }

@@ -459,12 +459,12 @@ func TestShutdown(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)
 		l := r.open(spec("demo", "db-1", "rol_1"))
-		stuck, err := r.Open(t.Context(), spec("demo", "db-1", "rol_1")) // nobody closes it
+		stuck, err := r.Open(t.Context(), spec("demo", "db-1", "rol_1"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		go func() {
-			<-l.Context().Done()
+			<-stuck.Context().Done()
 			stuck.Close(EndedByUser, nil)
 		}()
 		if err := r.stop(); err != nil {

@@ -95,6 +95,10 @@ var errCut = errors.New("no end mark")
 func encodeHead(h head) ([]byte, error) {
 	h.Salt = make([]byte, 16)
 	rand.Read(h.Salt)
+	return marshalHead(h)
+}
+
+func marshalHead(h head) ([]byte, error) {
 	b, err := json.Marshal(h)
 	if err != nil {
 		return nil, fmt.Errorf("encode recording head: %w", err)

@@ -27,7 +27,8 @@ func (f file) bytes() []byte { return append(bytes.Clone(f.head), bytes.Join(f.b
 // makeFile writes one data block per payload and the end block.
 func makeFile(tb testing.TB, id string, payloads ...[]byte) file {
 	tb.Helper()
-	raw, err := encodeHead(head{ID: id, Kind: kindRec, StartedUS: 1})
+	// The same bytes in every process, for the fuzzer's workers.
+	raw, err := marshalHead(head{ID: id, Kind: kindRec, StartedUS: 1, Salt: []byte("salt of a test")})
 	if err != nil {
 		tb.Fatal(err)
 	}

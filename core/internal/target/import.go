@@ -101,7 +101,6 @@ func ParseCSV(r io.Reader) ([]ImportRow, []api.FieldError) {
 		if err == io.EOF {
 			return rows, p
 		}
-		line, _ := in.FieldPos(0)
 		if e, ok := errors.AsType[*csv.ParseError](err); ok && errors.Is(err, csv.ErrFieldCount) {
 			p.add(lineField(e.Line, ""), "has %d fields, the header has %d", len(record), len(columns))
 			continue
@@ -109,9 +108,10 @@ func ParseCSV(r io.Reader) ([]ImportRow, []api.FieldError) {
 			p.add(lineField(e.Line, ""), "%s", e.Err)
 			return rows, p
 		} else if err != nil {
-			p.add(lineField(line, ""), "cannot be read")
+			p.add("body", "cannot be read")
 			return rows, p
 		}
+		line, _ := in.FieldPos(0) // only a record that was read has positions
 		if len(rows) == maxImportRows {
 			p.add(lineField(line, ""), "more than %d targets; split the file", maxImportRows)
 			return rows, p

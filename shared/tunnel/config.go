@@ -17,6 +17,8 @@ import (
 type Limits struct {
 	// MaxStreams is how many streams the peer may have open; default 8192.
 	MaxStreams int
+	// MaxOwn is how many streams this side may have open; default 8192.
+	MaxOwn int
 	// Backlog is how many of the peer's streams may wait for Accept; default 1024.
 	Backlog int
 	// MaxBuffered bounds the bytes received but not yet read, over all
@@ -33,6 +35,9 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	if l.MaxStreams <= 0 {
 		l.MaxStreams = 8192
+	}
+	if l.MaxOwn <= 0 {
+		l.MaxOwn = 8192
 	}
 	if l.Backlog <= 0 {
 		l.Backlog = 1024

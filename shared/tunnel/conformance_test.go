@@ -407,7 +407,7 @@ func TestDeadlines(t *testing.T) {
 
 func TestStreamLimit(t *testing.T) {
 	onEach(t, func(t *testing.T, c carrier) {
-		p := c.connect(t, tunnel.Limits{MaxStreams: 4}, 0)
+		p := c.connect(t, tunnel.Limits{MaxStreams: 4, MaxOwn: 4}, 0)
 		var open []tunnel.Stream
 		var refused error
 		for range 5 {

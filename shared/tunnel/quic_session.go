@@ -100,8 +100,8 @@ func (s *quicSession) Open(ctx context.Context, p wire.Preface) (Stream, error) 
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
 	binary.BigEndian.PutUint16(b, uint16(len(b)-2))
-	limit := wire.Errorf(wire.CodeLimit, "the tunnel carries its %d streams", s.lim.MaxStreams)
-	if s.ours.Add(1) > int64(s.lim.MaxStreams) {
+	limit := wire.Errorf(wire.CodeLimit, "the tunnel carries its %d streams", s.lim.MaxOwn)
+	if s.ours.Add(1) > int64(s.lim.MaxOwn) {
 		s.ours.Add(-1)
 		return nil, limit
 	}

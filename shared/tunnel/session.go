@@ -139,8 +139,8 @@ func (s *muxSession) Open(ctx context.Context, p wire.Preface) (Stream, error) {
 	if s.err != nil {
 		return nil, fmt.Errorf("open stream: %w", s.err)
 	}
-	if s.ours >= s.lim.MaxStreams {
-		return nil, wire.Errorf(wire.CodeLimit, "the tunnel carries its %d streams", s.lim.MaxStreams)
+	if s.ours >= s.lim.MaxOwn {
+		return nil, wire.Errorf(wire.CodeLimit, "the tunnel carries its %d streams", s.lim.MaxOwn)
 	}
 	for s.streams[s.nextID] != nil || s.nextID < 2 && !s.dialer {
 		s.nextID += 2 // numbers wrap around after two thousand million streams

@@ -14,7 +14,7 @@ import (
 )
 
 // errRouteLost ends sessions whose way to the target broke.
-var errRouteLost = &refusal{public: "The connection to the target was lost.", code: "route_lost"}
+var errRouteLost = &refusal{public: "The connection to the target was lost: its extender or the host itself went away.", code: "route_lost"}
 
 // bufSize is one copy buffer; the SSH layer splits it into packets.
 const bufSize = 64 << 10

@@ -174,7 +174,7 @@ func TestTargetLost(t *testing.T) {
 	b.dialer.mu.Lock()
 	_ = b.dialer.conns[0].Close()
 	b.dialer.mu.Unlock()
-	if err := s.Wait(); err == nil || !strings.Contains(out.String(), "The connection to the target was lost.") {
+	if err := s.Wait(); err == nil || !strings.Contains(out.String(), "The connection to the target was lost") {
 		t.Errorf("got %v, the user read %q", err, out.String())
 	}
 	if _, reason := b.last().ended(); reason != conn.EndedByRoute {

@@ -54,7 +54,8 @@ type Config struct {
 	Dialer Dialer
 	// Bind is the address the ports are opened on; empty = all.
 	Bind string
-	// First and Last are the ports that may be opened.
+	// First and Last are the ports that may be opened; both zero: none, every
+	// session is refused with ErrOff.
 	First, Last int
 	// Public is the host clients are told to connect to; empty: Bind, or the
 	// host of the request's own address when Bind is empty.
@@ -91,7 +92,7 @@ func New(c Config) (*Service, error) {
 	switch {
 	case c.DB == nil, c.Audit == nil, c.Policy == nil, c.Conns == nil, c.Dialer == nil, c.Log == nil, c.Now == nil:
 		return nil, errors.New("port sessions: DB, Audit, Policy, Conns, Dialer, Log and Now are required")
-	case c.First < 1 || c.Last > 65535 || c.First > c.Last:
+	case (c.First != 0 || c.Last != 0) && (c.First < 1 || c.Last > 65535 || c.First > c.Last):
 		return nil, fmt.Errorf("port sessions: %d to %d is not a range of ports", c.First, c.Last)
 	}
 	if c.Bind != "" {
@@ -117,6 +118,9 @@ type Request struct {
 	UserAgent   string
 }
 
+// ErrOff: this core is configured without session ports.
+var ErrOff = errors.New("session ports are switched off")
+
 // ErrExhausted: no port of the range is free.
 var ErrExhausted = errors.New("all session ports are in use")
 
@@ -131,6 +135,9 @@ func (e *Refused) Error() string { return e.Public }
 
 // Open decides, records the connection, opens the port and returns the session.
 func (s *Service) Open(ctx context.Context, p *api.Principal, r Request) (*Session, error) {
+	if s.cfg.First == 0 {
+		return nil, ErrOff
+	}
 	if r.Duration == 0 {
 		r.Duration = DefaultDuration
 	}

@@ -459,6 +459,21 @@ func TestExhaustion(t *testing.T) {
 	})
 }
 
+// Without a range the room stands and says so; nothing is opened.
+func TestSwitchedOff(t *testing.T) {
+	r := newRig(t, dbtest.SQLite(t), 1)
+	r.cfg.First, r.cfg.Last = 0, 0
+	if _, err := New(r.cfg); err != nil {
+		t.Fatal(err)
+	}
+	if body := r.call("demo", "POST", "/port-sessions", `{"target":"db-1"}`, 503); !strings.Contains(body, "ports_off") {
+		t.Errorf("problem %s", body)
+	}
+	if n := r.cfg.Conns.Count(); n != 0 {
+		t.Errorf("%d connections", n)
+	}
+}
+
 func (r *rig) call(who, method, path, body string, want int) string {
 	r.t.Helper()
 	req, err := http.NewRequestWithContext(r.t.Context(), method, r.srv.URL+"/api/v1"+path, strings.NewReader(body))

@@ -77,6 +77,8 @@ func (s *Service) problem(err error) error {
 		return api.Unavailable("connection_limit", l.Public)
 	}
 	switch {
+	case errors.Is(err, ErrOff):
+		return api.Unavailable("ports_off", "Session ports are switched off on this server (listen.sessions). Use the SSH bastion's forwarding instead.")
 	case errors.Is(err, ErrExhausted):
 		return api.Unavailable("ports_exhausted", fmt.Sprintf(
 			"All %d session ports (%d to %d) are in use. Close a session or try again later.", s.cfg.Last-s.cfg.First+1, s.cfg.First, s.cfg.Last))

@@ -16,7 +16,7 @@ func TestToken(t *testing.T) {
 	if err != nil || got != tok {
 		t.Errorf("ParseToken(%q) = %v, %v", tok.Text(), got, err)
 	}
-	for _, s := range []string{fmt.Sprint(tok), fmt.Sprintf("%+v", tok), fmt.Sprintf("%#v", tok), fmt.Sprintf("%s", tok)} {
+	for _, s := range []string{fmt.Sprint(tok), fmt.Sprintf("%+v", tok), fmt.Sprintf("%#v", tok), tok.String()} {
 		if strings.Contains(s, tok.Secret) {
 			t.Errorf("printed: %q", s)
 		}

@@ -147,7 +147,6 @@ type extender struct {
 	cancel context.CancelFunc
 	ended  chan error // Run's result
 	stop   func()
-	gate   chan struct{} // when not nil, relaying waits for it
 }
 
 func testEdge(t *testing.T, url, token, dir string, change func(*edge.Config)) *extender {

@@ -288,10 +288,8 @@ func TestItemsProperty(t *testing.T) {
 
 func TestSplitItems(t *testing.T) {
 	p := appendUvarint(nil, 1_000_000)
-	var want []byte
 	for i := range 40 {
 		data := bytes.Repeat([]byte{byte('a' + i%26)}, 10<<10)
-		want = append(want, data...)
 		p = appendItem(p, ItemOutput, time.Duration(i)*time.Millisecond, data)
 	}
 	all, err := decodeItems(p)

@@ -22,8 +22,6 @@ type Faulty struct {
 	mu      sync.Mutex
 	read    int64
 	written int64
-	stalled chan struct{}
-	once    sync.Once
 }
 
 // Read implements net.Conn.

@@ -51,8 +51,10 @@ func (n *node) close(why *wire.Error) error {
 	return n.session.Close(why)
 }
 
-// Limits for what one edge may do to core: it opens control streams only.
-var edgeLimits = tunnel.Limits{MaxStreams: 64, Backlog: 32, MaxBuffered: 8 << 20}
+// Limits for what one edge may do to core: it opens control streams only. What
+// waits to be read is bounded by the streams core itself opened: people whose
+// clients read slowly must not end the sessions of others (DESIGN invariant 6).
+var edgeLimits = tunnel.Limits{MaxStreams: 64, Backlog: 32}
 
 // helloTimeout is how long a tunnel may live without an accepted Hello.
 const helloTimeout = 10 * time.Second

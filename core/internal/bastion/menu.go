@@ -198,6 +198,9 @@ func (m *menu) key(k int) (echo string, end menuEnd) {
 	}
 	m.stale = m.stale || m.search() != before
 	m.redraw = true
+	if n, err := strconv.Atoi(m.text); err == nil && !m.stale && n >= 1 && n <= len(m.entries) {
+		m.move(n - 1 - m.cursor) // show what the number means
+	}
 	return "", menuOpen
 }
 
@@ -259,13 +262,15 @@ func (m *menu) draw() string {
 		nameWidth = max(nameWidth, utf8.RuneCountInString(e.Target.Name))
 		acctWidth = max(acctWidth, utf8.RuneCountInString(e.Account))
 	}
+	// A long name leaves room for the account and a part of the address.
+	nameWidth = min(nameWidth, max(12, m.cols/2))
 	for i := m.top; i < last; i++ {
 		e := m.entries[i]
 		mark := "  "
 		if i == m.cursor && !m.plain {
 			mark = "> "
 		}
-		row := fmt.Sprintf("%s%4d  %-*s  %-*s  %s", mark, i+1, nameWidth, e.Target.Name, acctWidth, e.Account, place(&e.Target))
+		row := fmt.Sprintf("%s%4d  %-*s  %-*s  %s", mark, i+1, nameWidth, elide(e.Target.Name, nameWidth), acctWidth, e.Account, place(&e.Target))
 		if e.NeedMFA {
 			row += "  (second factor)"
 		}
@@ -310,10 +315,23 @@ func (m *menu) title(last int) string {
 }
 
 func (m *menu) help() string {
-	if m.plain {
+	switch {
+	case m.plain && m.cols < 56:
+		return "Number, text or Enter; q leaves."
+	case m.plain:
 		return "Number connects, text searches, Enter pages, q leaves."
+	case m.cols < 80:
+		return "Type or move, Enter; Ctrl-D leaves."
 	}
 	return "Type to search. Number or arrows and Enter connect. Tab pages, Ctrl-D leaves."
+}
+
+// elide shortens s to width runes, showing that something is missing.
+func elide(s string, width int) string {
+	if utf8.RuneCountInString(s) <= width {
+		return s
+	}
+	return string([]rune(s)[:width-1]) + "…"
 }
 
 // fit cuts s to width columns, counting a rune as one.

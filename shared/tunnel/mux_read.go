@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"runtime"
 	"time"
 
 	"caponier/shared/wire"
@@ -26,9 +27,10 @@ func (s *muxSession) readFrames() error {
 			return s.violation(err)
 		}
 		_, _ = s.br.Discard(wire.FrameHeader)
-		s.heard.Store(s.now())
+		now := s.now()
+		s.heard.Store(now)
 		if h.Type == wire.FrameData {
-			err = s.readData(h)
+			err = s.readData(h, now)
 		} else {
 			err = s.readControl(h)
 		}
@@ -52,13 +54,14 @@ func (s *muxSession) stream(id uint32) *stream {
 
 // readData moves a data frame into its stream's queue. Data for a stream that
 // is gone is what was under way when it ended.
-func (s *muxSession) readData(h wire.Header) error {
+func (s *muxSession) readData(h wire.Header, now int64) error {
 	s.in.Add(uint64(h.Length))
 	st := s.stream(h.Stream)
 	if st == nil {
 		_, err := s.br.Discard(h.Length)
 		return unexpected(err)
 	}
+	s.saw(st.preface.Class, h.Length, now)
 	if h.Length <= s.br.Size() {
 		b, err := s.br.Peek(h.Length)
 		if err != nil {
@@ -67,9 +70,14 @@ func (s *muxSession) readData(h wire.Header) error {
 		if err := st.received(b, nil); err != nil {
 			return s.violation(err)
 		}
-		_, err = s.br.Discard(h.Length)
+		if _, err = s.br.Discard(h.Length); s.unyielded >= yieldAfter {
+			// The reader just woken must not wait until bulk lets us rest.
+			s.unyielded = 0
+			runtime.Gosched()
+		}
 		return err
 	}
+	s.unyielded += h.Length
 	c := newChunk(h.Length)
 	if h.Length > len(c.room()) {
 		c.off, c.end = 0, 0 // no header will go before these bytes

@@ -2,19 +2,19 @@ package tunnel
 
 import (
 	"sync"
+	"time"
 
 	"caponier/shared/wire"
 )
 
 const (
-	// batchBytes is about how much one write carries: what is urgent waits
-	// for at most one batch.
-	batchBytes = 128 << 10
 	// copyBelow is the length up to which data is copied next to control
 	// frames instead of getting a websocket frame of its own.
 	copyBelow = 2 << 10
-	// quantum is how much a stream may send before it counts as bulky.
-	quantum = 32 << 10
+	// quantum is how much a stream may send at once before it counts as bulky,
+	// and quantumPer how long it takes to earn that again (1.6 MB/s).
+	quantum    = 32 << 10
+	quantumPer = 20 * time.Millisecond
 )
 
 // batch is what one write sends. Pieces are sent in order; each lies in a
@@ -105,10 +105,22 @@ func (s *muxSession) writeLoop() {
 			b.reset()
 			if err != nil {
 				batchPool.Put(b)
-				s.fail(err)
+				s.workers.Go(func() { s.failUnlessTold(err) })
 				return
 			}
 		}
+	}
+}
+
+// failUnlessTold ends the session for a broken write, unless the reader finds
+// the peer's reason: a peer that said goodbye and closed breaks writes too.
+func (s *muxSession) failUnlessTold(err error) {
+	t := time.NewTimer(goodbye)
+	defer t.Stop()
+	select {
+	case <-s.done:
+	case <-t.C:
+		s.fail(err)
 	}
 }
 
@@ -126,7 +138,11 @@ func (s *muxSession) pick(b *batch) (last bool) {
 	if s.goaway {
 		return true
 	}
-	for b.bytes < batchBytes {
+	limit := batchBytes
+	if s.mixed(s.now()) {
+		limit = mixedBatch
+	}
+	for b.bytes < limit {
 		st := s.hot.pop()
 		if st == nil {
 			if st = s.bulk.pop(); st == nil {
@@ -164,6 +180,7 @@ func (s *muxSession) sendLocked(b *batch, st *stream) {
 		default:
 			b.addChunk(st.id, st.outq.pop())
 		}
+		s.saw(st.preface.Class, n, s.now())
 		st.credit -= int64(n)
 		st.allowance -= n
 		signal(st.wready)
@@ -201,10 +218,23 @@ func (s *muxSession) scheduleLocked(st *stream) {
 		st.allowance = 0
 		s.bulk.push(st)
 	} else {
-		st.allowance = quantum
-		s.hot.push(st)
+		s.earnLocked(st)
+		if st.allowance > 0 {
+			s.hot.push(st)
+		} else {
+			s.bulk.push(st)
+		}
 	}
 	signal(s.wake)
+}
+
+// earnLocked gives st what it earned since it was last scheduled.
+func (s *muxSession) earnLocked(st *stream) {
+	now := s.now()
+	if earned := (now - st.earnedAt) / (int64(quantumPer) / quantum); earned > 0 {
+		st.allowance = int(min(quantum, int64(max(st.allowance, 0))+earned))
+		st.earnedAt = now
+	}
 }
 
 // streamQueue is a FIFO linked through the streams in it.

@@ -8,9 +8,6 @@ import (
 
 const canReadRaw = true
 
-// unsentLimit is TCP_NOTSENT_LOWAT in bytes.
-const unsentLimit = 128 << 10
-
 // readRaw reads from a non-blocking descriptor; again means nothing is there.
 func readRaw(fd uintptr, p []byte) (n int, again bool, err error) {
 	for {
@@ -38,19 +35,15 @@ func readError(n int, err, cerr error) error {
 	return nil
 }
 
-// shortQueue is SO_RCVBUF on short paths in bytes; the kernel doubles it for
-// its own accounting.
-const shortQueue = 256 << 10
-
-// limitQueue sets a fixed receive buffer, or gives it back to the kernel.
-func limitQueue(fd uintptr, on bool) {
-	if on {
-		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, shortQueue)
+// limitQueue sets a fixed receive queue; 0 gives it back to the kernel.
+func limitQueue(fd uintptr, n int) {
+	if n == 0 {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
 		return
 	}
-	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0)
+	_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, n)
 }
 
-func limitUnsent(fd uintptr) {
-	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentLimit)
+func limitUnsent(fd uintptr, n int) {
+	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, n)
 }

@@ -9,5 +9,5 @@ const canReadRaw = false
 
 func readRaw(uintptr, []byte) (int, bool, error) { return 0, false, errors.ErrUnsupported }
 func readError(_ int, err, cerr error) error     { return errors.Join(err, cerr) }
-func limitUnsent(uintptr)                        {}
-func limitQueue(uintptr, bool)                   {}
+func limitUnsent(uintptr, int)                   {}
+func limitQueue(uintptr, int)                    {}

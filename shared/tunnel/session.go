@@ -30,8 +30,6 @@ const (
 	maxPings = 64
 	// goodbye is how long Close tries to tell the peer why.
 	goodbye = 500 * time.Millisecond
-	// shortPath is the round trip below which the kernel need not queue much.
-	shortPath = 3 * time.Millisecond
 )
 
 // errSilent ends a session whose peer said nothing for DeadAfter.
@@ -56,8 +54,12 @@ type muxSession struct {
 	in, out  atomic.Uint64
 	total    atomic.Uint64
 	buffered atomic.Int64 // received and not read, over all streams
-	short    atomic.Bool  // the path is a short one
+	smallAt  atomic.Int64 // when a short interactive frame was last seen, ns since Started
+	bulkAt   atomic.Int64 // when a long frame was last seen, ns since Started
+	queueing atomic.Int32 // what the kernel's queues are set for, a queueMode
 	grown    atomic.Int64 // what windows grew beyond the initial one, over all streams
+
+	unyielded int // bytes of long frames read since the reader last yielded; its own
 
 	mu       sync.Mutex // guards everything below and the sending half of all streams
 	streams  map[uint32]*stream
@@ -226,11 +228,7 @@ func (s *muxSession) measured(d time.Duration) {
 		low += (int64(d) - low) / 32
 	}
 	s.minRTT.Store(low)
-	if l, ok := s.link.(interface{ shortPath(bool) }); ok {
-		if short := low < int64(shortPath); short != s.short.Swap(short) {
-			l.shortPath(short)
-		}
-	}
+	s.tuneQueues(s.now())
 }
 
 func (s *muxSession) Close(reason *wire.Error) error {

@@ -33,7 +33,8 @@ type stream struct {
 	// Sending half, guarded by s.mu.
 	outq       chunkQueue
 	credit     int64
-	allowance  int // what may still be sent as a hot stream
+	allowance  int   // what may still be sent as a hot stream
+	earnedAt   int64 // when allowance was last raised, ns since the session started
 	listed     bool
 	nextListed *stream
 	confirmed  bool
@@ -69,8 +70,8 @@ func newStream(s *muxSession, id uint32, p wire.Preface, opener bool) *stream {
 	st := &stream{
 		s: s, id: id, preface: p, opener: opener,
 		credit: wire.InitialWindow, allowed: wire.InitialWindow, window: wire.InitialWindow,
-		creditAt: s.now(),
-		wready:   make(chan struct{}, 1), rready: make(chan struct{}, 1),
+		creditAt: s.now(), allowance: quantum,
+		wready: make(chan struct{}, 1), rready: make(chan struct{}, 1),
 	}
 	if opener {
 		st.accepted = make(chan struct{})

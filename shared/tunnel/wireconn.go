@@ -16,6 +16,15 @@ const wireBuffer = 128 << 10
 // buffer: copying 16 KiB costs more than another system call.
 const directRead = 4 << 10
 
+// What the kernel may queue, in bytes. The kernel doubles a receive queue for
+// its own accounting.
+const (
+	unsentLimit = 128 << 10 // TCP_NOTSENT_LOWAT
+	unsentMixed = 16 << 10
+	shortQueue  = 256 << 10 // SO_RCVBUF
+	mixedQueue  = 64 << 10
+)
+
 var wirePool = sync.Pool{New: func() any { b := make([]byte, wireBuffer); return &b }}
 
 // corkedConn stands between TLS and a socket. TLS writes records of 16 KiB,
@@ -154,14 +163,29 @@ func (c *corkedConn) CloseWrite() error {
 	return nil
 }
 
-// shorten bounds what the kernel queues for reading, if on: on a short path a
-// few milliseconds' worth is enough, and what is urgent does not wait behind
-// megabytes. Off, the kernel sizes it for the path's delay.
-func (c *corkedConn) shorten(on bool) {
-	if t, ok := c.Conn.(*net.TCPConn); ok {
-		if raw, err := t.SyscallConn(); err == nil {
-			_ = raw.Control(func(fd uintptr) { limitQueue(fd, on) })
-		}
+// boundQueues bounds what the kernel queues. On a short path a few
+// milliseconds' worth is enough for bulk, and less while somebody waits for
+// short answers; else the kernel sizes it for the path's delay.
+func (c *corkedConn) boundQueues(mode queueMode) {
+	t, ok := c.Conn.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	recv, unsent := 0, unsentLimit
+	if mode&queueMixed != 0 {
+		unsent = unsentMixed
+	}
+	switch mode {
+	case queueShort:
+		recv = shortQueue
+	case queueShort | queueMixed:
+		recv = mixedQueue
+	}
+	if raw, err := t.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			limitQueue(fd, recv)
+			limitUnsent(fd, unsent)
+		})
 	}
 }
 
@@ -189,6 +213,6 @@ func tune(nc net.Conn) {
 	}
 	_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3})
 	if raw, err := t.SyscallConn(); err == nil {
-		_ = raw.Control(limitUnsent)
+		_ = raw.Control(func(fd uintptr) { limitUnsent(fd, unsentLimit) })
 	}
 }

@@ -275,9 +275,9 @@ func (w *wsConn) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-func (w *wsConn) shortPath(on bool) {
+func (w *wsConn) boundQueues(mode queueMode) {
 	if w.cork != nil {
-		w.cork.shorten(on)
+		w.cork.boundQueues(mode)
 	}
 }
 

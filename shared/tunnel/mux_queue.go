@@ -1,0 +1,71 @@
+package tunnel
+
+import (
+	"time"
+
+	"caponier/shared/wire"
+)
+
+const (
+	// shortPath is the round trip below which the kernel need not queue much.
+	shortPath = 3 * time.Millisecond
+	// mixedFor is how long after a short interactive frame, and after a long
+	// one, both kinds count as present.
+	mixedFor = time.Second
+	// batchBytes is about how much one write carries while only bulk runs.
+	batchBytes = 128 << 10
+	// mixedBatch is the same while somebody waits for short answers: what is
+	// urgent waits for at most one batch.
+	mixedBatch = 16 << 10
+	// yieldAfter is how many bytes of bulk the reader may have taken in before
+	// it lets the reader of a short frame run at once.
+	yieldAfter = 32 << 10
+)
+
+// queueMode says what the kernel's queues under a session are set for.
+type queueMode int32
+
+const (
+	queueShort queueMode = 1 << iota // the path is a short one
+	queueMixed                       // interactive and bulk streams are busy
+)
+
+// queuedLink is a link whose kernel queues can be bounded.
+type queuedLink interface{ boundQueues(queueMode) }
+
+// saw takes a data frame of n bytes into account, sent or received.
+func (s *muxSession) saw(class wire.Class, n int, now int64) {
+	switch {
+	case n > copyBelow:
+		s.bulkAt.Store(now)
+	case class == wire.Interactive:
+		s.smallAt.Store(now)
+	default:
+		return
+	}
+	s.tuneQueues(now)
+}
+
+// mixed reports whether interactive and bulk streams are both busy.
+func (s *muxSession) mixed(now int64) bool {
+	small, bulk := s.smallAt.Load(), s.bulkAt.Load()
+	return small != 0 && bulk != 0 && now-small < int64(mixedFor) && now-bulk < int64(mixedFor)
+}
+
+// tuneQueues bounds what the kernel queues: bytes that lie there are what an
+// urgent frame waits behind.
+func (s *muxSession) tuneQueues(now int64) {
+	var mode queueMode
+	if low := s.minRTT.Load(); low != 0 && low < int64(shortPath) {
+		mode |= queueShort
+	}
+	if s.mixed(now) {
+		mode |= queueMixed
+	}
+	if s.queueing.Swap(int32(mode)) == int32(mode) {
+		return
+	}
+	if l, ok := s.link.(queuedLink); ok {
+		l.boundQueues(mode)
+	}
+}

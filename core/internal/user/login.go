@@ -55,6 +55,12 @@ func (e *LimitError) problem() *api.Problem {
 // tokenPrefix starts every API token and OAuth access token.
 const tokenPrefix = "cap_"
 
+// isBearer reports whether text given as a password is a token or the secret of
+// a session: good for what Login admits, never as proof that the person is here.
+func isBearer(password string) bool {
+	return strings.HasPrefix(password, tokenPrefix) || strings.HasPrefix(password, sessionPrefix)
+}
+
 // maxLoginName bounds what is looked up and remembered of a name.
 const maxLoginName = 64
 

@@ -82,7 +82,7 @@ func (s *Service) loginRoutes(f *api.Frame) {
 
 func (s *Service) handleLogin(ctx context.Context, in *loginInput) (*loginOutput, error) {
 	b := in.Body
-	if strings.HasPrefix(b.Password, tokenPrefix) || strings.HasPrefix(b.Password, sessionPrefix) {
+	if isBearer(b.Password) {
 		return nil, api.Invalid(api.FieldError{Field: "body.password", Message: "is a token: send it as Authorization: Bearer instead"})
 	}
 	via := "api"

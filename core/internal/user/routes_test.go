@@ -303,6 +303,14 @@ func TestOwnThings(t *testing.T) {
 		s.want("rename myself", s.call(auth, "PATCH", "/users/me", `{"name":"root"}`, "If-Match", "*"), 403, "permission_missing")
 
 		s.want("password, wrong current", s.call(auth, "PUT", "/users/me/password", `{"password":"another good one","current":"x"}`), 403, "bad_credentials")
+		// What is in a thief's hands already proves nothing: neither a token nor
+		// the secret of the session itself.
+		script := s.want("token", s.call(auth, "POST", "/tokens", `{"name":"script","expires_in":"1h"}`), 201, "").field(t, "token")
+		for _, bearer := range []string{auth, script} {
+			s.want("password, bearer as current", s.call(auth, "PUT", "/users/me/password", `{"password":"another good one","current":"`+bearer+`"}`), 403, "bad_credentials")
+			s.want("totp, bearer as password", s.call(auth, "POST", "/users/me/totp", `{"password":"`+bearer+`"}`), 403, "bad_credentials")
+			s.want("recovery codes, bearer as password", s.call(auth, "POST", "/users/me/recovery-codes", `{"password":"`+bearer+`"}`), 403, "bad_credentials")
+		}
 		s.want("password, short", s.call(auth, "PUT", "/users/me/password", `{"password":"x","current":"`+goodPassword+`"}`), 422, "invalid")
 		other := s.token("jane")
 		s.want("password", s.call(auth, "PUT", "/users/me/password", `{"password":"another good one","current":"`+goodPassword+`"}`), 204, "")

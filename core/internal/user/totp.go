@@ -266,7 +266,7 @@ func (s *Service) RecoveryLeft(ctx context.Context, userID string) (n int, err e
 // again, under the same limits as a login: a found session or terminal must
 // not be enough to change what proves who somebody is.
 func (s *Service) Reauthenticate(ctx context.Context, p *api.Principal, password, code string) error {
-	if strings.HasPrefix(password, tokenPrefix) {
+	if isBearer(password) {
 		return api.Denied("bad_credentials", "The password is not right.")
 	}
 	again, err := s.Login(ctx, Credentials{Name: p.UserName, Password: password, Code: code, Source: p.Source, Via: p.Via})

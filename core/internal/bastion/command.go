@@ -1,7 +1,6 @@
 package bastion
 
 import (
-	"path"
 	"slices"
 	"strings"
 
@@ -137,9 +136,12 @@ func isRsync(w []string) bool {
 	})
 }
 
+// isSFTPServer: the program in one of its places, word for word. A path that
+// only cleans up to one may lead elsewhere by a symbolic link, and a relative
+// one to a file the user has put there.
 func isSFTPServer(w []string) bool {
-	return len(w) == 1 && path.Base(w[0]) == "sftp-server" &&
-		slices.Contains([]string{"/usr/lib", "/usr/lib/openssh", "/usr/libexec", "/usr/libexec/openssh", "."}, path.Dir(w[0]))
+	return len(w) == 1 && slices.Contains([]string{"sftp-server", "/usr/lib/sftp-server", "/usr/lib/openssh/sftp-server",
+		"/usr/lib/ssh/sftp-server", "/usr/libexec/sftp-server", "/usr/libexec/openssh/sftp-server"}, w[0])
 }
 
 // isGit: git-upload-pack, git-receive-pack, git-upload-archive with one path,

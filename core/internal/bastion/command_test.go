@@ -46,6 +46,9 @@ func TestClassify(t *testing.T) {
 		{start{"exec", "git log x"}, access.Exec, "", false},
 		{start{"exec", "/usr/lib/openssh/sftp-server"}, access.FileTransfer, "sftp", false},
 		{start{"exec", "/tmp/sftp-server"}, access.Exec, "", false},
+		{start{"exec", "sftp-server"}, access.FileTransfer, "sftp", false},
+		{start{"exec", "./sftp-server"}, access.Exec, "", false},
+		{start{"exec", "/tmp/l/../../usr/lib/sftp-server"}, access.Exec, "", false},
 	}
 	for _, tt := range tests {
 		got := classify(tt.s)

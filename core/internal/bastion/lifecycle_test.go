@@ -339,3 +339,30 @@ func TestNewRefusesIncompleteConfig(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A client that goes on sending requests to a channel the bastion has closed
+// must not hold its login, nor the bastion's stop.
+func TestRequestsAfterRefusedStart(t *testing.T) {
+	b := newBench(t)
+	c := b.mustDial("demo")
+	ch, reqs, err := c.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go ssh.DiscardRequests(reqs)
+	// All on its way before the bastion's close can arrive.
+	_, err = ch.SendRequest("exec", false, []byte{1}) // malformed
+	for range 200 {
+		if err == nil {
+			_, err = ch.SendRequest("env", false, nil)
+		}
+	}
+	_ = c.Close()
+	stopped := make(chan struct{})
+	go func() { b.stop(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the bastion does not stop")
+	}
+}

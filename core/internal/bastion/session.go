@@ -92,6 +92,10 @@ func (l *login) session(nch ssh.NewChannel) {
 	if !ok {
 		_ = ch.Close()
 		l.sessionOver()
+		// Requests that are on their way would else hold up the connection's
+		// reader, and with it the end of the login. The channel counts until
+		// the client closes it, too.
+		ssh.DiscardRequests(reqs)
 		return
 	}
 	var pump sync.WaitGroup

@@ -7,10 +7,14 @@ import (
 	"caponier/core/internal/db"
 )
 
-// SecretExists fails with db.ErrNotFound for an unknown secret. Rooms that
-// refer to secrets ask it before they store the reference.
+// SecretExists fails with db.ErrNotFound for an unknown secret, and for a
+// personal one: what is referred to is used for others than its owner. Rooms
+// that refer to secrets ask it before they store the reference.
 func (v *Vault) SecretExists(ctx context.Context, q db.Querier, id string) error {
-	_, err := v.Get(ctx, q, id)
+	s, err := v.Get(ctx, q, id)
+	if err == nil && s.OwnerID != "" {
+		return fmt.Errorf("secret %.40s is personal: %w", id, db.ErrNotFound)
+	}
 	return err
 }
 

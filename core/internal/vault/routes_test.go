@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -96,6 +97,13 @@ func TestFourUsers(t *testing.T) {
 		}
 		if code, b := c.do("reader", "POST", "/secrets", "", `{"name":"mine","kind":"json","personal":true,"value":{"pin": "canary-personal"}}`, &personal); code != 201 || strings.Contains(b, "canary") {
 			t.Fatalf("create personal: %d %s", code, b)
+		}
+		// An account of a target would send it to a host of somebody's choosing.
+		if err := v.SecretExists(t.Context(), d, personal.ID); !errors.Is(err, db.ErrNotFound) {
+			t.Errorf("a personal secret can be referred to: %v", err)
+		}
+		if err := v.SecretExists(t.Context(), d, shared.ID); err != nil {
+			t.Errorf("a shared secret cannot be referred to: %v", err)
 		}
 		for _, m := range []struct {
 			user, what string

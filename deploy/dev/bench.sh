@@ -5,5 +5,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 echo "bench: access decision with 100,000 users, 10,000 targets, 1,000 roles"
 go test -run '^$' -bench . -benchmem ./core/internal/access/ ./core/internal/policy/
+echo "bench: import of 20,000 hosts"
+go test -count=1 -v -run '^TestImportMany$' ./core/internal/target/ -hosts 20000 | grep -E 'hosts|FAIL|ok'
 echo "bench: tunnel"
 go run ./e2e/tunnelbench "$@"

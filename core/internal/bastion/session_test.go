@@ -3,6 +3,9 @@ package bastion
 import (
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/ssh"
 
 	"caponier/core/internal/conn"
 )
@@ -28,5 +31,25 @@ func TestExec(t *testing.T) {
 	}
 	if l.recording != "rec_1" {
 		t.Errorf("got recording %q", l.recording)
+	}
+}
+
+// A command longer than a field of a recording is kept to its end.
+func TestLongCommandIsRecordedWhole(t *testing.T) {
+	b := newBench(t)
+	b.vault["sec_1"] = "x"
+	b.add("db-1", &sshd{addr: goTarget(t, &ssh.ServerConfig{NoClientAuth: true})}, func(r *right) { r.account.Auth, r.account.SecretID = "password", "sec_1" })
+	tail := "; rm -rf /srv/données"
+	if _, err := b.exec(b.mustDial(b.to("db-1")), ": "+strings.Repeat("é", 5000)+tail); err != nil {
+		t.Fatal(err)
+	}
+	tp := b.tapes.list()[0]
+	if !tp.saw(tail) || !tp.saw(" command_3=") {
+		t.Error("the end of the command is not in the recording")
+	}
+	for _, p := range pieces(strings.Repeat("é", 5000)+"x", maxEventText) {
+		if len(p) > maxEventText || !utf8.ValidString(p) {
+			t.Errorf("a piece of %d bytes, valid: %t", len(p), utf8.ValidString(p))
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"unicode/utf8"
 
 	"caponier/core/internal/recording"
 )
@@ -59,14 +60,38 @@ func (s *session) newTap(u *use, st start, p program) (tap, error) {
 		t = &terminalTap{events: e, keepInput: s.pty != nil}
 	}
 	kind, fields := st.kind, map[string]string{}
-	if st.command != "" {
-		fields["command"] = st.command
+	for i, part := range pieces(st.command, maxEventText) {
+		name := "command"
+		if i > 0 {
+			name += "_" + strconv.Itoa(i+1)
+		}
+		fields[name] = part
 	}
 	if err := e.event(kind, clip(printable(st.command), 1000), fields); err != nil {
 		_ = rec.Close()
 		return nil, err
 	}
 	return t, nil
+}
+
+// maxEventText is how much text one field of a recorded event holds; a longer
+// command goes on in command_2 and so on, up to maxCommand.
+const maxEventText = 4 << 10
+
+// pieces cuts s into parts of at most n bytes, between runes.
+func pieces(s string, n int) []string {
+	var parts []string
+	for len(s) > n {
+		cut := n
+		for cut > n-utf8.UTFMax && !utf8.RuneStart(s[cut]) {
+			cut--
+		}
+		parts, s = append(parts, s[:cut]), s[cut:]
+	}
+	if s != "" {
+		parts = append(parts, s)
+	}
+	return parts
 }
 
 // events writes structured events to the recording and to the connection.

@@ -157,7 +157,6 @@ func (f *Frame) serveEvents(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no")
 	out := &eventWriter{w: w, rc: http.NewResponseController(w)}
-	defer out.rc.SetWriteDeadline(time.Time{})
 	if out.send("retry: 3000\n\n") != nil {
 		return
 	}
@@ -219,7 +218,9 @@ func (o *eventWriter) event(e Event) error {
 	return o.send("event: change\ndata: " + string(data) + "\n\n")
 }
 
-// send writes text within the deadline of one write.
+// send writes text within the deadline of one write. The deadline is taken
+// back at once: over HTTP/2 it ends the stream when it passes, also one on which
+// nothing is being written.
 func (o *eventWriter) send(text string) error {
 	if err := o.rc.SetWriteDeadline(time.Now().Add(streamDeadline)); err != nil {
 		return err
@@ -227,5 +228,8 @@ func (o *eventWriter) send(text string) error {
 	if _, err := o.w.Write([]byte(text)); err != nil {
 		return err
 	}
-	return o.rc.Flush()
+	if err := o.rc.Flush(); err != nil {
+		return err
+	}
+	return o.rc.SetWriteDeadline(time.Time{})
 }

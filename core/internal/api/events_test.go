@@ -3,6 +3,7 @@ package api
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -370,5 +371,32 @@ func TestIdempotencyDetails(t *testing.T) {
 	}
 	if len(s.byKey) > replayMax || s.order.Len() > replayMax {
 		t.Errorf("%d answers are kept", len(s.byKey))
+	}
+}
+
+// deadlines is an answer that remembers its last write deadline.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	last time.Time
+}
+
+func (d *deadlines) SetWriteDeadline(t time.Time) error { d.last = t; return nil }
+func (d *deadlines) FlushError() error {
+	if d.last.IsZero() {
+		return errors.New("written without a deadline")
+	}
+	return nil
+}
+
+// Over HTTP/2 a deadline that passes ends the stream, written to or not: none
+// may be left between two events.
+func TestEventsLeaveNoDeadline(t *testing.T) {
+	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	out := &eventWriter{w: w, rc: http.NewResponseController(w)}
+	if err := out.send(": alive\n\n"); err != nil {
+		t.Fatal(err)
+	}
+	if !w.last.IsZero() {
+		t.Errorf("the stream ends at %s", w.last)
 	}
 }

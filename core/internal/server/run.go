@@ -97,7 +97,7 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 	front.Go("https", func(ctx context.Context) error { return s.serveHTTPS(ctx) })
 	if s.listen.http != nil {
 		front.Go("http", func(ctx context.Context) error {
-			return serveHTTP(ctx, &http.Server{Handler: s.plainHandler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}, s.listen.http)
+			return serveHTTP(ctx, &http.Server{Handler: s.plainHandler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: writeTime, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}, s.listen.http)
 		})
 	}
 	if s.listen.bastion != nil {
@@ -193,11 +193,16 @@ func (s *Server) serveHTTPS(ctx context.Context) error {
 		// Tunnels share this listener; see tunnel.Listener.
 		DynamicRecordSizingDisabled: true,
 	}
-	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: quiet(s.log)}
+	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: writeTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: quiet(s.log)}
 	stop := context.AfterFunc(ctx, s.frame.Close) // ends event streams, so that Shutdown can finish
 	defer stop()
 	return serveHTTP(ctx, srv, tls.NewListener(s.listen.https, tc))
 }
+
+// writeTime is how long an answer may take, counted from the request, so that
+// nobody holds a connection by not reading. What streams sets deadlines of its
+// own, and tunnels leave the HTTP server.
+const writeTime = 2 * time.Minute
 
 // serveHTTP serves until ctx ends, then gives requests closeTime to finish.
 func serveHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {

@@ -32,5 +32,16 @@ func (a store) Create(ctx context.Context, m recording.Meta) (string, Recorder, 
 	if err != nil {
 		return "", nil, err
 	}
-	return w.ID, w, nil
+	return w.ID, recorder{w}, nil
+}
+
+type recorder struct{ *recording.Writer }
+
+// File implements Recorder.
+func (r recorder) File(ctx context.Context, d recording.Direction, path string) (FileCopy, error) {
+	f, err := r.Writer.File(ctx, d, path)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }

@@ -68,12 +68,14 @@ type Connections interface {
 	Open(ctx context.Context, s conn.Spec) (id string, l Live, err error)
 }
 
-// Recorder takes one recording; *recording.Writer is the real one.
+// Recorder takes one recording; *recording.Writer is the real one, see FromStore.
 type Recorder interface {
 	Output(p []byte) error
 	Input(p []byte) error
 	Resize(width, height int) error
 	Event(kind string, fields map[string]string) error
+	// File starts the copy of a transferred file; nil when none is kept.
+	File(ctx context.Context, d recording.Direction, path string) (FileCopy, error)
 	Close() error
 }
 
@@ -129,8 +131,6 @@ type Config struct {
 	// ended from those that mean it could not be checked. Nil: every error but
 	// a cancelled or late context means ended.
 	LoginGone func(error) bool
-	// Files receives copies of transferred files (FEATURES R8); nil stores none.
-	Files FileSink
 
 	// Separator stands between user, account and target in a login name and is
 	// doubled to stand for itself. Default "%". One ASCII character that is

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -99,7 +100,7 @@ func (p *people) StillValid(_ context.Context, pr *api.Principal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gone[pr.UserName] {
-		return errors.New("revoked")
+		return user.ErrEnded
 	}
 	return nil
 }
@@ -276,9 +277,45 @@ type tape struct {
 	out, in bytes.Buffer
 	sizes   []string
 	events  []string
+	files   []*taped
 	closed  bool
 	fail    error
 }
+
+// taped is the copy of one file.
+type taped struct {
+	name   string // direction and path
+	got    bytes.Buffer
+	lost   bool
+	closed bool
+}
+
+func (f *taped) Write(p []byte) (int, error) { return f.got.Write(p) }
+func (f *taped) Abandon()                    { f.lost = true }
+func (f *taped) Close(context.Context) (recording.File, error) {
+	f.closed = true
+	return recording.File{}, nil
+}
+
+func (t *tape) File(_ context.Context, d recording.Direction, path string) (FileCopy, error) {
+	f := &taped{name: string(d) + " " + path}
+	err := t.put(func() { t.files = append(t.files, f) })
+	return f, err
+}
+
+// file returns the copy of a file; nil when there is none.
+func (t *tape) file(name string) *taped {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range t.files {
+		if f.name == name {
+			return f
+		}
+	}
+	return nil
+}
+
+var quiet = slog.New(slog.DiscardHandler)
 
 func (t *tape) Output(p []byte) error { return t.put(func() { t.out.Write(p) }) }
 func (t *tape) Input(p []byte) error  { return t.put(func() { t.in.Write(p) }) }

@@ -1,11 +1,14 @@
 package bastion
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
+
+	"caponier/core/internal/recording"
 )
 
 // SFTP packet types (draft-ietf-secsh-filexfer-02 §3; OpenSSH speaks version 3).
@@ -38,19 +41,6 @@ const (
 	maxSFTPHandles = 4096     // open files
 )
 
-// FileSink receives copies of transferred files as they pass (FEATURES R8).
-type FileSink interface {
-	// File starts the copy of one file. A nil FileCopy without an error stores none.
-	File(connectionID, path string, upload bool) (FileCopy, error)
-}
-
-// FileCopy takes the pieces of one file; pieces may come in any order.
-type FileCopy interface {
-	WriteAt(p []byte, off int64) (int, error)
-	// Close completes the copy; complete is false when a transfer failed.
-	Close(complete bool) error
-}
-
 var errSFTP = &refusal{public: "The file transfer protocol could not be followed, so the session has ended.", code: "sftp"}
 
 // sftpTap follows an SFTP session passively in both directions: it changes
@@ -58,8 +48,7 @@ var errSFTP = &refusal{public: "The file transfer protocol could not be followed
 // so that nothing passes unseen.
 type sftpTap struct {
 	events
-	files FileSink
-	id    string
+	copies *copies
 
 	mu      sync.Mutex
 	client  packetReader            // guarded by mu
@@ -85,12 +74,12 @@ type sftpFile struct {
 	dir           bool
 	read, written uint64
 	failed        bool
-	copy          FileCopy
-	copying       int // pieces handed to copy
+	up, down      *fileCopy // what was written to it and read from it
+	begun         [2]bool   // of up and down
 }
 
-func newSFTPTap(e events, files FileSink, id string) *sftpTap {
-	t := &sftpTap{events: e, files: files, id: id,
+func newSFTPTap(ctx context.Context, e events, log *slog.Logger) *sftpTap {
+	t := &sftpTap{events: e, copies: newCopies(ctx, e.rec, log),
 		pending: map[uint32]*sftpRequest{}, handles: map[string]*sftpFile{}}
 	t.client.body = t.fromClient
 	t.server.body = t.fromServer
@@ -123,6 +112,7 @@ func (t *sftpTap) close(bool) error {
 		errs = append(errs, t.finish(f))
 		delete(t.handles, h)
 	}
+	t.copies.wait()
 	return errors.Join(errors.Join(errs...), recordError(t.rec.Close()))
 }
 
@@ -276,7 +266,11 @@ func (t *sftpTap) fromClient(kind byte, p []byte) (func([]byte) error, error) {
 	}
 	// The rest of the head that was gathered is data already.
 	piece := f.p[:min(len(f.p), int(r.size))]
-	return t.piece(r, piece, true)
+	put := t.piece(r, recording.Upload)
+	if put == nil {
+		return nil, nil
+	}
+	return put, put(piece)
 }
 
 // extended follows OpenSSH's extensions that change or move files.
@@ -302,38 +296,28 @@ func (t *sftpTap) extended(r *sftpRequest, f *fields) {
 	}
 }
 
-// piece hands file data to the copy of the file and returns what takes the
-// rest of the packet.
-func (t *sftpTap) piece(r *sftpRequest, first []byte, upload bool) (func([]byte) error, error) {
-	if t.files == nil || r.file == nil || r.file.dir {
-		return nil, nil
-	}
-	if r.file.copying == 0 {
-		c, err := t.files.File(t.id, r.file.path, upload)
-		if err != nil {
-			return nil, fmt.Errorf("store a copy of a transferred file: %w", err)
-		}
-		r.file.copy = c
-	}
-	r.file.copying++
-	if r.file.copy == nil {
-		return nil, nil
-	}
-	off := int64(r.offset)
-	put := func(p []byte) error {
-		_, err := r.file.copy.WriteAt(p, off)
-		off += int64(len(p))
-		if err != nil {
-			return fmt.Errorf("store a copy of a transferred file: %w", err)
-		}
+// piece returns what takes the file data of a packet; nil when nobody does.
+func (t *sftpTap) piece(r *sftpRequest, d recording.Direction) func([]byte) error {
+	f := r.file
+	if f == nil || f.dir {
 		return nil
 	}
-	if len(first) > 0 {
-		if err := put(first); err != nil {
-			return nil, err
-		}
+	to, begun := &f.down, &f.begun[0]
+	if d == recording.Upload {
+		to, begun = &f.up, &f.begun[1]
 	}
-	return put, nil
+	if !*begun {
+		*begun, *to = true, t.copies.start(d, f.path)
+	}
+	if *to == nil {
+		return nil
+	}
+	off := int64(r.offset)
+	return func(p []byte) error {
+		(*to).put(p, off)
+		off += int64(len(p))
+		return nil
+	}
 }
 
 // fromServer follows an answer.
@@ -364,7 +348,7 @@ func (t *sftpTap) fromServer(kind byte, p []byte) (func([]byte) error, error) {
 			return nil, nil
 		}
 		r.file.read += n
-		return t.piece(r, nil, false)
+		return t.piece(r, recording.Download), nil
 	case fxpStatus:
 		code := f.u32()
 		if f.bad {
@@ -439,9 +423,8 @@ func (t *sftpTap) status(r *sftpRequest, code uint32) error {
 // finish reports what went through a handle.
 func (t *sftpTap) finish(f *sftpFile) error {
 	var errs []error
-	if f.copy != nil {
-		errs = append(errs, f.copy.Close(!f.failed))
-	}
+	f.up.finish()
+	f.down.finish()
 	result := "ok"
 	if f.failed {
 		result = "failed"

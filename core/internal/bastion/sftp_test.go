@@ -27,35 +27,6 @@ func packet(kind byte, parts ...any) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
 }
 
-type copies struct {
-	got    map[string][]byte
-	closed map[string]bool
-}
-
-type oneCopy struct {
-	c    *copies
-	path string
-}
-
-func (c *copies) File(_, path string, _ bool) (FileCopy, error) {
-	return &oneCopy{c, path}, nil
-}
-
-func (o *oneCopy) WriteAt(p []byte, off int64) (int, error) {
-	b := o.c.got[o.path]
-	for int64(len(b)) < off+int64(len(p)) {
-		b = append(b, 0)
-	}
-	copy(b[off:], p)
-	o.c.got[o.path] = b
-	return len(p), nil
-}
-
-func (o *oneCopy) Close(complete bool) error {
-	o.c.closed[o.path] = complete
-	return nil
-}
-
 // feed gives a stream to f in pieces of n bytes.
 func feed(t *testing.T, f func([]byte) error, stream []byte, n int) {
 	t.Helper()
@@ -70,8 +41,7 @@ func TestSFTPTap(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 4096)
 	for _, n := range []int{1, 7, 300, 1 << 20} {
 		live, tp := &record{}, &tape{}
-		sink := &copies{got: map[string][]byte{}, closed: map[string]bool{}}
-		tap := newSFTPTap(events{rec: tp, live: live}, sink, "con_1")
+		tap := newSFTPTap(t.Context(), events{rec: tp, live: live}, quiet)
 		out := func(p []byte) error { return tap.output(p, false) }
 		feed(t, tap.input, packet(fxpInit, uint32(3)), n)
 		feed(t, out, packet(fxpVersion, uint32(3), "posix-rename@openssh.com", "1"), n)
@@ -102,16 +72,17 @@ func TestSFTPTap(t *testing.T) {
 		if !slices.Equal(live.events, want) {
 			t.Errorf("pieces of %d: got %q, want %q", n, live.events, want)
 		}
-		if string(sink.got["/a"]) != "start"+big || !sink.closed["/a"] || string(sink.got["/b"]) != "tiny" || sink.closed["/b"] ||
-			string(sink.got["/c"]) != "contents" || sink.closed["/c"] {
-			t.Errorf("pieces of %d: copies are wrong: %d bytes of /a, %q, closed %v", n, len(sink.got["/a"]), sink.got["/b"], sink.closed)
+		for name, want := range map[string]string{"upload /a": "start" + big, "upload /b": "tiny", "download /c": "contents"} {
+			if f := tp.file(name); f == nil || f.got.String() != want || !f.closed || f.lost {
+				t.Errorf("pieces of %d: copy of %s is wrong: %+v", n, name, f)
+			}
 		}
 	}
 }
 
 func TestSFTPTapBounds(t *testing.T) {
 	fresh := func() *sftpTap {
-		return newSFTPTap(events{rec: &tape{}, live: &record{}}, nil, "con_1")
+		return newSFTPTap(t.Context(), events{rec: &tape{}, live: &record{}}, quiet)
 	}
 	tests := []struct {
 		name   string
@@ -140,7 +111,7 @@ func TestSFTPTapBounds(t *testing.T) {
 }
 
 func TestSFTPTapRecordingFails(t *testing.T) {
-	tap := newSFTPTap(events{rec: &tape{fail: errors.New("disk")}, live: &record{}}, nil, "con_1")
+	tap := newSFTPTap(t.Context(), events{rec: &tape{fail: errors.New("disk")}, live: &record{}}, quiet)
 	if err := tap.input(packet(fxpRemove, uint32(1), "/x")); err != nil {
 		t.Fatal(err)
 	}
@@ -157,8 +128,8 @@ func FuzzSFTP(f *testing.F) {
 	f.Add(slices.Concat(packet(fxpWrite, uint32(3), "ha", uint64(5), "data"), packet(fxpClose, uint32(1), "ha")), packet(fxpStatus, uint32(3), uint32(0)))
 	f.Add(packet(fxpExtended, uint32(1), "copy-data", "a", uint64(0), uint64(0), "b", uint64(0)), packet(fxpData, uint32(1), "x"))
 	f.Fuzz(func(t *testing.T, in, out []byte) {
-		whole := newSFTPTap(events{rec: &tape{}, live: &record{}}, nil, "c")
-		pieces := newSFTPTap(events{rec: &tape{}, live: &record{}}, nil, "c")
+		whole := newSFTPTap(t.Context(), events{rec: &tape{}, live: &record{}}, quiet)
+		pieces := newSFTPTap(t.Context(), events{rec: &tape{}, live: &record{}}, quiet)
 		errWhole := whole.input(in)
 		if errWhole == nil {
 			errWhole = whole.output(out, false)

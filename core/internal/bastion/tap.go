@@ -53,7 +53,10 @@ func (s *session) newTap(u *use, st start, p program) (tap, error) {
 	var t tap
 	switch {
 	case p.name == "sftp":
-		t = newSFTPTap(e, s.l.s.cfg.Files, u.id)
+		t = newSFTPTap(s.ctx, e, s.l.s.cfg.Log.With("connection", u.id))
+	case p.name == "scp":
+		words, _ := shellWords(st.command)
+		t = newSCPTap(s.ctx, e, parseSCP(words), s.l.s.cfg.Log.With("connection", u.id))
 	case p.content:
 		t = &countTap{events: e, name: p.name}
 	default:
@@ -137,7 +140,7 @@ func (t *terminalTap) resize(cols, rows int) error   { return recordError(t.rec.
 func (t *terminalTap) close(bool) error              { return recordError(t.rec.Close()) }
 
 // countTap keeps error output and totals of a program whose data is a format
-// of its own (scp, rsync, git).
+// of its own (rsync, git; scp within its own tap).
 type countTap struct {
 	events
 	name string
@@ -186,3 +189,6 @@ func (noRecorder) Input([]byte) error                    { return nil }
 func (noRecorder) Resize(int, int) error                 { return nil }
 func (noRecorder) Event(string, map[string]string) error { return nil }
 func (noRecorder) Close() error                          { return nil }
+func (noRecorder) File(context.Context, recording.Direction, string) (FileCopy, error) {
+	return nil, nil
+}

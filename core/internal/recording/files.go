@@ -90,8 +90,9 @@ func (s *Store) files(ctx context.Context, q db.Querier, recordingID string) ([]
 }
 
 // FileWriter takes a copy of one transferred file. Writes are in the order of
-// the file. Not safe for concurrent use. Keeping the copy is best effort
-// within the cap; size and hash are always kept.
+// the file. Not safe for concurrent use. Keeping the copy is best effort: when
+// it is larger than the cap or storage does not take it, the transfer goes on
+// and the list says so. Size and hash are always kept.
 type FileWriter struct {
 	st     *Store
 	file   File
@@ -104,7 +105,7 @@ type FileWriter struct {
 	buf    []byte
 	sealed []byte
 	blocks uint64
-	err    error
+	lost   bool // given up: not all content is seen, so there is no hash
 	closed bool
 }
 
@@ -119,46 +120,62 @@ func (w *Writer) File(ctx context.Context, d Direction, path string) (*FileWrite
 		st: s, rec: w, limit: s.cfg.Limits().FileMax, sum: sha256.New(),
 		file: File{ID: newID("rfl_"), RecordingID: w.ID, Direction: d, Path: cut(path, maxField), Status: "not_stored", StoredAt: s.cfg.Now()},
 	}
-	if x.limit <= 0 {
-		return x, nil
+	if x.limit > 0 {
+		if err := x.begin(); err != nil {
+			x.failed(err)
+		}
 	}
-	root, err := s.open()
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
-	if err := s.checkSpace(); err != nil {
-		return nil, err
-	}
-	f, c, raw, sealed, err := s.begin(root, x.file.ID, kindFile, x.file.StoredAt)
-	if err != nil {
-		return nil, err
-	}
-	_ = raw // already in the file
-	x.out, x.chain, x.sealed = f, c, sealed
-	x.w = bufio.NewWriterSize(f, 128<<10)
-	x.file.Status = "stored"
 	return x, nil
 }
 
-// Write adds the next bytes of the file. It fails only when storage does.
+func (x *FileWriter) begin() error {
+	root, err := x.st.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := x.st.checkSpace(); err != nil {
+		return err
+	}
+	x.out, x.chain, _, x.sealed, err = x.st.begin(root, x.file.ID, kindFile, x.file.StoredAt)
+	if err != nil {
+		x.out = nil
+		return err
+	}
+	x.w = bufio.NewWriterSize(x.out, chunkSize)
+	x.file.Status = "stored"
+	return nil
+}
+
+// failed gives up a copy that storage did not take.
+func (x *FileWriter) failed(err error) {
+	x.file.Status = "not_stored"
+	err = errors.Join(err, x.drop())
+	x.st.metrics.lostFiles.Inc()
+	x.st.cfg.Log.Error("store a copy of a transferred file", "recording", x.file.RecordingID, "file", x.file.ID, "err", err)
+}
+
+// Write adds the next bytes of the file. It fails only after Close.
 func (x *FileWriter) Write(p []byte) (int, error) {
 	if x.closed {
 		return 0, ErrClosed
 	}
-	if x.err != nil {
-		return 0, x.err
+	x.file.Size += int64(len(p))
+	if x.lost {
+		return len(p), nil
 	}
 	x.sum.Write(p)
-	x.file.Size += int64(len(p))
 	if x.out == nil {
 		return len(p), nil
 	}
 	if x.file.Size > x.limit {
+		if err := x.drop(); err != nil {
+			x.failed(err)
+		}
 		x.file.Status = "too_large"
-		return len(p), x.drop()
+		return len(p), nil
 	}
-	for rest := p; len(rest) > 0; {
+	for rest := p; len(rest) > 0 && x.out != nil; {
 		n := min(len(rest), chunkSize-len(x.buf))
 		x.buf = append(x.buf, rest[:n]...)
 		rest = rest[n:]
@@ -166,18 +183,29 @@ func (x *FileWriter) Write(p []byte) (int, error) {
 			x.block()
 		}
 	}
-	if x.err != nil {
-		return 0, x.err
-	}
 	return len(p), nil
 }
 
+// Abandon gives the copy up: what follows is only counted, and the file has no
+// hash. It is for transfers whose content is not seen in order.
+func (x *FileWriter) Abandon() {
+	if x.lost || x.closed {
+		return
+	}
+	x.lost = true
+	if err := x.drop(); err != nil {
+		x.failed(err)
+	}
+	x.file.Status = "not_stored"
+}
+
 func (x *FileWriter) block() {
-	if len(x.buf) == 0 || x.err != nil {
+	if len(x.buf) == 0 {
 		return
 	}
 	if _, err := x.w.Write(x.chain.seal(nil, typeFile, x.buf)); err != nil {
-		x.err = fmt.Errorf("store file %s: %w", x.file.ID, err)
+		x.failed(err)
+		return
 	}
 	x.buf = x.buf[:0]
 	x.blocks++
@@ -198,30 +226,37 @@ func (x *FileWriter) drop() error {
 	return errors.Join(err, ignoreMissing(root.Remove(fileName(x.file.ID, kindFile, x.file.StoredAt))))
 }
 
+// complete writes the end mark.
+func (x *FileWriter) complete() error {
+	end, err := json.Marshal(totals{Blocks: x.blocks, Output: x.file.Size})
+	if err != nil {
+		return err
+	}
+	if _, err = x.w.Write(x.chain.seal(nil, typeEnd, end)); err != nil {
+		return err
+	}
+	if err = x.w.Flush(); err != nil {
+		return err
+	}
+	return x.st.sync(x.out)
+}
+
 // Close completes the copy, and puts the transfer on the recording's timeline
-// and in the audit log.
+// and in the audit log. When the database does not take it, no copy is kept.
 func (x *FileWriter) Close(ctx context.Context) (File, error) {
 	if x.closed {
 		return x.file, nil
 	}
 	x.closed = true
-	x.file.SHA256 = hex.EncodeToString(x.sum.Sum(nil))
+	if !x.lost {
+		x.file.SHA256 = hex.EncodeToString(x.sum.Sum(nil))
+	}
 	if x.out != nil {
 		x.block()
-		end, err := json.Marshal(totals{Blocks: x.blocks, Output: x.file.Size})
-		if err == nil && x.err == nil {
-			if _, err = x.w.Write(x.chain.seal(nil, typeEnd, end)); err == nil {
-				if err = x.w.Flush(); err == nil {
-					err = x.st.sync(x.out)
-				}
-			}
-		}
-		if err = errors.Join(err, x.err); err != nil {
-			x.file.Status = "not_stored"
-			return x.file, errors.Join(fmt.Errorf("store file %s: %w", x.file.ID, err), x.drop())
-		}
-		if err := x.out.Close(); err != nil {
-			return x.file, fmt.Errorf("store file %s: %w", x.file.ID, err)
+	}
+	if x.out != nil {
+		if err := x.complete(); err != nil {
+			x.failed(err)
 		}
 	}
 	err := x.st.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
@@ -243,13 +278,19 @@ func (x *FileWriter) Close(ctx context.Context) (File, error) {
 		})
 	})
 	if err != nil {
-		return x.file, fmt.Errorf("store file %s: %w", x.file.ID, err)
+		err = fmt.Errorf("file %s: %w", x.file.ID, err)
+		x.failed(err)
 	}
-	err = x.rec.Event("file", map[string]string{
+	if x.out != nil {
+		if cerr := x.out.Close(); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("store file %s: %w", x.file.ID, cerr))
+		}
+		x.out = nil
+	}
+	return x.file, errors.Join(err, x.rec.Event("file", map[string]string{
 		"path": x.file.Path, "direction": string(x.file.Direction), "bytes": fmt.Sprint(x.file.Size),
 		"sha256": x.file.SHA256, "file": x.file.ID, "status": x.file.Status,
-	})
-	return x.file, err
+	}))
 }
 
 // ticketFor is how long the second step of a download may follow the first.

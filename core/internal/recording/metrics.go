@@ -4,7 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // metrics of the room.
 type metrics struct {
-	started, refused, failed, damaged, expired prometheus.Counter
+	started, refused, failed, damaged, expired, lostFiles prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, s *Store) *metrics {
@@ -12,14 +12,15 @@ func newMetrics(r prometheus.Registerer, s *Store) *metrics {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
 	x := &metrics{
-		started: counter("caponier_core_recordings_started_total", "Recordings started."),
-		refused: counter("caponier_core_recordings_refused_total", "Recordings that could not be started; their sessions were refused."),
-		failed:  counter("caponier_core_recordings_failed_total", "Recordings that storage did not take; their sessions were ended."),
-		damaged: counter("caponier_core_recordings_damaged_total", "Recordings found damaged."),
-		expired: counter("caponier_core_recordings_expired_total", "Recordings removed by retention."),
+		started:   counter("caponier_core_recordings_started_total", "Recordings started."),
+		refused:   counter("caponier_core_recordings_refused_total", "Recordings that could not be started; their sessions were refused."),
+		failed:    counter("caponier_core_recordings_failed_total", "Recordings that storage did not take; their sessions were ended."),
+		damaged:   counter("caponier_core_recordings_damaged_total", "Recordings found damaged."),
+		expired:   counter("caponier_core_recordings_expired_total", "Recordings removed by retention."),
+		lostFiles: counter("caponier_core_recording_files_lost_total", "Copies of transferred files that could not be stored."),
 	}
 	if r != nil {
-		r.MustRegister(x.started, x.refused, x.failed, x.damaged, x.expired,
+		r.MustRegister(x.started, x.refused, x.failed, x.damaged, x.expired, x.lostFiles,
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "caponier_core_recordings_live", Help: "Recordings being written on this core.",
 			}, func() float64 {

@@ -75,7 +75,7 @@ func (a *attempt) config() *ssh.ServerConfig {
 		VerifiedPublicKeyCallback:   a.publicKey,
 		KeyboardInteractiveCallback: a.interactive,
 	}
-	for _, k := range a.s.host {
+	for _, k := range a.s.cfg.Signers() {
 		c.AddHostKey(k)
 	}
 	return c

@@ -239,15 +239,16 @@ func TestNothingAboutTargetsBeforeLogin(t *testing.T) {
 func TestHostCertificateAndPostQuantum(t *testing.T) {
 	ca := newKey(t)
 	b := newBench(t, func(c *Config) {
-		cert := &ssh.Certificate{Key: c.Signers[0].PublicKey(), CertType: ssh.HostCert, ValidPrincipals: []string{"127.0.0.1"}, ValidBefore: ssh.CertTimeInfinity}
+		plain := c.Signers()[0]
+		cert := &ssh.Certificate{Key: plain.PublicKey(), CertType: ssh.HostCert, ValidPrincipals: []string{"127.0.0.1"}, ValidBefore: ssh.CertTimeInfinity}
 		if err := cert.SignCert(zeroReader{}, ca); err != nil {
 			t.Fatal(err)
 		}
-		cs, err := ssh.NewCertSigner(cert, c.Signers[0])
+		cs, err := ssh.NewCertSigner(cert, plain)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Signers = []ssh.Signer{cs, c.Signers[0]}
+		c.Signers = func() []ssh.Signer { return []ssh.Signer{cs, plain} }
 	})
 	b.add("db-1", b.startSSHD())
 	known := filepath.Join(b.dir, "known")

@@ -30,6 +30,7 @@ import (
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/conn"
+	"caponier/core/internal/db"
 	"caponier/core/internal/fleet"
 	"caponier/core/internal/policy"
 	"caponier/core/internal/recording"
@@ -123,13 +124,14 @@ type Config struct {
 	Vault       Secrets
 	HostKeys    HostKeys
 	Audit       Auditor
-	// Signers are the bastion's own host keys: certificates first, plain keys after.
-	Signers []ssh.Signer
+	// Signers are asked for at each handshake: the bastion's own host keys,
+	// certificates first, plain keys after.
+	Signers func() []ssh.Signer
 	Log     *slog.Logger
 	Now     func() time.Time
 	// LoginGone tells the errors of Users.StillValid that mean the login has
-	// ended from those that mean it could not be checked. Nil: every error but
-	// a cancelled or late context means ended.
+	// ended from those that mean it could not be checked. Nil: user.ErrEnded
+	// and db.ErrNotFound mean ended.
 	LoginGone func(error) bool
 
 	// Separator stands between user, account and target in a login name and is
@@ -144,21 +146,20 @@ type Config struct {
 
 // Limits bound what peers can use up. Zero fields take the defaults.
 type Limits struct {
-	LoginGrace    time.Duration // from accept to authenticated; default 90 s
-	MaxStartups   int           // connections not yet authenticated; default 512, half of it per source address
-	MaxLogins     int           // authenticated connections; default 5,000
-	MaxPerUser    int           // authenticated connections of one user; default 500
-	MaxAuthTries  int           // refused attempts per connection; default 10
-	MaxChannels   int           // open channels per login; default 256
-	MaxForwards   int           // listening ports (-R) per login; default 16
-	Keepalive     time.Duration // between pings of the user's client and of the target; default 5 s
-	Dead          time.Duration // silence after which a peer is gone; default 12 s
-	Dial          time.Duration // reaching a target and logging in there; default 30 s
-	MenuIdle      time.Duration // an untouched menu or prompt; default 3 min
-	Drain         time.Duration // time live sessions get when the server stops; default 5 s
-	Recheck       time.Duration // between checks that the login is still valid; default 15 s
-	SOCKSTimeout  time.Duration // SOCKS handshake; default 20 s
-	RelayIdleRead time.Duration // raw relay with no byte either way; default 24 h
+	LoginGrace   time.Duration // from accept to authenticated; default 90 s
+	MaxStartups  int           // connections not yet authenticated; default 512, half of it per source address
+	MaxLogins    int           // authenticated connections; default 5,000
+	MaxPerUser   int           // authenticated connections of one user; default 500
+	MaxAuthTries int           // refused attempts per connection; default 10
+	MaxChannels  int           // open channels per login; default 256
+	MaxForwards  int           // listening ports (-R) per login; default 16
+	Keepalive    time.Duration // between pings of the user's client and of the target; default 5 s
+	Dead         time.Duration // silence after which a peer is gone; default 12 s
+	Dial         time.Duration // reaching a target and logging in there; default 30 s
+	MenuIdle     time.Duration // an untouched menu or prompt; default 3 min
+	Drain        time.Duration // time live sessions get when the server stops; default 5 s
+	Recheck      time.Duration // between checks that the login is still valid; default 15 s
+	SOCKSTimeout time.Duration // SOCKS handshake; default 20 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -186,7 +187,6 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Drain, 5*time.Second)
 	def(&l.Recheck, 15*time.Second)
 	def(&l.SOCKSTimeout, 20*time.Second)
-	def(&l.RelayIdleRead, 24*time.Hour)
 	return l
 }
 
@@ -199,7 +199,7 @@ func New(cfg Config) (*Server, error) {
 		{"Users", cfg.Users == nil}, {"Policy", cfg.Policy == nil}, {"Connections", cfg.Connections == nil},
 		{"Recordings", cfg.Recordings == nil}, {"Dialer", cfg.Dialer == nil}, {"CA", cfg.CA == nil},
 		{"Vault", cfg.Vault == nil}, {"HostKeys", cfg.HostKeys == nil}, {"Audit", cfg.Audit == nil},
-		{"Signers", len(cfg.Signers) == 0}, {"Log", cfg.Log == nil}, {"Now", cfg.Now == nil},
+		{"Signers", cfg.Signers == nil}, {"Log", cfg.Log == nil}, {"Now", cfg.Now == nil},
 	}
 	for _, m := range missing {
 		if m.nil {
@@ -217,7 +217,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.LoginGone == nil {
 		cfg.LoginGone = func(err error) bool {
-			return !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+			return errors.Is(err, user.ErrEnded) || errors.Is(err, db.ErrNotFound)
 		}
 	}
 	cfg.Limits = cfg.Limits.withDefaults()

@@ -92,7 +92,7 @@ func newBench(t testing.TB, tweak ...func(*Config)) *bench {
 	b.users.keys["demo"] = []ssh.PublicKey{b.keyPub}
 	cfg := Config{
 		Users: b.users, Policy: b.rules, Connections: b.conns, Recordings: b.tapes, Dialer: b.dialer, CA: b.ca,
-		Vault: b.vault, HostKeys: b.book, Audit: b.audit, Signers: []ssh.Signer{b.hostKey},
+		Vault: b.vault, HostKeys: b.book, Audit: b.audit, Signers: func() []ssh.Signer { return []ssh.Signer{b.hostKey} },
 		Log: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: time.Now,
 		Address: "core.example",
 	}

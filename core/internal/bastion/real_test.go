@@ -13,7 +13,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,25 +32,44 @@ import (
 
 // rooms are the real rooms the bastion stands on, on a database of their own.
 type rooms struct {
-	t      *testing.T
-	store  *recording.Store
-	dir    string
-	limits recording.Limits
-	ca     *sshca.CA
-	users  *user.Service
-	web    *httptest.Server
-	meta   *ids
+	t     *testing.T
+	store *recording.Store
+	dir   string
+	ca    *sshca.CA
+	users *user.Service
+	web   *httptest.Server
+	meta  *ids
+
+	mu     sync.Mutex
+	limits recording.Limits // guarded by mu
 }
+
+func (r *rooms) setLimits(f func(*recording.Limits)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f(&r.limits)
+}
+
+func (r *rooms) fileMax(n int64) { r.setLimits(func(l *recording.Limits) { l.FileMax = n }) }
 
 // ids remembers the recordings made.
 type ids struct {
 	Recordings
-	list []string
+	mu   sync.Mutex
+	made []string // guarded by mu
+}
+
+func (i *ids) list() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.made)
 }
 
 func (i *ids) Create(ctx context.Context, m recording.Meta) (string, Recorder, error) {
 	id, r, err := i.Recordings.Create(ctx, m)
-	i.list = append(i.list, id)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.made = append(i.made, id)
 	return id, r, err
 }
 
@@ -80,7 +101,11 @@ func newRooms(t *testing.T) *rooms {
 	r.store, err = recording.New(recording.Config{
 		DB: d, Audit: log, Keys: v, Dir: r.dir, CoreID: "core_test",
 		RolesOf: func(context.Context, string) ([]string, error) { return nil, nil },
-		Limits:  func() recording.Limits { return r.limits }, Now: time.Now, Log: quiet,
+		Limits: func() recording.Limits {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.limits
+		}, Now: time.Now, Log: quiet,
 	})
 	must(t, err)
 	r.ca, err = sshca.New(t.Context(), sshca.Config{DB: d, Vault: v, Audit: log, Log: quiet, Bastion: "core:2222", Separator: "%"})
@@ -155,7 +180,7 @@ func TestFileCopies(t *testing.T) {
 	}
 	round := func(mode string) []recording.File {
 		t.Helper()
-		n := len(r.meta.list)
+		n := len(r.meta.list())
 		scp(mode, src, "127.0.0.1:"+up)
 		b.last()
 		scp(mode, "127.0.0.1:"+up, down)
@@ -165,7 +190,7 @@ func TestFileCopies(t *testing.T) {
 		must(t, os.Remove(up), os.Remove(down))
 		var out []recording.File
 		for i, name := range []string{"upload " + up, "download " + up} {
-			f, ok := r.files(r.meta.list[n+i])[name]
+			f, ok := r.files(r.meta.list()[n+i])[name]
 			if !ok || f.Size != 3<<20+17 || f.SHA256 != hex.EncodeToString(want[:]) {
 				t.Errorf("scp %s: %s is listed as %+v", mode, name, f)
 			}
@@ -182,7 +207,7 @@ func TestFileCopies(t *testing.T) {
 		}
 	}
 	for _, mode := range []string{"-O", "-s"} {
-		r.limits.FileMax = 16 << 20
+		r.fileMax(16 << 20)
 		kept := round(mode)
 		expect("with a limit", "stored", kept)
 		for _, f := range kept {
@@ -190,15 +215,15 @@ func TestFileCopies(t *testing.T) {
 				t.Errorf("scp %s: the copy of the %s differs", mode, f.Direction)
 			}
 		}
-		r.limits.FileMax = 1 << 20
+		r.fileMax(1 << 20)
 		expect("beyond the limit", "too_large", round(mode))
-		r.limits.FileMax = 0
+		r.fileMax(0)
 		expect("without a limit", "not_stored", round(mode))
 	}
 
 	// Many small files in one session, and a download cut in the middle and
 	// taken up again: the copy holds what was transferred.
-	r.limits.FileMax = 16 << 20
+	r.fileMax(16 << 20)
 	var batch strings.Builder
 	sums := map[string][32]byte{}
 	for i := range 60 {
@@ -216,7 +241,7 @@ func TestFileCopies(t *testing.T) {
 	}
 	b.same(down, want)
 	b.last()
-	files := r.files(r.meta.list[len(r.meta.list)-1])
+	files := r.files(r.meta.list()[len(r.meta.list())-1])
 	for name, sum := range sums {
 		f := files[name]
 		if f.Status != "stored" || f.SHA256 != hex.EncodeToString(sum[:]) {
@@ -231,20 +256,20 @@ func TestFileCopies(t *testing.T) {
 // Storage that takes no copies stops no transfer; the list says so.
 func TestFileCopyNotTaken(t *testing.T) {
 	r := newRooms(t)
-	r.limits.FileMax = 16 << 20
+	r.fileMax(16 << 20)
 	b := newBench(t, func(c *Config) { c.Recordings = r.meta })
 	b.add("db-1", b.startSSHD())
 	src, want := b.bigFile("src", 1<<20)
 	up := filepath.Join(b.dir, "up")
 	// From the moment the recording has begun, no room is left for copies.
-	r.meta.Recordings = fills{r.meta.Recordings, func() { r.limits.MinFree = 1 << 62 }}
+	r.meta.Recordings = fills{r.meta.Recordings, func() { r.setLimits(func(l *recording.Limits) { l.MinFree = 1 << 62 }) }}
 	args := append([]string{"-q", "-P", b.port, "-o", "BatchMode=yes", "-o", "User=" + b.to("db-1")}, b.options()...)
 	if x := b.run("", "scp", append(args, src, "127.0.0.1:"+up)...); x.code != 0 {
 		t.Fatalf("scp: %v", x)
 	}
 	b.same(up, want)
 	b.last()
-	f := r.files(r.meta.list[0])["upload "+up]
+	f := r.files(r.meta.list()[0])["upload "+up]
 	if f.Status != "not_stored" || f.SHA256 != hex.EncodeToString(want[:]) || f.Size != 1<<20 {
 		t.Errorf("listed as %+v", f)
 	}
@@ -337,7 +362,7 @@ func TestMaskedInput(t *testing.T) {
 		t.Errorf("exit %d, want 3", code)
 	}
 	b.last()
-	cast := string(r.call("GET", "/recordings/"+r.meta.list[0]+"/asciicast", 200, nil))
+	cast := string(r.call("GET", "/recordings/"+r.meta.list()[0]+"/asciicast", 200, nil))
 	if strings.Contains(cast, "hunter2") || strings.Contains(cast, "canary") {
 		t.Errorf("the secret is in the recording:\n%s", cast)
 	}

@@ -7,15 +7,12 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // Server is the bastion. Safe for concurrent use.
 type Server struct {
 	cfg    Config
 	limits Limits
-	host   []ssh.Signer
 
 	buffers buffers
 
@@ -28,7 +25,7 @@ type Server struct {
 
 func newServer(cfg Config) *Server {
 	return &Server{
-		cfg: cfg, limits: cfg.Limits, host: cfg.Signers,
+		cfg: cfg, limits: cfg.Limits,
 		startups: map[string]int{}, logins: map[*login]string{}, perUser: map[string]int{},
 	}
 }

@@ -14,8 +14,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"caponier/core/internal/audit"
 	"caponier/core/internal/settings"
 	"caponier/shared/daemon"
@@ -99,6 +97,9 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 		front.Go("http", func(ctx context.Context) error {
 			return serveHTTP(ctx, &http.Server{Handler: s.plainHandler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: writeTime, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}, s.listen.http)
 		})
+	}
+	if s.hostKey != nil {
+		front.Go("bastion host key", s.hostKey.Run)
 	}
 	if s.listen.bastion != nil {
 		front.Go("bastion", func(ctx context.Context) error { return s.bastion.Serve(ctx, s.listen.bastion) })
@@ -226,8 +227,6 @@ func serveHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
 }
 
 func (s *Server) tlsDir() string { return filepath.Join(s.cfg.StateDir, "tls") }
-
-func signers(list ...ssh.Signer) []ssh.Signer { return list }
 
 // quiet turns net/http's complaints (bad TLS handshakes of scanners, mostly)
 // into debug lines.

@@ -28,6 +28,7 @@ import (
 	"caponier/core/internal/settings"
 	"caponier/core/internal/sshca"
 	"caponier/core/internal/target"
+	"caponier/core/internal/user"
 	"caponier/shared/config"
 	"caponier/shared/daemon"
 	"caponier/shared/dial"
@@ -60,6 +61,7 @@ type Server struct {
 	recordings *recording.Store
 	ports      *portaccess.Service
 	bastion    *bastion.Server
+	hostKey    *hostKey // of the bastion
 }
 
 func newCoreID() string { return "core_" + strings.ToLower(rand.Text()) }
@@ -167,11 +169,17 @@ func (s *Server) buildRooms(ctx context.Context) (err error) {
 		return err
 	}
 	s.conns, err = conn.New(conn.Config{
-		DB: s.db, Audit: s.audit, Authorizer: s.policy, Logins: s.users,
+		DB: s.db, Audit: s.audit, Authorizer: s.policy, Logins: s.users, LoginGone: loginGone,
 		RoleNames: s.roleNames, RecordingStatus: s.recordings.Statuses, CoreID: s.id,
 		Limits: s.connLimits, Now: time.Now, Log: s.log, Metrics: s.reg,
 	})
 	return err
+}
+
+// loginGone tells a login that has ended from one that could not be checked:
+// a database that does not answer ends nobody's login.
+func loginGone(err error) bool {
+	return errors.Is(err, user.ErrEnded) || errors.Is(err, db.ErrNotFound)
 }
 
 // roleNames names the roles a user holds now, for the connection record.
@@ -265,15 +273,15 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 // any address and port: clients set HostKeyAlias to it.
 const bastionAlias = "caponier-bastion"
 
-func (s *Server) buildBastion(ctx context.Context, host string) error {
-	certified, plain, err := s.ca.HostSigner(ctx, certNames(host, s.cfg.Name, bastionAlias))
+func (s *Server) buildBastion(ctx context.Context, host string) (err error) {
+	s.hostKey, err = newHostKey(ctx, s.ca, certNames(host, s.cfg.Name, bastionAlias), time.Now, s.log)
 	if err != nil {
 		return fmt.Errorf("bastion host key: %w", err)
 	}
 	s.bastion, err = bastion.New(bastion.Config{
 		Users: s.users, Policy: s.policy, Connections: bastion.FromManager(s.conns), Recordings: bastion.FromStore(s.recordings),
 		Dialer: s.fleet, CA: s.ca, Vault: s.vault, HostKeys: s.targets, Audit: s.audit,
-		Signers:   signers(certified, plain),
+		Signers: s.hostKey.signers, LoginGone: loginGone,
 		Separator: settings.BastionSeparator.Get(s.settings), Address: s.cfg.Public.Bastion,
 		Log: s.log, Now: time.Now,
 	})

@@ -2,12 +2,16 @@ package usercli
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/term"
@@ -20,6 +24,8 @@ type recordingsCmd struct {
 	Play   recordingsPlay   `cmd:"" help:"Play a recording on this terminal."`
 	Export recordingsExport `cmd:"" help:"Save a recording as an asciicast v2 file."`
 	Search recordingsSearch `cmd:"" help:"Find text in what was typed and shown."`
+	Files  recordingsFiles  `cmd:"" help:"List the files transferred in a recorded session."`
+	Fetch  recordingsFetch  `cmd:"" help:"Download the kept copy of a transferred file."`
 }
 
 type recordingInfo struct {
@@ -161,17 +167,9 @@ func (r recordingsExport) Run(e *env) error {
 	if name == "" {
 		name = plain(r.ID) + ".cast"
 	}
-	// Recordings show what people did: not for other users of this machine.
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return &hinted{err: err, hint: "name another file"}
-	}
+	n, err := save(name, resp.Body)
 	if err != nil {
 		return err
-	}
-	n, err := io.Copy(f, resp.Body)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(name))
 	}
 	if err := trailer(resp); err != nil {
 		return err
@@ -219,4 +217,123 @@ func (r recordingsSearch) Run(e *env) error {
 		}
 	}
 	return e.table("RECORDING AT USER TARGET LINE", rows)
+}
+
+// save writes a new file. Recordings and what belongs to them show what people
+// did: not for other users of this machine.
+func save(name string, from io.Reader) (int64, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return 0, &hinted{err: err, hint: "name another file"}
+	}
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(f, from)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return n, errors.Join(err, os.Remove(name))
+	}
+	return n, nil
+}
+
+// transferredFile is a file that passed in a recorded session.
+type transferredFile struct {
+	ID        string    `json:"id"`
+	Direction string    `json:"direction"`
+	Path      string    `json:"path"`
+	Size      int64     `json:"size_bytes"`
+	SHA256    string    `json:"sha256"`
+	Status    string    `json:"status"`
+	StoredAt  time.Time `json:"stored_at"`
+}
+
+type recordingsFiles struct {
+	ID string `arg:"" help:"Recording ID (rec_…)."`
+}
+
+func (r recordingsFiles) Run(e *env) error {
+	items, err := transferred(e, r.ID)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(nonNil(items))
+	}
+	list, err := decodeAll[transferredFile](items)
+	if err != nil {
+		return err
+	}
+	rows := make([][]string, len(list))
+	for i, f := range list {
+		rows[i] = []string{f.ID, when(f.StoredAt), f.Direction, size(f.Size), f.Status, f.SHA256, f.Path}
+	}
+	return e.table("ID AT DIRECTION SIZE COPY SHA256 PATH", rows)
+}
+
+func transferred(e *env, recording string) ([]json.RawMessage, error) {
+	c, _, err := e.session()
+	if err != nil {
+		return nil, err
+	}
+	return c.all(e.ctx, "/recordings/"+url.PathEscape(recording)+"/files", nil, 10_000)
+}
+
+type recordingsFetch struct {
+	ID   string `arg:"" help:"Recording ID (rec_…)."`
+	File string `arg:"" help:"File ID (rfl_…), see recordings files."`
+	To   string `arg:"" optional:"" help:"File to write, - for standard output; FILE-ID.bin by default."`
+}
+
+func (r recordingsFetch) Run(e *env) error {
+	items, err := transferred(e, r.ID)
+	if err != nil {
+		return err
+	}
+	list, err := decodeAll[transferredFile](items)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(list, func(f transferredFile) bool { return f.ID == r.File })
+	if i < 0 {
+		return &hinted{err: fmt.Errorf("the recording has no file %s", plain(r.File)), hint: "run: caponier recordings files " + plain(r.ID), code: ExitNotFound}
+	}
+	c, _, err := e.session()
+	if err != nil {
+		return err
+	}
+	var ticket struct {
+		Ticket string `json:"ticket"`
+	}
+	if err := c.do(e.ctx, http.MethodPost, "/recordings/"+url.PathEscape(r.ID)+"/files/"+url.PathEscape(r.File)+"/ticket", nil, &ticket); err != nil {
+		return err
+	}
+	resp, err := c.open(e.ctx, http.MethodGet, "/recording-files/"+url.PathEscape(ticket.Ticket), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	sum := sha256.New()
+	body := io.TeeReader(resp.Body, sum)
+	name, n := r.To, int64(0)
+	if name == "" {
+		name = plain(r.File) + ".bin"
+	}
+	if name == "-" {
+		n, err = io.Copy(e.Out, body)
+	} else {
+		n, err = save(name, body)
+	}
+	if err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != list[i].SHA256 {
+		return &hinted{err: fmt.Errorf("the copy differs from what was transferred: its SHA-256 is %s, want %s", got, plain(list[i].SHA256)), hint: "do not use it, and tell an administrator"}
+	}
+	switch {
+	case name == "-":
+		return nil
+	case e.json:
+		return e.printJSON(map[string]any{"file": name, "size": n, "sha256": list[i].SHA256})
+	}
+	return e.printf("%s: %s\n", name, size(n))
 }

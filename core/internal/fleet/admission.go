@@ -19,8 +19,10 @@ type admission struct {
 }
 
 const (
-	// handshakes is how many run at once.
-	handshakes = 64
+	// handshakes is how many run at once. Their pace is the limiter's; this
+	// bounds the memory of those that do not go on, of which anybody can start
+	// as many as their time-out lasts: it must take a flood to fill it.
+	handshakes = 2048
 	// maxWaiting bounds those that wait for their turn.
 	maxWaiting = 1024
 	// maxWait is how long one waits.

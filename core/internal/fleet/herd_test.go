@@ -351,3 +351,14 @@ func herdEdges(dir, from, to, url string) error {
 	wg.Wait()
 	return fmt.Errorf("%d edges stopped", failed.Load())
 }
+
+// Some handshakes that never go on, which need no identity to be begun, keep
+// nobody else out.
+func TestStalledHandshakes(t *testing.T) {
+	a := newAdmission(1e6)
+	for range 500 {
+		if _, ok := a.enter(t.Context()); !ok {
+			t.Fatal("a handshake was put off behind stalled ones")
+		}
+	}
+}

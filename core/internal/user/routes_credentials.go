@@ -3,6 +3,7 @@ package user
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"caponier/core/internal/api"
@@ -228,10 +229,15 @@ func (s *Service) handleKeys(ctx context.Context, in *idInput) (*keysOutput, err
 	return &keysOutput{whole(list, showKey)}, nil
 }
 
+// handleAddKey takes no key for the owner of the token that asks: it would
+// outlive the token.
 func (s *Service) handleAddKey(ctx context.Context, in *addKeyInput) (*keyOutput, error) {
-	id, _, err := s.whose(ctx, in.ID, api.UsersManage)
+	id, own, err := s.whose(ctx, in.ID, api.UsersManage)
 	if err != nil {
 		return nil, err
+	}
+	if own && strings.HasPrefix(api.PrincipalFrom(ctx).Session, "tok_") {
+		return nil, api.Denied("needs_session", "A token cannot give its owner another way in. Log in to add a key.")
 	}
 	k, err := found(s.AddKey(ctx, actorOf(ctx), id, in.Body.PublicKey, in.Body.Comment))("user", in.ID)
 	if err != nil {

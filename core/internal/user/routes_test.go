@@ -297,6 +297,7 @@ func TestOwnThings(t *testing.T) {
 		s.want("remove key", s.call(auth, "DELETE", "/users/me/keys/"+a.field(t, "id"), ""), 204, "")
 		tok := s.want("token", s.call(auth, "POST", "/tokens", `{"name":"script","expires_in":"1h"}`), 201, "")
 		s.want("use token", s.call(tok.field(t, "token"), "GET", "/me", ""), 200, "")
+		s.want("add key with a token", s.call(tok.field(t, "token"), "POST", "/users/me/keys", `{"public_key":"`+authorizedKey(t)+`"}`), 403, "needs_session")
 		s.want("revoke", s.call(auth, "DELETE", "/tokens/"+tok.field(t, "id"), ""), 204, "")
 		s.want("use revoked token", s.call(tok.field(t, "token"), "GET", "/me", ""), 401, "unauthenticated")
 		s.want("export", s.call(auth, "GET", "/users/me/export", ""), 200, "")

@@ -99,9 +99,10 @@ func TestChangedHostKeyBlocks(t *testing.T) {
 	if r.code == 0 {
 		t.Fatal("connected to a host with another key")
 	}
-	if !strings.Contains(strings.ToLower(r.err+r.out), "host key") {
+	if !strings.Contains(r.err, "The host key of db-a has CHANGED to SHA256:") {
 		t.Errorf("the user is not told about the host key: %v", r)
 	}
+	w.audited(t, "type=hostkey.changed", "the changed key", func(e harness.Event) bool { return e.Outcome == "denied" && e.Object.Name == "db-a" })
 	var keys struct {
 		Items []struct{ Fingerprint, State string } `json:"items"`
 	}
@@ -109,13 +110,19 @@ func TestChangedHostKeyBlocks(t *testing.T) {
 	if err := w.core.Admin.Do(t.Context(), http.MethodGet, path, nil, &keys); err != nil {
 		t.Fatal(err)
 	}
+	pending := 0
 	for _, k := range keys.Items {
 		if k.State == "pending" {
+			pending++
 			if err := w.core.Admin.Do(t.Context(), http.MethodPost, path+"/accept", map[string]string{"fingerprint": k.Fingerprint}, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
+	if pending != 1 {
+		t.Fatalf("%d keys wait to be accepted: %+v", pending, keys.Items)
+	}
+	w.audited(t, "type=hostkey.accepted", "the accepted key", func(e harness.Event) bool { return e.Outcome == "ok" && e.Actor.Name == "admin" })
 	until(t, 5*time.Second, "the accepted key is used", func() error {
 		if r := w.ssh(t, "demo%root%db-a", "true"); r.code != 0 {
 			return &harness.Status{Code: r.code, Body: r.err}

@@ -79,15 +79,19 @@ func TestHungPeersAreNoticed(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	ext := w.ext["a"].Proc
 	before := len(ext.Output())
+	began := time.Now()
 	if err := w.core.Proc.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 6*time.Second, "the extender notices the hung core", func() error {
-		if out := ext.Output()[before:]; strings.Contains(out, "tunnel") {
-			return nil
+	until(t, 5*time.Second, "the extender notices the hung core", func() error {
+		for line := range strings.Lines(ext.Output()[before:]) {
+			if strings.Contains(line, "tunnel ended") && strings.Contains(line, "silent") {
+				return nil
+			}
 		}
-		return fmt.Errorf("its log says nothing")
+		return fmt.Errorf("its log says: %s", ext.Output()[before:])
 	})
+	t.Logf("the hung core was noticed after %v", time.Since(began).Round(time.Millisecond))
 	if err := w.core.Proc.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -96,10 +100,11 @@ func TestHungPeersAreNoticed(t *testing.T) {
 	}
 	w.mustSSH(t, dbA, "true")
 
+	began = time.Now()
 	if err := ext.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 6*time.Second, "core notices the hung extender", func() error {
+	until(t, 5*time.Second, "core notices the hung extender", func() error {
 		list, err := w.core.Admin.Edges(t.Context(), "vpc-a")
 		if err != nil {
 			return err
@@ -109,6 +114,7 @@ func TestHungPeersAreNoticed(t *testing.T) {
 		}
 		return nil
 	})
+	t.Logf("the hung extender was noticed after %v", time.Since(began).Round(time.Millisecond))
 	if err := ext.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +173,7 @@ func TestExtenderKilledTellsTheUser(t *testing.T) {
 	s := w.shell(t, dbA)
 	w.ext["a"].Proc.Kill()
 	shown := s.ended(t, 8*time.Second)
-	if !strings.Contains(shown, "extender") && !strings.Contains(shown, "route") {
+	if !strings.Contains(shown, "extender") {
 		t.Errorf("the user is not told what happened: %q", shown)
 	}
 	if r := w.ssh(t, dbA, "true"); r.code == 0 || !strings.Contains(r.err+r.out, "extender") {
@@ -185,11 +191,11 @@ func TestRoleRevokedEndsSession(t *testing.T) {
 	}
 	shown := s.ended(t, time.Second-time.Since(began))
 	t.Logf("ended %v after the role was taken", time.Since(began).Round(time.Millisecond))
-	if !strings.Contains(strings.ToLower(shown), "access") && !strings.Contains(strings.ToLower(shown), "permi") {
+	if !strings.Contains(shown, "your access to db-a was withdrawn") {
 		t.Errorf("the user is not told why: %q", shown)
 	}
-	if r := w.ssh(t, dbA, "true"); r.code == 0 {
-		t.Error("a new session is possible without the role")
+	if r := w.ssh(t, dbA, "true"); r.code == 0 || !strings.Contains(r.err, `There is no target "db-a" that you may use`) {
+		t.Errorf("a new session without the role: %v", r)
 	}
 }
 

@@ -19,6 +19,7 @@ type API struct {
 	URL   string
 	Token string
 	http  *http.Client
+	spec  *Spec // what every answer is held against; may be nil
 }
 
 // NewAPI makes a client without a login. dial may be nil.
@@ -38,7 +39,9 @@ func NewAPI(url, caFile string, dial func(ctx context.Context, network, addr str
 }
 
 // As is the same client with another token.
-func (a *API) As(token string) *API { return &API{URL: a.URL, Token: token, http: a.http} }
+func (a *API) As(token string) *API {
+	return &API{URL: a.URL, Token: token, http: a.http, spec: a.spec}
+}
 
 // Status is an answer that was no success.
 type Status struct {
@@ -81,6 +84,11 @@ func (a *API) Do(ctx context.Context, method, path string, in, out any, header .
 	if err != nil {
 		return err
 	}
+	if a.spec != nil {
+		if err := a.spec.Check(method, path, resp.StatusCode, resp.Header.Get("Content-Type"), text); err != nil {
+			return err
+		}
+	}
 	if resp.StatusCode >= 300 {
 		return fmt.Errorf("%s %s: %w", method, path, &Status{resp.StatusCode, string(text)})
 	}
@@ -95,6 +103,20 @@ func (a *API) Do(ctx context.Context, method, path string, in, out any, header .
 		return fmt.Errorf("%s %s: %w: %s", method, path, err, text)
 	}
 	return nil
+}
+
+// Hold has every answer checked against core's own OpenAPI document from now on.
+func (a *API) Hold(ctx context.Context) (*Spec, error) {
+	var text []byte
+	if err := a.Do(ctx, http.MethodGet, "/openapi.json", nil, &text); err != nil {
+		return nil, err
+	}
+	spec, err := ParseSpec(text)
+	if err != nil {
+		return nil, err
+	}
+	a.spec = spec
+	return spec, nil
 }
 
 // HTTP is the client underneath, for requests that are not JSON.

@@ -139,6 +139,11 @@ func (c *Core) LoginAdmin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if !c.cfg.Keep { // in tests
+		if _, err := api.Hold(ctx); err != nil {
+			return err
+		}
+	}
 	token, err := api.Login(ctx, "admin", c.Password)
 	if err != nil {
 		return fmt.Errorf("log the administrator in: %w", err)

@@ -205,7 +205,7 @@ func (f *Frame) document() ([]byte, error) {
 
 func (f *Frame) ownRoutes() {
 	RegisterRaw(f, Op{
-		Method: "GET", Path: "/openapi.json", ID: "get-openapi", Tag: "meta", Who: Public(),
+		Method: "GET", Path: "/openapi.json", ID: "get-openapi", Tag: "meta", Who: Public(), Type: "application/openapi+json",
 		Summary: "This interface as an OpenAPI 3.1 document",
 	}, func(w http.ResponseWriter, r *http.Request) {
 		b, err := f.spec()
@@ -217,7 +217,7 @@ func (f *Frame) ownRoutes() {
 		w.Write(b)
 	})
 	RegisterRaw(f, Op{
-		Method: "GET", Path: "/events", ID: "stream-events", Tag: "events", Who: Self(),
+		Method: "GET", Path: "/events", ID: "stream-events", Tag: "events", Who: Self(), Type: "text/event-stream",
 		Summary: "Changes as server-sent events, as far as the caller may see them",
 	}, f.serveEvents)
 }

@@ -53,6 +53,9 @@ func TestRegistrationRefuses(t *testing.T) {
 		"ignored parameter": func(f *Frame) {
 			Register(f, Op{Method: "GET", Path: "/a/{id}", ID: "a", Who: Self()}, func(context.Context, *embeds) (*struct{}, error) { return nil, nil })
 		},
+		"undocumented field": func(f *Frame) {
+			Register(f, Op{Method: "GET", Path: "/a", ID: "a", Who: Self()}, func(context.Context, *in) (*struct{ Body []embeds }, error) { return nil, nil })
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			frame, _ := testFrame(t, people)

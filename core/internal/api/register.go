@@ -21,6 +21,12 @@ type Op struct {
 	Who     Who
 	Status  int   // success status; 0 = 200, or 204 when the output has no body
 	MaxBody int64 // bytes; 0 = 1 MiB
+	// Type is the media type of a raw operation's success; empty: it has no
+	// body.
+	Type string
+	// Also are statuses of refusal that carry the output's own body where a
+	// standard wants that, instead of a problem document.
+	Also []int
 	// Sensitive operations answer with a secret: their answers are never kept
 	// for a repeated Idempotency-Key.
 	Sensitive bool
@@ -43,26 +49,49 @@ func Register[I, O any](f *Frame, op Op, h func(ctx context.Context, in *I) (*O,
 	mustBeVisible(op, reflect.TypeFor[I]())
 	mustBeVisible(op, reflect.TypeFor[O]())
 	f.naming = op.ID
-	huma.Register(f.huma, f.describe(op), func(ctx context.Context, in *I) (*O, error) {
+	d := f.describe(op)
+	huma.Register(f.huma, d, func(ctx context.Context, in *I) (*O, error) {
 		out, err := h(ctx, in)
 		if err != nil {
 			return nil, f.problem(ctx, err)
 		}
 		return out, nil
 	})
+	for _, status := range op.Also {
+		content := d.Responses[fmt.Sprint(http.StatusOK)].Content
+		d.Responses[fmt.Sprint(status)] = &huma.Response{Description: http.StatusText(status), Content: content}
+	}
 }
 
-// mustBeVisible panics on an embedded struct of an unexported type: huma would
-// ignore the parameters and headers in it without a word.
+// mustBeVisible panics on an embedded struct of an unexported type, in the
+// parameters or anywhere in a body: huma would ignore the fields in it, or
+// leave them out of the document, without a word.
 func mustBeVisible(op Op, t reflect.Type) {
-	for field := range t.Fields() {
-		if field.Anonymous && !field.IsExported() {
-			panic(fmt.Sprintf("api: %s: %s embeds the unexported type %s, whose fields would be ignored: export it", op.ID, t, field.Type))
+	seen := map[reflect.Type]bool{}
+	var look func(t reflect.Type)
+	look = func(t reflect.Type) {
+		switch t.Kind() {
+		case reflect.Pointer, reflect.Slice, reflect.Array, reflect.Map:
+			look(t.Elem())
+			return
+		case reflect.Struct:
+		default:
+			return
 		}
-		if field.Anonymous && field.Type.Kind() == reflect.Struct {
-			mustBeVisible(op, field.Type)
+		if seen[t] {
+			return
+		}
+		seen[t] = true
+		for field := range t.Fields() {
+			if field.Anonymous && !field.IsExported() {
+				panic(fmt.Sprintf("api: %s: %s embeds the unexported type %s, whose fields would be ignored: export it", op.ID, t, field.Type))
+			}
+			if field.IsExported() {
+				look(field.Type)
+			}
 		}
 	}
+	look(t)
 }
 
 // RegisterRaw adds an operation whose handler speaks HTTP by itself: downloads,
@@ -76,7 +105,11 @@ func RegisterRaw(f *Frame, op Op, h http.HandlerFunc) {
 	if status == 0 {
 		status = http.StatusOK
 	}
-	d.Responses[fmt.Sprint(status)] = &huma.Response{Description: http.StatusText(status)}
+	success := &huma.Response{Description: http.StatusText(status)}
+	if op.Type != "" {
+		success.Content = map[string]*huma.MediaType{op.Type: {}}
+	}
+	d.Responses[fmt.Sprint(status)] = success
 	for _, part := range strings.Split(op.Path, "/") {
 		if strings.HasPrefix(part, "{") {
 			name := strings.TrimSuffix(strings.Trim(part, "{}"), "...")

@@ -96,7 +96,7 @@ func (l *Log) Routes(f *api.Frame, keys Keys, headFile string) {
 	})
 
 	api.RegisterRaw(f, api.Op{
-		Method: "GET", Path: "/audit-events/export", ID: "export-audit-events", Tag: "audit-events", Who: api.Needs(api.AuditView),
+		Method: "GET", Path: "/audit-events/export", ID: "export-audit-events", Tag: "audit-events", Who: api.Needs(api.AuditView), Type: "application/jsonl",
 		Summary: "Events after a seq as JSON lines, oldest first; go on from the last seq received",
 	}, func(w http.ResponseWriter, r *http.Request) { l.export(f, w, r) })
 }

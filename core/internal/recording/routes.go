@@ -30,7 +30,7 @@ func (s *Store) Routes(f *api.Frame) {
 		Method: "GET", Path: "/recordings/{id}", ID: "get-recording", Tag: tag, Who: api.Self(), Summary: "Show a recording",
 	}, s.handleGet)
 	api.RegisterRaw(f, api.Op{
-		Method: "GET", Path: "/recordings/{id}/asciicast", ID: "get-recording-asciicast", Tag: tag, Who: api.Self(),
+		Method: "GET", Path: "/recordings/{id}/asciicast", ID: "get-recording-asciicast", Tag: tag, Who: api.Self(), Type: "application/x-asciicast",
 		Summary: "Download a recording as asciicast v2; the last line tells its integrity",
 	}, func(w http.ResponseWriter, r *http.Request) { s.serveCast(f, w, r) })
 	api.Register(f, api.Op{
@@ -67,7 +67,7 @@ func (s *Store) Routes(f *api.Frame) {
 		Summary: "First step of a download: a ticket for one download within a minute",
 	}, s.handleTicket)
 	api.RegisterRaw(f, api.Op{
-		Method: "GET", Path: "/recording-files/{ticket}", ID: "get-recording-file", Tag: tag, Who: api.Needs(api.RecordingsView),
+		Method: "GET", Path: "/recording-files/{ticket}", ID: "get-recording-file", Tag: tag, Who: api.Needs(api.RecordingsView), Type: "application/octet-stream",
 		Summary: "Second step: the file",
 	}, func(w http.ResponseWriter, r *http.Request) { s.serveFile(f, w, r) })
 }

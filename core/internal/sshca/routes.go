@@ -78,7 +78,7 @@ func (c *CA) Routes(f *api.Frame) {
 	view, manage := api.Needs(api.SettingsView), api.Needs(api.SettingsManage)
 
 	api.Register(f, api.Op{Method: "GET", Path: "/ssh-ca", ID: "get-ssh-ca", Tag: tag, Who: api.Public(), Summary: "Public keys of the SSH authorities"}, c.info)
-	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/ssh-ca/public-keys/{purpose}", ID: "get-ssh-ca-public-keys", Tag: tag, Who: api.Public(),
+	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/ssh-ca/public-keys/{purpose}", ID: "get-ssh-ca-public-keys", Tag: tag, Who: api.Public(), Type: "text/plain",
 		Summary: "Public keys of one authority (target, client or host) as text, one line each",
 	}, func(w http.ResponseWriter, r *http.Request) {
 		p := Purpose(r.PathValue("purpose"))
@@ -94,7 +94,7 @@ func (c *CA) Routes(f *api.Frame) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Write([]byte(text))
 	})
-	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/ssh-ca/krl", ID: "get-ssh-ca-krl", Tag: tag, Who: api.Public(),
+	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/ssh-ca/krl", ID: "get-ssh-ca-krl", Tag: tag, Who: api.Public(), Type: "application/octet-stream",
 		Summary: "Revoked certificates and keys in OpenSSH's format, for RevokedKeys",
 	}, func(w http.ResponseWriter, r *http.Request) {
 		b, err := c.KRL(r.Context())

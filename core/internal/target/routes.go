@@ -347,7 +347,7 @@ func (s *Service) grantRoutes(f *api.Frame) {
 				func(g *Grant) string { return g.ID }, viewGrant)
 		})
 	api.Register(f, api.Op{Method: "POST", Path: "/grants", ID: "create-grant", Summary: "Open a target, or all with a tag, to a role", Tag: "grants", Who: api.Needs(api.TargetsManage), Status: 201},
-		func(ctx context.Context, in *struct{ Body grantSettings }) (*tagged[grantView], error) {
+		func(ctx context.Context, in *struct{ Body GrantSettings }) (*tagged[grantView], error) {
 			g, err := in.Body.read()
 			if err != nil {
 				return nil, err
@@ -370,7 +370,7 @@ func (s *Service) grantRoutes(f *api.Frame) {
 		func(ctx context.Context, in *struct {
 			ByID
 			Changing
-			Body grantSettings
+			Body GrantSettings
 		}) (*tagged[grantView], error) {
 			set, err := in.Body.read()
 			if err != nil {

@@ -209,8 +209,8 @@ func viewWindow(w *access.Window) windowView {
 
 func clock(minute int) string { return fmt.Sprintf("%02d:%02d", minute/60, minute%60) }
 
-// grantSettings are what an administrator may set of a grant.
-type grantSettings struct {
+// GrantSettings are what an administrator may set of a grant.
+type GrantSettings struct {
 	Role          string     `json:"role" doc:"role ID" maxLength:"64"`
 	Target        string     `json:"target,omitempty" doc:"target ID or name; or give a tag" maxLength:"64"`
 	Tag           string     `json:"tag,omitempty" doc:"every target with this tag" maxLength:"200"`
@@ -228,7 +228,7 @@ type grantSettings struct {
 }
 
 // read turns the body into a grant.
-func (b *grantSettings) read() (Grant, error) {
+func (b *GrantSettings) read() (Grant, error) {
 	var p problems
 	features, err := access.ParseFeatures(b.Features)
 	if err != nil {
@@ -255,13 +255,13 @@ func (b *grantSettings) read() (Grant, error) {
 
 type grantView struct {
 	ID string `json:"id"`
-	grantSettings
+	GrantSettings
 	CreatedAt time.Time `json:"created_at"`
 	Version   int64     `json:"version"`
 }
 
 func viewGrant(g *Grant) grantView {
-	v := grantView{ID: g.ID, CreatedAt: g.CreatedAt, Version: g.Version, grantSettings: grantSettings{
+	v := grantView{ID: g.ID, CreatedAt: g.CreatedAt, Version: g.Version, GrantSettings: GrantSettings{
 		Role: g.Role, Target: g.Target, Tag: g.Tag, Accounts: g.Accounts, Features: g.Features.Names(), Window: viewWindow(&g.Window),
 		RequireMFA: g.RequireMFA, RequireReason: g.RequireReason, NoRecording: g.NoRecording, Disabled: g.Disabled, Comment: g.Comment,
 		MaxDuration: int64(g.MaxDuration / time.Second), Idle: int64(g.Idle / time.Second),

@@ -77,6 +77,7 @@ func (s *Service) loginRoutes(f *api.Frame) {
 	api.Register(f, api.Op{Method: http.MethodGet, Path: "/me", ID: "get-me", Tag: "login",
 		Summary: "Show who this request is made by and what he may do", Who: api.Self()}, s.handleMe)
 	api.Register(f, api.Op{Method: http.MethodPost, Path: "/oauth/token", ID: "oauth-token", Tag: "api-clients", Sensitive: true, MaxBody: 4 << 10,
+		Also:    []int{http.StatusBadRequest, http.StatusUnauthorized}, // RFC 6749 §5.2
 		Summary: "Exchange an API client's id and secret for an access token (RFC 6749 section 4.4)", Who: api.Public()}, s.handleToken)
 }
 

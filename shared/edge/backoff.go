@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"syscall"
 	"time"
@@ -16,6 +17,9 @@ const (
 	// quickCap bounds the wait while failing is cheap for core (nobody
 	// listens, or a load balancer says that there is nobody).
 	quickCap = 4 * time.Second
+	// resetCap bounds it while somebody listens and hangs up: a core that has
+	// too many handshakes to make.
+	resetCap = 10 * time.Second
 	// slowCap bounds it otherwise: a core that does not answer in time may be
 	// overwhelmed.
 	slowCap = 30 * time.Second
@@ -39,8 +43,10 @@ func (b *backoff) next(err error) time.Duration {
 		return at/2 + rand.N(at)
 	case refused && ref.Wire != nil && !tunnel.Retryable(err):
 		limit = refusedCap
-	case refused, errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+	case refused, errors.Is(err, syscall.ECONNREFUSED):
 		limit = quickCap
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+		limit = resetCap
 	}
 	bound := firstWait << min(b.n, 12)
 	b.n++

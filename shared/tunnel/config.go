@@ -26,7 +26,8 @@ type Limits struct {
 	MaxBuffered int
 	// MaxWindow bounds how far one stream's receive window grows; default 32 MiB.
 	MaxWindow int
-	// PingEvery is the silence after which the peer is pinged; default 1.2 s.
+	// PingEvery is how often the dialling end pings; default 1.8 s. One lost
+	// answer leaves time for another before DeadAfter.
 	PingEvery time.Duration
 	// DeadAfter is the silence after which the peer is dead; default DeadAfter.
 	DeadAfter time.Duration
@@ -49,7 +50,7 @@ func (l Limits) withDefaults() Limits {
 		l.MaxWindow = 32 << 20
 	}
 	if l.PingEvery <= 0 {
-		l.PingEvery = 1200 * time.Millisecond
+		l.PingEvery = 1800 * time.Millisecond
 	}
 	if l.DeadAfter <= 0 {
 		l.DeadAfter = DeadAfter

@@ -27,6 +27,9 @@ func (l *innerLink) writePieces(ps []piece) error {
 	return err
 }
 
+func (l *innerLink) boundQueues(mode queueMode) { l.gather.boundQueues(mode) }
+func (l *innerLink) unread() bool               { return l.gather.unread() }
+
 // gatherConn stands between inner TLS and the websocket.
 type gatherConn struct {
 	*wsConn

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"io"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,22 @@ func readError(n int, err, cerr error) error {
 		return io.EOF
 	}
 	return nil
+}
+
+// awaitReadable waits until a socket has bytes, an end or an error to read.
+func awaitReadable(raw syscall.RawConn) error {
+	var b [1]byte
+	return raw.Read(func(fd uintptr) bool {
+		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK)
+		return err != unix.EAGAIN && err != unix.EINTR
+	})
+}
+
+// unreadOf reports whether a socket holds received bytes.
+func unreadOf(raw syscall.RawConn) bool {
+	n := 0
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+	return n > 0
 }
 
 // limitQueue sets a fixed receive queue; 0 gives it back to the kernel.

@@ -32,6 +32,10 @@ const (
 	goodbye = 500 * time.Millisecond
 )
 
+// lateTick is how late the keep-alive may run before we count ourselves, not
+// the peer, as slow.
+const lateTick = 100 * time.Millisecond
+
 // errSilent ends a session whose peer said nothing for DeadAfter.
 var errSilent = fmt.Errorf("the peer went silent: %w", net.ErrClosed)
 
@@ -73,7 +77,10 @@ type muxSession struct {
 	pingID   uint64
 	pingSent int64 // when the keep-alive ping under way left, ns since Started; 0 if none
 	timer    *time.Timer
-	goaway   bool // the writer ends after what is queued
+	tickAt   int64 // when tick last ran, ns since Started
+	tickDue  int64 // when it should run next
+	starved  int64 // how late ticks came since the peer was heard, ns
+	goaway   bool  // the writer ends after what is queued
 	err      error
 
 	backlogMu sync.Mutex
@@ -100,6 +107,7 @@ func newMuxSession(l link, dialer bool, info Info, lim Limits) *muxSession {
 	s.workers.Go(s.writeLoop)
 	s.mu.Lock()
 	s.keepAliveLocked()
+	s.tickDue = s.now() + int64(s.lim.PingEvery)
 	s.timer = time.AfterFunc(s.lim.PingEvery, s.tick)
 	s.mu.Unlock()
 	return s
@@ -295,19 +303,38 @@ func (s *muxSession) tick() {
 		s.mu.Unlock()
 		return
 	}
-	silent := time.Duration(s.now() - s.heard.Load())
-	if silent >= s.lim.DeadAfter {
+	now, heard := s.now(), s.heard.Load()
+	if heard > s.tickAt {
+		s.starved = 0
+	}
+	// A tick that comes late says that we had no time to read either.
+	if late := now - s.tickDue; late > int64(lateTick) {
+		s.starved += late
+	}
+	s.tickAt = now
+	silent := time.Duration(now - heard - s.starved)
+	if silent >= s.lim.DeadAfter && !s.unread() {
 		s.mu.Unlock()
 		s.fail(errSilent)
 		return
 	}
+	silent = min(silent, s.lim.DeadAfter-lateTick)
 	// The dialling end pings always, which also measures; the other only when
 	// those pings fail to come.
 	if s.dialer || silent >= s.lim.PingEvery*3/2 || s.minRTT.Load() == 0 {
 		s.keepAliveLocked()
 	}
-	s.timer.Reset(min(s.lim.PingEvery, s.lim.DeadAfter-silent))
+	next := min(s.lim.PingEvery, s.lim.DeadAfter-silent)
+	s.tickDue = now + int64(next)
+	s.timer.Reset(next)
 	s.mu.Unlock()
+}
+
+// unread reports whether the kernel holds something of the peer that we have
+// not come to read yet.
+func (s *muxSession) unread() bool {
+	l, ok := s.link.(interface{ unread() bool })
+	return ok && l.unread()
 }
 
 // keepAliveLocked sends a ping with token 0.

@@ -70,6 +70,9 @@ func corkOf(nc net.Conn) *corkedConn {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
 	}
+	if g, ok := nc.(*gatedConn); ok {
+		return g.corkedConn
+	}
 	c, _ := nc.(*corkedConn)
 	return c
 }
@@ -187,20 +190,6 @@ func (c *corkedConn) boundQueues(mode queueMode) {
 			limitUnsent(fd, unsent)
 		})
 	}
-}
-
-// Listener wraps the TCP listener below a TLS server so that tunnels accepted
-// on it write in large batches and read without holding a buffer while idle.
-func Listener(l net.Listener) net.Listener { return listener{l} }
-
-type listener struct{ net.Listener }
-
-func (l listener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return newCorkedConn(nc), nil
 }
 
 // tune keeps few unsent bytes in the kernel, so that what is urgent need not

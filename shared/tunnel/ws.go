@@ -281,6 +281,11 @@ func (w *wsConn) boundQueues(mode queueMode) {
 	}
 }
 
+// unread reports whether the kernel holds received bytes.
+func (w *wsConn) unread() bool {
+	return w.cork != nil && w.cork.raw != nil && unreadOf(w.cork.raw)
+}
+
 // Close says goodbye within a second and closes the connection.
 func (w *wsConn) Close() error {
 	_ = w.nc.SetWriteDeadline(time.Now().Add(time.Second))

@@ -334,10 +334,22 @@ func herdEdges(dir, from, to, url string) error {
 	if err != nil {
 		return err
 	}
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // the test has gone
+		os.Exit(1)
+	}()
+	// A real edge has a processor of its own; these share one, so they take
+	// turns in what costs.
+	turns := make(chan struct{}, 16)
+	inTurn := func(ctx context.Context, c tunnel.DialConfig) (tunnel.Session, error) {
+		turns <- struct{}{}
+		defer func() { <-turns }()
+		return tunnel.Dial(ctx, c)
+	}
 	var wg sync.WaitGroup
 	var failed atomic.Int64
 	for i := a; i < b; i++ {
-		e, err := edge.New(edge.Config{URL: url, State: filepath.Join(dir, fmt.Sprintf("herd-%05d", i)), Kind: wire.Extender, Build: "herd", Transport: tunnel.WSS})
+		e, err := edge.New(edge.Config{URL: url, State: filepath.Join(dir, fmt.Sprintf("herd-%05d", i)), Kind: wire.Extender, Build: "herd", Transport: tunnel.WSS, Dial: inTurn})
 		if err != nil {
 			return err
 		}

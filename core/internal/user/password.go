@@ -142,7 +142,7 @@ func checkPassword(name, password string, shortest int) string {
 		return fmt.Sprintf("must have at most %d bytes", maxPassword)
 	case utf8.RuneCountInString(password) < shortest:
 		return fmt.Sprintf("must have at least %d characters", shortest)
-	case strings.HasPrefix(password, tokenPrefix):
+	case isBearer(password):
 		return "must not look like an API token"
 	case len(name) >= 4 && strings.Contains(strings.ToLower(password), strings.ToLower(name)):
 		return "must not contain the user name"

@@ -211,6 +211,7 @@ func TestDraftsAreValidated(t *testing.T) {
 		{Draft{Name: "jane", Password: "xx-JANE-xx-yyyyyy"}, "body.password"},
 		{Draft{Name: "jane", Password: "aaaaaaaaaaaaaaaaaa"}, "body.password"},
 		{Draft{Name: "jane", Password: "cap_abcdefghijklmnop"}, "body.password"},
+		{Draft{Name: "jane", Password: "cps_abcdefghijklmnop"}, "body.password"},
 	} {
 		_, err := r.Create(t.Context(), tester, c.draft)
 		if p := problem(t, err); len(p.Fields) != 1 || p.Fields[0].Field != c.field {

@@ -94,7 +94,7 @@ func TestLoadBalancers(t *testing.T) {
 			if err := os.RemoveAll(w.ext["a"].Dir); err != nil {
 				t.Fatal(err)
 			}
-			if err := w.extender(t.Context(), "a", "https://"+harness.MiddleAddr, nil); err != nil {
+			if err := w.extender(t.Context(), "a", options{edge: "https://" + harness.MiddleAddr}); err != nil {
 				t.Fatal(err)
 			}
 			edge, err := w.core.Admin.Online(t.Context(), 20*time.Second, "vpc-a", w.ext["a"].Proc)

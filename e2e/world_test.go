@@ -44,6 +44,10 @@ type options struct {
 	edge string // URL extenders dial; empty means core itself
 	vpcs []string
 	env  []string // settings of extenders, CAPONIER_…
+	// nobody: extenders run as the user nobody, without capabilities.
+	nobody bool
+	// tampers: the test breaks the audit log on purpose.
+	tampers bool
 }
 
 // coreTOML is the configuration of a core in the namespace "core".
@@ -70,6 +74,12 @@ func newWorld(t testing.TB, o options) *world {
 	needRig(t)
 	w, err := makeWorld(context.Background(), t, o)
 	t.Cleanup(func() {
+		if err == nil && !o.tampers {
+			// Whatever the test did, what is on record holds together.
+			if out, err := w.core.Tool(context.Background(), "", "--config", w.core.File, "audit", "verify"); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		}
 		w.showLogs(t)
 		w.close()
 	})
@@ -128,7 +138,7 @@ func makeWorld(ctx context.Context, t testing.TB, o options) (*world, error) {
 		o.edge = w.core.Ready.URL
 	}
 	for _, v := range o.vpcs {
-		if err := w.extender(ctx, v, o.edge, o.env); err != nil {
+		if err := w.extender(ctx, v, o); err != nil {
 			return w, err
 		}
 		if err := w.hosts(ctx, v); err != nil {
@@ -189,7 +199,7 @@ func (w *world) as(ctx context.Context, name, password string) (*harness.API, er
 }
 
 // extender enrols an extender for site vpc-<v>.
-func (w *world) extender(ctx context.Context, v, url string, env []string) error {
+func (w *world) extender(ctx context.Context, v string, o options) error {
 	site := "vpc-" + v
 	if err := w.core.Admin.Site(ctx, site); err != nil {
 		return err
@@ -199,7 +209,7 @@ func (w *world) extender(ctx context.Context, v, url string, env []string) error
 		return err
 	}
 	w.ext[v], err = harness.StartExtender(ctx, w.net, w.bin.Extender, filepath.Join(w.dir, "ext-"+v),
-		harness.ExtenderConfig{NS: "ext-" + v, Site: site, URL: url, Token: token, Env: env})
+		harness.ExtenderConfig{NS: "ext-" + v, Site: site, URL: o.edge, Token: token, Env: o.env, Nobody: o.nobody})
 	return err
 }
 

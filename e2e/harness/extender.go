@@ -29,7 +29,12 @@ type ExtenderConfig struct {
 	Token string
 	Env   []string // further settings, CAPONIER_…
 	Keep  bool
+	// Nobody runs it as the user nobody without any capability.
+	Nobody bool
 }
+
+// nobody is the user and group ID of nobody on Debian.
+const nobody = 65534
 
 // StartExtender runs an extender that enrols with a token, and keeps its
 // state in dir.
@@ -38,9 +43,22 @@ func StartExtender(ctx context.Context, n *Net, bin, dir string, cfg ExtenderCon
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return nil, err
 	}
+	run := []string{bin}
+	if cfg.Nobody {
+		// The program may lie where nobody may not go.
+		own := filepath.Join(dir, filepath.Base(bin))
+		text, err := os.ReadFile(bin)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(own, text, 0o755); err != nil {
+			return nil, err
+		}
+		run = []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", own}
+	}
 	x := &Extender{Dir: dir, Site: cfg.Site, keep: cfg.Keep}
 	x.cmd = func() *exec.Cmd {
-		cmd := n.Command(context.WithoutCancel(ctx), cfg.NS, bin, "run", "--core", cfg.URL, "--state", state)
+		cmd := n.Command(context.WithoutCancel(ctx), cfg.NS, run[0], append(run[1:], "run", "--core", cfg.URL, "--state", state)...)
 		cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}, cfg.Env...)
 		if cfg.Token != "" {
 			// A file, for what is in the environment shows in /proc.
@@ -51,6 +69,13 @@ func StartExtender(ctx context.Context, n *Net, bin, dir string, cfg ExtenderCon
 	if cfg.Token != "" {
 		if err := os.WriteFile(filepath.Join(dir, "token"), []byte(cfg.Token+"\n"), 0o600); err != nil {
 			return nil, err
+		}
+	}
+	if cfg.Nobody {
+		for _, path := range []string{dir, state, filepath.Join(dir, "token")} {
+			if err := os.Chown(path, nobody, nobody); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return x, x.Start()
@@ -74,6 +99,10 @@ type Edge struct {
 		Binding     string    `json:"binding"`
 		ConnectedAt time.Time `json:"connected_at"`
 		Relayed     int       `json:"relayed"`
+		StartedAt   time.Time `json:"started_at"`
+		Build       string    `json:"build"`
+		Remote      string    `json:"remote"`
+		RTTMS       float64   `json:"rtt_ms"`
 	} `json:"tunnel"`
 }
 

@@ -3,9 +3,11 @@ package e2e
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"io/fs"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -43,6 +45,34 @@ func TestCanaries(t *testing.T) {
 	token := w.core.Admin.Token
 	canaries := map[string]string{"stored password": w.password, "stored key": body, "user's password": w.demo, "admin's password": w.core.Password, "bearer token": token, "typed without echo": typed}
 	shown := w.ssh(t, "demo%alice%pw-x", "true") // an error text, too
+	// The people's command line at work: it knows a login, and no more.
+	c := w.cli(t, "demo", w.demo)
+	cmd := w.net.Command(t.Context(), "user", w.bin.CLI, "forward", "alice@pw-a:22", "17022")
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + w.dir, "CAPONIER_CONFIG_DIR=" + c.dir}
+	forward, err := harness.Start("forward", t.TempDir(), cmd, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(forward.Kill)
+	if err := forward.WaitOutput(t.Context(), 10*time.Second, "forwards to"); err != nil {
+		t.Fatal(err)
+	}
+	// And what the scan of processes must find.
+	bait := exec.CommandContext(t.Context(), "sleep", "60")
+	bait.Env = []string{"BAIT=" + w.password}
+	if err := bait.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		bait.Process.Kill()
+		bait.Wait()
+	}()
+	until(t, 5*time.Second, "the scan of processes finds its control", func() error {
+		if len(inProcess(t, bait.Process.Pid, w.password)) == 0 {
+			return errors.New("it does not")
+		}
+		return nil
+	})
 	s.say(t, "exit")
 	s.ended(t, 10*time.Second)
 
@@ -50,16 +80,13 @@ func TestCanaries(t *testing.T) {
 		if strings.Contains(shown.err+shown.out, secret) {
 			t.Errorf("%s is in an error text", name)
 		}
-		for _, p := range []*harness.Proc{w.core.Proc, w.ext["a"].Proc} {
-			for _, file := range []string{"environ", "cmdline"} {
-				b, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID()) + "/" + file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if bytes.Contains(b, []byte(secret)) {
-					t.Errorf("%s is in %s of %s", name, file, p.Name)
-				}
+		for _, p := range []*harness.Proc{w.core.Proc, w.ext["a"].Proc, forward} {
+			for _, file := range inProcess(t, p.PID(), secret) {
+				t.Errorf("%s is in %s of %s", name, file, p.Name)
 			}
+		}
+		if strings.Contains(forward.Output(), secret) {
+			t.Errorf("%s is in what the command line prints", name)
 		}
 	}
 	// The positive control: the scan finds what is there.
@@ -72,9 +99,27 @@ func TestCanaries(t *testing.T) {
 		t.Error("the scan does not find its own control")
 	}
 	delete(found, control)
+	for file, names := range scan(t, canaries, c.dir) {
+		t.Errorf("the profile's %s holds: %s", filepath.Base(file), strings.Join(names, ", "))
+	}
 	for file, names := range found {
 		t.Errorf("%s holds: %s", strings.TrimPrefix(file, w.dir), strings.Join(names, ", "))
 	}
+}
+
+// inProcess tells which of a process's files in /proc show a secret.
+func inProcess(t *testing.T, pid int, secret string) (found []string) {
+	t.Helper()
+	for _, file := range []string{"environ", "cmdline"} {
+		b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte(secret)) {
+			found = append(found, file)
+		}
+	}
+	return found
 }
 
 // scan searches every file below the directories for secrets, as they are and

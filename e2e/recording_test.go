@@ -187,7 +187,7 @@ func TestCoreKilledLeavesPlayableRecording(t *testing.T) {
 
 // The audit log tells the story and verifies; an edited row is found.
 func TestAuditTellsAndVerifies(t *testing.T) {
-	w := newWorld(t, options{vpcs: []string{"a"}})
+	w := newWorld(t, options{vpcs: []string{"a"}, tampers: true})
 	w.mustSSH(t, dbA, "true")
 	for _, want := range []string{"connection.requested", "connection.closed", "edge.enrolled", "edge.connected"} {
 		w.audited(t, "type="+want, want, func(e harness.Event) bool { return e.Type == want && e.Outcome == "ok" })

@@ -32,7 +32,7 @@ import (
 
 // rooms are the real rooms the bastion stands on, on a database of their own.
 type rooms struct {
-	t     *testing.T
+	t     testing.TB
 	store *recording.Store
 	dir   string
 	ca    *sshca.CA
@@ -90,7 +90,7 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
-func newRooms(t *testing.T) *rooms {
+func newRooms(t testing.TB) *rooms {
 	t.Helper()
 	d := dbtest.SQLite(t)
 	log := audit.New(d, time.Now)

@@ -220,7 +220,7 @@ func (w *Writer) signal() {
 func (w *Writer) run() {
 	defer close(w.done)
 	defer w.timer.Stop()
-	var block []byte
+	var block, spare []byte
 	var synced time.Time
 	for range w.wake {
 		w.mu.Lock()
@@ -231,9 +231,13 @@ func (w *Writer) run() {
 			w.mask.flush()
 		}
 		payload := w.buf
-		w.buf = nil
+		w.buf, spare = spare, nil
 		failed := w.err != nil
 		w.mu.Unlock()
+		// A busy session has two buffers that take turns; a quiet one none.
+		if len(payload) >= chunkSize/2 {
+			spare = payload[:0]
+		}
 
 		if failed {
 			w.finish(true)

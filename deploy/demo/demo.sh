@@ -2,6 +2,11 @@
 # demo.sh up|down: brings the demo up or removes it; root is needed for its
 # network namespaces.
 set -eu
+case "${1-}" in up | down) ;; *)
+	echo "usage: demo.sh up|down" >&2
+	exit 2
+	;;
+esac
 cd "$(dirname "$0")/../.."
 tool=$(mktemp -d)
 trap 'rm -rf "$tool"' EXIT

@@ -53,6 +53,31 @@ func startTime(pid string) string {
 	return fields[19]
 }
 
+// ownerFile names the checkout whose demo is up: the namespaces are the same
+// for every checkout on a machine, so two demos would tear each other down.
+const ownerFile = "/run/caponier-demo"
+
+// claim refuses while the demo of another checkout runs.
+func (d *demo) claim() error {
+	b, err := os.ReadFile(ownerFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	other := &demo{dir: filepath.Join(strings.TrimSpace(string(b)), "var", "demo")}
+	if other.dir == d.dir {
+		return nil
+	}
+	var s state
+	if b, err = os.ReadFile(other.stateFile()); err != nil || json.Unmarshal(b, &s) != nil || !s.running() {
+		return nil // it is gone, what it left may go too
+	}
+	root := filepath.Dir(filepath.Dir(other.dir))
+	return fmt.Errorf("the demo of %s runs; one at a time: stop it with make -C %s stop", root, root)
+}
+
 // down removes whatever an earlier up made; nothing there is fine.
 func (d *demo) down() error {
 	var s state
@@ -95,6 +120,9 @@ func (d *demo) down() error {
 		}
 	}
 	if err := os.RemoveAll(d.dir); err != nil {
+		return err
+	}
+	if err := os.Remove(ownerFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	// var/ was made by us as well, unless something else lives there.

@@ -34,6 +34,12 @@ func run(ctx context.Context, verb, root string) error {
 	d := &demo{root: root, dir: filepath.Join(root, "var", "demo")}
 	switch verb {
 	case "up":
+		if err := d.claim(); err != nil {
+			return err
+		}
+		if _, err := os.Stat(d.stateFile()); err == nil {
+			d.say("replacing the demo that is here, with its recordings and logins")
+		}
 		if err := d.down(); err != nil { // a second run starts from nothing
 			return err
 		}
@@ -45,6 +51,12 @@ func run(ctx context.Context, verb, root string) error {
 		}
 		return nil
 	case "down":
+		if err := d.claim(); err != nil {
+			return err
+		}
+		if _, err := os.Stat(d.stateFile()); err != nil {
+			d.say("nothing runs here")
+		}
 		return d.down()
 	}
 	return fmt.Errorf("unknown verb %q: up or down", verb)

@@ -81,7 +81,7 @@ func (d *demo) up(ctx context.Context) error {
 		return err
 	}
 	d.state = state{Scratch: scratch, Processes: map[string]string{}}
-	if err := errors.Join(d.saveState(), os.Chmod(scratch, 0o755)); err != nil {
+	if err := errors.Join(os.WriteFile(ownerFile, []byte(d.root+"\n"), 0o644), d.saveState(), os.Chmod(scratch, 0o755)); err != nil {
 		return err
 	}
 	for _, step := range []func(context.Context) error{d.startCore, d.privateNetwork, d.extender, d.hosts, d.people, d.finish} {
@@ -111,6 +111,9 @@ func (d *demo) startCore(ctx context.Context) error {
 		a, err := free("tcp", port)
 		if err != nil {
 			return err
+		}
+		if _, got, _ := net.SplitHostPort(a); got != strconv.Itoa(port) {
+			d.say("port %d (%s) is in use here: taking %s", port, name, got)
 		}
 		addrs[name] = a
 	}
@@ -360,7 +363,7 @@ func (d *demo) finish(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf(`
-Caponier runs. Console and API: %[1]s  (CA: var/demo/ca.pem; API: %[1]s/api/v1/openapi.json)
+Caponier runs. Status page and API: %[1]s  (CA: var/demo/ca.pem; API: %[1]s/api/v1/openapi.json)
 
   admin  %[2]s
   demo   %[3]s

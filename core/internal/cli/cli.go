@@ -42,7 +42,7 @@ type env struct {
 func (e *env) config() (server.Config, error) { return server.Load(e.file, e.environ) }
 
 type commands struct {
-	Config string `help:"Configuration file (TOML)." placeholder:"FILE" env:"-"`
+	Config string `help:"Configuration file (TOML)." placeholder:"FILE"`
 
 	Serve     serveCmd   `cmd:"" help:"Run core until SIGTERM, then drain and stop."`
 	Migrate   migrateCmd `cmd:"" help:"Bring the database schema to this version (PostgreSQL; SQLite migrates at start)."`

@@ -214,6 +214,8 @@ type (
 		Body struct {
 			TokenOut
 			Token string `json:"token" doc:"shown this once"`
+			// Core is where nodes dial to, which need not be where the caller came in.
+			Core string `json:"core,omitempty" doc:"address for the new node's --core"`
 		}
 	}
 	tokenListIn  struct{ api.PageIn }
@@ -460,6 +462,9 @@ func (f *Fleet) apiCreateToken(ctx context.Context, in *tokenIn) (*tokenMadeOut,
 	}
 	out := &tokenMadeOut{}
 	out.Body.TokenOut, out.Body.Token = f.showToken(t), text
+	if len(f.c.Addresses) > 0 {
+		out.Body.Core = f.c.Addresses[0]
+	}
 	return out, nil
 }
 

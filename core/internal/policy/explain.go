@@ -149,7 +149,7 @@ func (e *Explanation) add(s Stage) { e.Stages = append(e.Stages, s) }
 func since(t time.Time) float64 { return float64(time.Since(t).Microseconds()) / 1000 }
 
 func userStage(sub *access.Subject, ms float64) Stage {
-	st := Stage{Name: "user", OK: true, MS: ms, Text: fmt.Sprintf("the account is active, with %d role memberships", len(sub.Memberships))}
+	st := Stage{Name: "user", OK: true, MS: ms, Text: fmt.Sprintf("the account is active; role memberships: %d", len(sub.Memberships))}
 	switch {
 	case sub.Disabled:
 		st.OK, st.Text, st.Fix = false, "the account is disabled", "enable the user"

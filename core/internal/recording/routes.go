@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"slices"
 	"strconv"
@@ -355,6 +356,8 @@ func (s *Store) serveCast(f *api.Frame, w http.ResponseWriter, req *http.Request
 		if !out.wrote {
 			if _, damaged := errors.AsType[*DamageError](err); damaged {
 				err = api.Conflict("damaged", "The recording is damaged: "+err.Error()+".")
+			} else if errors.Is(err, fs.ErrNotExist) {
+				err = api.Conflict("damaged", "The recording is damaged: its file is missing.")
 			}
 			w.Header().Del("Trailer")
 			w.Header().Del("Content-Disposition")

@@ -332,7 +332,7 @@ func (s *Server) handler() http.Handler {
 	s.health.Register(mux)
 	mux.Handle("/api/", s.frame.Handler())
 	mux.Handle("/edge/", s.fleet.Handler())
-	mux.Handle("/", statusPage(s.cfg.Name, s.cfg.Public.Bastion, s.health))
+	mux.Handle("/", statusPage(s.cfg.Name, s.cfg.Public.URL, s.cfg.Public.Bastion, s.health))
 	return hsts(mux)
 }
 

@@ -3,6 +3,7 @@ package server
 import (
 	_ "embed"
 	"html/template"
+	"net"
 	"net/http"
 
 	"caponier/shared/daemon"
@@ -14,7 +15,11 @@ var statusHTML string
 
 // statusPage serves the login-free page at /: whether this core takes
 // sessions, and where to go on. It tells nothing about users or targets.
-func statusPage(name, bastion string, h *telemetry.Health) http.Handler {
+func statusPage(name, url, bastion string, h *telemetry.Health) http.Handler {
+	host, port, err := net.SplitHostPort(bastion)
+	if err != nil {
+		host, port = bastion, "2222"
+	}
 	page := template.Must(template.New("status").Parse(statusHTML))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/" {
@@ -30,6 +35,6 @@ func statusPage(name, bastion string, h *telemetry.Health) http.Handler {
 		if !ready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		page.Execute(w, map[string]any{"Name": name, "Version": daemon.Version, "Bastion": bastion, "Ready": ready})
+		page.Execute(w, map[string]any{"Name": name, "Version": daemon.Version, "URL": url, "BastionHost": host, "BastionPort": port, "Ready": ready})
 	})
 }

@@ -219,6 +219,9 @@ type page struct {
 
 // all reads a list page by page, at most limit items.
 func (c *client) all(ctx context.Context, path string, query url.Values, limit int) ([]json.RawMessage, error) {
+	if limit < 1 {
+		return nil, &daemon.UsageError{Text: "limit must be at least 1", Hint: "leave --limit away for the default"}
+	}
 	var items []json.RawMessage
 	if query == nil {
 		query = url.Values{}

@@ -121,8 +121,8 @@ func (tokensList) Run(e *env) error {
 }
 
 type tokensCreate struct {
-	Site string        `required:"" help:"Site the node serves." placeholder:"NAME"`
-	Kind string        `help:"Kind of node: ${enum}." enum:"extender" default:"extender"`
+	Site string        `required:"" help:"Site the node serves; a new name is a new site." placeholder:"NAME"`
+	Kind string        `help:"Kind of node: ${enum}." enum:"extender,host" default:"extender"`
 	Uses int           `help:"How many nodes may enrol with it." default:"1"`
 	TTL  time.Duration `help:"How long it can be used." default:"1h"`
 }
@@ -138,6 +138,7 @@ func (t tokensCreate) Run(e *env) error {
 	var answer struct {
 		enrolmentToken
 		Token string `json:"token"`
+		Core  string `json:"core,omitempty"`
 	}
 	in := map[string]any{"kind": t.Kind, "site": t.Site, "max_uses": t.Uses, "ttl_s": int(t.TTL.Seconds())}
 	if err := c.do(e.ctx, http.MethodPost, "/enrolment-tokens", in, &answer); err != nil {
@@ -146,8 +147,16 @@ func (t tokensCreate) Run(e *env) error {
 	if e.json {
 		return e.printJSON(answer)
 	}
-	return e.printf("On the machine inside %s, run:\n\n  CAPONIER_TOKEN=%s caponier-%s run --core %s --state /var/lib/caponier-%s\n\nUses: %d. Ends: %s.\n",
-		t.Site, plain(answer.Token), t.Kind, strings.TrimSuffix(p.URL, "/"), t.Kind, t.Uses, when(answer.ExpiresAt))
+	if t.Kind == "host" {
+		return e.printf("On the host, as root, with the script of an extender of %s (docs/enrol.md):\n\n  CAPONIER_TOKEN=%s sh caponier-deploy --accounts root\n\nUses: %d. Ends: %s.\n",
+			t.Site, plain(answer.Token), t.Uses, when(answer.ExpiresAt))
+	}
+	core := answer.Core // an older core does not say
+	if core == "" {
+		core = p.URL
+	}
+	return e.printf("On the machine inside %s, run:\n\n  CAPONIER_TOKEN=%s caponier-%s run --core %s --state ~/.caponier-%s\n\nUses: %d. Ends: %s.\n",
+		t.Site, plain(answer.Token), t.Kind, strings.TrimSuffix(plain(core), "/"), t.Kind, t.Uses, when(answer.ExpiresAt))
 }
 
 type tokensRevoke struct {

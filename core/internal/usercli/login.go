@@ -3,6 +3,7 @@ package usercli
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,6 +64,9 @@ func (l loginCmd) Run(e *env) error {
 		pem, err := os.ReadFile(l.CA)
 		if err != nil {
 			return err
+		}
+		if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+			return &daemon.UsageError{Text: plain(l.CA) + " holds no PEM certificate", Hint: "an administrator finds it with: caponier-core ca show"}
 		}
 		if err := e.write(caFile, string(pem)); err != nil {
 			return err

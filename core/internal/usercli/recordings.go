@@ -195,6 +195,9 @@ type hits struct {
 }
 
 func (r recordingsSearch) Run(e *env) error {
+	if r.Text == "" {
+		return &daemon.UsageError{Text: "no text to find", Hint: "caponier recordings search 'rm -rf'"}
+	}
 	c, _, err := e.session()
 	if err != nil {
 		return err

@@ -153,6 +153,9 @@ func resolve(e *env, c *client, ref, account string) (string, string, error) {
 	}
 	var names []string
 	for _, t := range entries {
+		if t.Target.Name == target && t.Target.Kind == "tcp" {
+			return "", "", &daemon.UsageError{Text: fmt.Sprintf("%s is a tcp target, not an SSH host", plain(target)), Hint: "caponier forward " + plain(target)}
+		}
 		if t.Target.Name == target && t.Account != "" {
 			names = append(names, t.Account)
 		}

@@ -1,10 +1,13 @@
 package usercli
 
 import (
+	"errors"
 	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"caponier/shared/daemon"
 )
 
 func TestMain(m *testing.M) {
@@ -23,4 +26,14 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+func TestListLimit(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{0, -1} {
+		_, err := (&client{}).all(t.Context(), "/recordings", nil, limit)
+		if _, ok := errors.AsType[*daemon.UsageError](err); !ok {
+			t.Errorf("limit %d: got %v, want a usage error", limit, err)
+		}
+	}
 }

@@ -257,12 +257,12 @@ func TestFileCopies(t *testing.T) {
 func TestFileCopyNotTaken(t *testing.T) {
 	r := newRooms(t)
 	r.fileMax(16 << 20)
+	// From the moment the recording has begun, no room is left for copies.
+	r.meta.Recordings = fills{r.meta.Recordings, func() { r.setLimits(func(l *recording.Limits) { l.MinFree = 1 << 62 }) }}
 	b := newBench(t, func(c *Config) { c.Recordings = r.meta })
 	b.add("db-1", b.startSSHD())
 	src, want := b.bigFile("src", 1<<20)
 	up := filepath.Join(b.dir, "up")
-	// From the moment the recording has begun, no room is left for copies.
-	r.meta.Recordings = fills{r.meta.Recordings, func() { r.setLimits(func(l *recording.Limits) { l.MinFree = 1 << 62 }) }}
 	args := append([]string{"-q", "-P", b.port, "-o", "BatchMode=yes", "-o", "User=" + b.to("db-1")}, b.options()...)
 	if x := b.run("", "scp", append(args, src, "127.0.0.1:"+up)...); x.code != 0 {
 		t.Fatalf("scp: %v", x)

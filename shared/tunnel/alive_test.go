@@ -5,6 +5,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"caponier/shared/wire"
 )
 
 // TestStarvedIsNotSilent has the keep-alive run late and then in time: only a
@@ -95,6 +97,29 @@ func TestHelloGate(t *testing.T) {
 	inside[0].Close()
 	if _, err := connect().Read(make([]byte, 1)); err != nil {
 		t.Errorf("after one has gone: %v", err)
+	}
+}
+
+// TestWindowGrows reads a window that limits: once through in a round trip.
+func TestWindowGrows(t *testing.T) {
+	in, out := newMemory(), newMemory()
+	s := newMuxSession(&memoryLink{r: in, w: out}, true, Info{Started: time.Now().Add(-time.Hour)}, Limits{PingEvery: time.Hour})
+	defer s.Close(nil)
+	rtt := 80 * time.Millisecond
+	s.minRTT.Store(int64(rtt))
+	for _, tc := range []struct {
+		after time.Duration
+		grows bool
+	}{{rtt + rtt/4, true}, {3 * rtt, false}} {
+		st := newStream(s, 1, wire.Preface{}, true)
+		before := st.window
+		st.rmu.Lock()
+		st.creditAt = s.now() - int64(tc.after)
+		grant := st.consumeLocked(9 * wire.MaxFrameData) // over half of it
+		st.rmu.Unlock()
+		if grown := st.window > before; grown != tc.grows || grant < 9*wire.MaxFrameData {
+			t.Errorf("half the window read after %v: window %d, grant %d, want growth %v", tc.after, st.window, grant, tc.grows)
+		}
 	}
 }
 

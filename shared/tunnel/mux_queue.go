@@ -9,6 +9,10 @@ import (
 const (
 	// shortPath is the round trip below which the kernel need not queue much.
 	shortPath = 3 * time.Millisecond
+	// mixedPath is the round trip from which queues matter little beside it.
+	// It is more than shortPath because the one sample of the accepting end may
+	// have been taken while the machine was busy.
+	mixedPath = 20 * time.Millisecond
 	// mixedFor is how long after a short interactive frame, and after a long
 	// one, both kinds count as present.
 	mixedFor = time.Second
@@ -33,12 +37,15 @@ const (
 // queuedLink is a link whose kernel queues can be bounded.
 type queuedLink interface{ boundQueues(queueMode) }
 
-// saw takes a data frame of n bytes into account, sent or received.
-func (s *muxSession) saw(class wire.Class, n int, now int64) {
+// saw takes a data frame of n bytes into account, sent or received. *longAt is
+// when this direction of its stream last had a long one: the short remainders
+// of a bulky stream make nobody wait.
+func (s *muxSession) saw(class wire.Class, n int, now int64, longAt *int64) {
 	switch {
 	case n > copyBelow:
+		*longAt = now
 		s.bulkAt.Store(now)
-	case class == wire.Interactive:
+	case class == wire.Interactive && (*longAt == 0 || now-*longAt > int64(mixedFor)):
 		s.smallAt.Store(now)
 	default:
 		return
@@ -46,8 +53,12 @@ func (s *muxSession) saw(class wire.Class, n int, now int64) {
 	s.tuneQueues(now)
 }
 
-// mixed reports whether interactive and bulk streams are both busy.
+// mixed reports whether interactive and bulk streams are both busy, on a path
+// short enough for queues to matter.
 func (s *muxSession) mixed(now int64) bool {
+	if low := s.minRTT.Load(); low == 0 || low >= int64(mixedPath) {
+		return false
+	}
 	small, bulk := s.smallAt.Load(), s.bulkAt.Load()
 	return small != 0 && bulk != 0 && now-small < int64(mixedFor) && now-bulk < int64(mixedFor)
 }

@@ -34,6 +34,7 @@ type stream struct {
 	outq       chunkQueue
 	credit     int64
 	allowance  int   // what may still be sent as a hot stream
+	longOutAt  int64 // when a long frame was last sent
 	earnedAt   int64 // when allowance was last raised, ns since the session started
 	listed     bool
 	nextListed *stream
@@ -61,6 +62,8 @@ type stream struct {
 	grownBy   atomic.Int64
 	rready    chan struct{} // capacity 1: Read may go on
 	rdeadline deadline
+
+	longInAt int64 // when a long frame last arrived; the session's reader's own
 
 	acceptOnce sync.Once
 	accepted   chan struct{} // closed by the acceptor's verdict
@@ -473,8 +476,9 @@ func (st *stream) awaitDataLocking() error {
 }
 
 // consumeLocked accounts for n bytes read and returns the credit to give. The
-// window doubles while half of it is read in less than a round trip: then the
-// window, not the reader, is what limits.
+// window doubles while half of it is read in less than two round trips: a
+// window that limits is read through once in a round trip, but a chunk that
+// crosses its half may leave the other half short of the next credit.
 func (st *stream) consumeLocked(n int) int64 {
 	st.s.buffered.Add(-int64(n))
 	st.consumed += int64(n)
@@ -484,7 +488,7 @@ func (st *stream) consumeLocked(n int) int64 {
 	grant := st.consumed
 	st.consumed = 0
 	now := st.s.now()
-	if now-st.creditAt < st.s.minRTT.Load() && 2*st.window <= int64(st.s.lim.MaxWindow) {
+	if now-st.creditAt < 2*st.s.minRTT.Load() && 2*st.window <= int64(st.s.lim.MaxWindow) {
 		if st.s.grown.Add(st.window) <= int64(st.s.lim.MaxBuffered)*3/4 {
 			grant += st.window
 			st.grownBy.Add(st.window)

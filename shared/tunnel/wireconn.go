@@ -175,14 +175,11 @@ func (c *corkedConn) boundQueues(mode queueMode) {
 		return
 	}
 	recv, unsent := 0, unsentLimit
-	if mode&queueMixed != 0 {
-		unsent = unsentMixed
-	}
-	switch mode {
-	case queueShort:
+	switch {
+	case mode&queueMixed != 0:
+		recv, unsent = mixedQueue, unsentMixed
+	case mode&queueShort != 0:
 		recv = shortQueue
-	case queueShort | queueMixed:
-		recv = mixedQueue
 	}
 	if raw, err := t.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {

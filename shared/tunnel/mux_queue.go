@@ -37,18 +37,24 @@ const (
 // queuedLink is a link whose kernel queues can be bounded.
 type queuedLink interface{ boundQueues(queueMode) }
 
-// saw takes a data frame of n bytes into account, sent or received. *longAt is
-// when this direction of its stream last had a long one: the short remainders
-// of a bulky stream make nobody wait.
-func (s *muxSession) saw(class wire.Class, n int, now int64, longAt *int64) {
-	switch {
-	case n > copyBelow:
-		*longAt = now
+// talk is what one direction of a stream looks like.
+type talk struct {
+	longAt int64 // when it last had a long frame, ns since the session started
+	short  int   // short frames since
+}
+
+// saw takes a data frame of n bytes into account, sent or received. Somebody
+// waits on a stream that goes on in short frames; a single one is a request
+// for bulk or the remainder of it.
+func (s *muxSession) saw(class wire.Class, n int, now int64, t *talk) {
+	if n > copyBelow {
+		t.longAt, t.short = now, 0
 		s.bulkAt.Store(now)
-	case class == wire.Interactive && (*longAt == 0 || now-*longAt > int64(mixedFor)):
+	} else {
+		if t.short++; class != wire.Interactive || t.short < 3 || t.longAt != 0 && now-t.longAt < int64(mixedFor) {
+			return
+		}
 		s.smallAt.Store(now)
-	default:
-		return
 	}
 	s.tuneQueues(now)
 }

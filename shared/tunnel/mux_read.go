@@ -61,7 +61,7 @@ func (s *muxSession) readData(h wire.Header, now int64) error {
 		_, err := s.br.Discard(h.Length)
 		return unexpected(err)
 	}
-	s.saw(st.preface.Class, h.Length, now, &st.longInAt)
+	s.saw(st.preface.Class, h.Length, now, &st.inTalk)
 	if h.Length <= s.br.Size() {
 		b, err := s.br.Peek(h.Length)
 		if err != nil {

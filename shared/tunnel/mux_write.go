@@ -180,7 +180,7 @@ func (s *muxSession) sendLocked(b *batch, st *stream) {
 		default:
 			b.addChunk(st.id, st.outq.pop())
 		}
-		s.saw(st.preface.Class, n, s.now(), &st.longOutAt)
+		s.saw(st.preface.Class, n, s.now(), &st.outTalk)
 		st.credit -= int64(n)
 		st.allowance -= n
 		signal(st.wready)

@@ -33,8 +33,8 @@ type stream struct {
 	// Sending half, guarded by s.mu.
 	outq       chunkQueue
 	credit     int64
-	allowance  int   // what may still be sent as a hot stream
-	longOutAt  int64 // when a long frame was last sent
+	allowance  int // what may still be sent as a hot stream
+	outTalk    talk
 	earnedAt   int64 // when allowance was last raised, ns since the session started
 	listed     bool
 	nextListed *stream
@@ -63,7 +63,7 @@ type stream struct {
 	rready    chan struct{} // capacity 1: Read may go on
 	rdeadline deadline
 
-	longInAt int64 // when a long frame last arrived; the session's reader's own
+	inTalk talk // the session's reader's own
 
 	acceptOnce sync.Once
 	accepted   chan struct{} // closed by the acceptor's verdict

@@ -83,7 +83,7 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	check(err)
 	w.Service, err = New(Config{DB: d, Users: w.users, Targets: w.targets, Network: w.fleet, Prober: prober, Now: w.clock.Now, Log: log})
 	check(err)
-	w.ctx = api.WithPrincipal(t.Context(), &api.Principal{UserID: "usr_admin", UserName: "admin", Via: "api"})
+	w.ctx = api.WithPrincipal(t.Context(), &api.Principal{UserID: "usr_admin", UserName: "admin", Via: "api", Permissions: map[api.Permission]bool{api.TargetsManage: true, api.SecretsManage: true}})
 	return w
 }
 

@@ -50,6 +50,11 @@ func (s *Service) CreateAccount(ctx context.Context, targetID string, a Account)
 		if err := p.err(); err != nil {
 			return err
 		}
+		if a.SecretID != "" {
+			if err := mayPlaceSecret(ctx); err != nil {
+				return err
+			}
+		}
 		a.ID, a.TargetID, a.Version = newID("acc_"), t.ID, 1
 		if err := insertRows(ctx, tx, sqlAccountInsert, [][]any{a.row(s.now())}); err != nil {
 			return fmt.Errorf("create account: %w", db.Classify(err))
@@ -79,7 +84,7 @@ func (s *Service) UpdateAccount(ctx context.Context, targetID, id string, match 
 		if err := match.check(a.Version); err != nil {
 			return err
 		}
-		version := a.Version
+		version, secret := a.Version, a.SecretID
 		change(a)
 		a.ID, a.TargetID, a.Version = id, targetID, version+1
 		var p problems
@@ -88,6 +93,11 @@ func (s *Service) UpdateAccount(ctx context.Context, targetID, id string, match 
 		}
 		if err := p.err(); err != nil {
 			return err
+		}
+		if a.SecretID != "" && a.SecretID != secret {
+			if err := mayPlaceSecret(ctx); err != nil {
+				return err
+			}
 		}
 		err = exactly(tx.ExecContext(ctx, sqlAccountUpdate, a.Name, string(a.Auth), a.SecretID, int64(a.Features), a.Disabled, id, version))
 		if err != nil {

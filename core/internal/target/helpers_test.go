@@ -81,7 +81,7 @@ func newRoom(t testing.TB, d *db.DB) *room {
 	if err != nil {
 		t.Fatal(err)
 	}
-	admin := &api.Principal{UserID: "usr_admin", UserName: "admin", Via: "api"}
+	admin := &api.Principal{UserID: "usr_admin", UserName: "admin", Via: "api", Permissions: map[api.Permission]bool{api.TargetsManage: true, api.SecretsManage: true}}
 	return &room{Service: s, db: d, log: log, ctx: api.WithPrincipal(t.Context(), admin)}
 }
 

@@ -245,6 +245,11 @@ func (s *Service) decide(ctx context.Context, targetID, fingerprint string, stat
 		if t.Kind != SSH {
 			return api.Conflict("no_host_keys", "Only SSH targets have host keys.")
 		}
+		if state == KeyAccepted {
+			if err := s.mayRedirect(ctx, tx, t.ID); err != nil {
+				return err
+			}
+		}
 		if err := tx.Lock(ctx, "host-keys:"+t.ID); err != nil {
 			return err
 		}
@@ -315,6 +320,9 @@ func (s *Service) ForgetHostKeys(ctx context.Context, targetID, fingerprint stri
 	return s.c.DB.Tx(ctx, func(tx *db.Tx) error {
 		t, err := s.Get(ctx, tx, targetID)
 		if err != nil {
+			return err
+		}
+		if err := s.mayRedirect(ctx, tx, t.ID); err != nil {
 			return err
 		}
 		known, err := s.AllHostKeys(ctx, tx, t.ID)

@@ -399,6 +399,9 @@ func (im *importer) checkSecrets(ctx context.Context, tx *db.Tx) error {
 			if a.SecretID == "" {
 				continue
 			}
+			if err := mayPlaceSecret(ctx); err != nil {
+				return err
+			}
 			ok, known := exists[a.SecretID]
 			if !known {
 				err := im.s.c.Secrets.SecretExists(ctx, tx, a.SecretID)
@@ -478,6 +481,11 @@ func (im *importer) update(ctx context.Context, tx *db.Tx, r *ImportRow) error {
 	t.Site, t.Host, t.Port, t.Comment, t.Tags = r.Target.Site, r.Target.Host, r.Target.Port, r.Target.Comment, r.Target.Tags
 	if r.Target.Kind != old.Kind {
 		return api.Invalid(api.FieldError{Field: lineField(r.Line, "kind"), Message: "target " + t.Name + " is of kind " + string(old.Kind) + " and keeps it"})
+	}
+	if redirects(old, &t) {
+		if err := s.mayRedirect(ctx, tx, t.ID); err != nil {
+			return err
+		}
 	}
 	if t.FullAddress() != old.FullAddress() || t.Comment != old.Comment || tagsJSON(t.Tags) != tagsJSON(old.Tags) {
 		if err := s.update(ctx, tx, old, &t, audit.TargetChanged, actor(ctx)); err != nil {

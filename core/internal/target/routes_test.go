@@ -47,7 +47,7 @@ func newClient(t *testing.T, r *room) *client {
 		return m
 	}
 	f, err := api.New(api.Config{DB: r.db, Log: slog.New(slog.DiscardHandler), Auth: callers{
-		"admin":  {UserID: "usr_admin", UserName: "admin", Via: "api", Permissions: may(api.TargetsManage)},
+		"admin":  {UserID: "usr_admin", UserName: "admin", Via: "api", Permissions: may(api.TargetsManage, api.SecretsManage)},
 		"viewer": {UserID: "usr_view", UserName: "viewer", Via: "api", Permissions: may(api.TargetsView)},
 		"user":   {UserID: "usr_user", UserName: "user", Via: "api"},
 	}})

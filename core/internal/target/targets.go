@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"caponier/core/internal/access"
@@ -44,6 +45,11 @@ func (s *Service) Create(ctx context.Context, t Target, accounts []Account) (*Ta
 		}
 		if err := p.err(); err != nil {
 			return err
+		}
+		if slices.ContainsFunc(accounts, func(a Account) bool { return a.SecretID != "" }) {
+			if err := mayPlaceSecret(ctx); err != nil {
+				return err
+			}
 		}
 		return s.insert(ctx, tx, &t, accounts, audit.TargetCreated, actor(ctx))
 	})
@@ -144,6 +150,11 @@ func (s *Service) Update(ctx context.Context, id string, match Match, change fun
 		}
 		if err := p.err(); err != nil {
 			return err
+		}
+		if redirects(&old, t) {
+			if err := s.mayRedirect(ctx, tx, t.ID); err != nil {
+				return err
+			}
 		}
 		return s.update(ctx, tx, &old, t, audit.TargetChanged, actor(ctx))
 	})

@@ -65,8 +65,7 @@ func TestLoginByPassword(t *testing.T) {
 
 func TestLoginTable(t *testing.T) {
 	b := newBench(t)
-	b.users.password["mfa"] = "secret words"
-	b.users.code["mfa"] = "123456"
+	b.users.change(func() { b.users.password["mfa"], b.users.code["mfa"] = "secret words", "123456" })
 	other := newKey(t)
 	tests := []struct {
 		name      string
@@ -129,7 +128,7 @@ func TestLoginTable(t *testing.T) {
 
 func TestLoginLimit(t *testing.T) {
 	b := newBench(t)
-	b.users.limit = 2
+	b.users.change(func() { b.users.limit = 2 })
 	var banner string
 	try := func() error {
 		c, err := ssh.Dial("tcp", b.addr, &ssh.ClientConfig{
@@ -159,15 +158,17 @@ func TestKeyWithoutSignatureSpendsNoLimit(t *testing.T) {
 		keys = append(keys, "-i", f)
 	}
 	r := b.run("", "ssh", append(append(keys, b.sshArgs(b.to("db-1"), "--")...), "echo in")...)
-	if r.code != 0 || b.users.failures != 0 || len(b.users.attempts) != 1 {
-		t.Errorf("got %v with %d failures in %d attempts", r, b.users.failures, len(b.users.attempts))
+	var failures, attempts int
+	b.users.change(func() { failures, attempts = b.users.failures, len(b.users.attempts) })
+	if r.code != 0 || failures != 0 || attempts != 1 {
+		t.Errorf("got %v with %d failures in %d attempts", r, failures, attempts)
 	}
 }
 
 func TestTargetThatNeedsSecondFactor(t *testing.T) {
 	b := newBench(t)
 	b.add("db-1", b.startSSHD(), func(r *right) { r.needMFA = true })
-	b.users.stepUp["demo"] = "654321"
+	b.users.change(func() { b.users.stepUp["demo"] = "654321" })
 	text, err := os.ReadFile(b.key)
 	if err != nil {
 		t.Fatal(err)
@@ -290,10 +291,12 @@ func TestOneAccountFits(t *testing.T) {
 	if r := b.ssh("demo%"+b.me+"%db-1%23", "id -un"); r.code == 0 {
 		t.Errorf("with a port that is not the target's: %v", r)
 	}
-	first := b.rules.rights[0]
-	second := *first.account
-	second.Name = "app"
-	b.rules.rights = append(b.rules.rights, right{user: "demo", target: first.target, account: &second, features: access.Shell})
+	b.rules.change(func() {
+		first := b.rules.rights[0]
+		second := *first.account
+		second.Name = "app"
+		b.rules.rights = append(b.rules.rights, right{user: "demo", target: first.target, account: &second, features: access.Shell})
+	})
 	if r := b.ssh("demo%db-1", "id -un"); r.code != exitRefused || !strings.Contains(r.err, "Several accounts fit. Log in as one of: demo%app%db-1, demo%"+b.me+"%db-1") {
 		t.Errorf("two accounts: %v", r)
 	}

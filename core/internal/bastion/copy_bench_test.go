@@ -131,7 +131,7 @@ func BenchmarkCopyOutput(b *testing.B) {
 			if record {
 				x = newBench(b, func(c *Config) { c.Recordings = newRooms(b).meta })
 			}
-			x.vault["sec_1"] = "correct horse"
+			x.vault.put("sec_1", "correct horse")
 			x.add("db-1", &sshd{addr: far}, func(r *right) {
 				r.account.Name, r.account.Auth, r.account.SecretID, r.record = "app", target.AuthPassword, "sec_1", record
 			})

@@ -31,9 +31,19 @@ import (
 	"caponier/shared/wire"
 )
 
+// guard is the lock of a fake, which the bastion uses while the test runs.
+type guard struct{ mu sync.Mutex }
+
+// change lets a test write, or read, the fields of a fake.
+func (g *guard) change(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f()
+}
+
 // people are the users of a test.
 type people struct {
-	mu       sync.Mutex
+	guard
 	password map[string]string
 	code     map[string]string // second factor; asked for with the password
 	stepUp   map[string]string // second factor taken with a key, never asked for
@@ -117,7 +127,7 @@ type right struct {
 }
 
 type rules struct {
-	mu     sync.Mutex
+	guard
 	rights []right
 	err    error
 }
@@ -246,7 +256,7 @@ func (l *record) saw(part string) bool {
 }
 
 type records struct {
-	mu   sync.Mutex
+	guard
 	all  []*record
 	fail error
 }
@@ -271,9 +281,9 @@ func (r *records) list() []*record {
 
 // tape is one recording of a test.
 type tape struct {
+	guard
 	meta recording.Meta
 
-	mu      sync.Mutex
 	out, in bytes.Buffer
 	sizes   []string
 	events  []string
@@ -362,7 +372,7 @@ func (t *tape) saw(part string) bool {
 }
 
 type tapes struct {
-	mu   sync.Mutex
+	guard
 	all  []*tape
 	fail error
 }
@@ -386,7 +396,7 @@ func (r *tapes) list() []*tape {
 
 // direct dials destinations from the test's own machine.
 type direct struct {
-	mu    sync.Mutex
+	guard
 	to    map[string]string // "site/host:port" → real address; others are dialled as they are
 	fail  map[string]error
 	asked []fleet.DialRequest
@@ -420,8 +430,8 @@ func (d *direct) Dial(ctx context.Context, r fleet.DialRequest) (fleet.Conn, fle
 
 // authority signs certificates.
 type authority struct {
+	guard
 	signer ssh.Signer
-	mu     sync.Mutex
 	serial uint64
 	last   *ssh.Certificate
 }
@@ -484,10 +494,17 @@ func newKey(t testing.TB) ssh.Signer {
 }
 
 // safe holds stored credentials.
-type safe map[string]string
+type safe struct {
+	guard
+	secrets map[string]string
+}
 
-func (s safe) Reveal(_ context.Context, id, _, _ string) ([]byte, error) {
-	v, ok := s[id]
+func (s *safe) put(id, secret string) { s.change(func() { s.secrets[id] = secret }) }
+
+func (s *safe) Reveal(_ context.Context, id, _, _ string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.secrets[id]
 	if !ok {
 		return nil, errors.New("no such secret")
 	}
@@ -496,7 +513,7 @@ func (s safe) Reveal(_ context.Context, id, _, _ string) ([]byte, error) {
 
 // book keeps host keys: trust on first use.
 type book struct {
-	mu     sync.Mutex
+	guard
 	keys   map[string][]target.HostKey
 	strict bool
 	filed  []target.HostKey // changed keys
@@ -523,7 +540,7 @@ func (b *book) SawHostKey(_ context.Context, id string, k target.HostKey) error 
 }
 
 type journal struct {
-	mu  sync.Mutex
+	guard
 	all []audit.Event
 }
 

@@ -100,8 +100,10 @@ func TestForwardsThroughTarget(t *testing.T) {
 			t.Errorf("%s was connected %d times", l.spec.Want, l.connected)
 		}
 	}
-	if len(kinds) != 2 || len(b.dialer.asked) != 1 {
-		t.Errorf("got connections %q over %d dials, want one for each direction over one dial", kinds, len(b.dialer.asked))
+	var dials int
+	b.dialer.change(func() { dials = len(b.dialer.asked) })
+	if len(kinds) != 2 || dials != 1 {
+		t.Errorf("got connections %q over %d dials, want one for each direction over one dial", kinds, dials)
 	}
 	for _, l := range b.conns.list() {
 		if !l.saw("forward") {
@@ -288,9 +290,7 @@ func TestMultiplexing(t *testing.T) {
 			len(b.dialer.asked), len(b.conns.list()), len(b.tapes.list()), len(b.users.attempts))
 	}
 	// The target goes away: the next channel connects again.
-	b.dialer.mu.Lock()
-	_ = b.dialer.conns[0].Close()
-	b.dialer.mu.Unlock()
+	b.dialer.change(func() { _ = b.dialer.conns[0].Close() })
 	if r := b.run("", "ssh", "-F", "none", "-S", ctl, "x", "echo again"); r.code != 0 || r.out != "again\n" {
 		t.Errorf("after the target's connection broke: %v", r)
 	}

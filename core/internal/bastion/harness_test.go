@@ -42,7 +42,7 @@ type bench struct {
 	tapes   *tapes
 	dialer  *direct
 	ca      *authority
-	vault   safe
+	vault   *safe
 	book    *book
 	audit   *journal
 	log     *lockedBuffer
@@ -85,7 +85,7 @@ func newBench(t testing.TB, tweak ...func(*Config)) *bench {
 		users: &people{password: map[string]string{"demo": "correct horse"}, code: map[string]string{}, stepUp: map[string]string{},
 			keys: map[string][]ssh.PublicKey{}, gone: map[string]bool{}},
 		rules: &rules{}, conns: &records{}, tapes: &tapes{}, dialer: &direct{to: map[string]string{}, fail: map[string]error{}},
-		ca: newAuthority(t), vault: safe{}, book: &book{keys: map[string][]target.HostKey{}}, audit: &journal{}, log: &lockedBuffer{},
+		ca: newAuthority(t), vault: &safe{secrets: map[string]string{}}, book: &book{keys: map[string][]target.HostKey{}}, audit: &journal{}, log: &lockedBuffer{},
 		hostKey: newKey(t),
 	}
 	b.key, b.keyPub = writeKey(t, dir, "demo_key")
@@ -237,9 +237,7 @@ func (b *bench) add(name string, d *sshd, tweak ...func(*right)) *right {
 		f(&r)
 	}
 	if d != nil {
-		b.dialer.mu.Lock()
-		b.dialer.to[r.target.Site+"/"+addressOf(r.target)] = d.addr
-		b.dialer.mu.Unlock()
+		b.dialer.change(func() { b.dialer.to[r.target.Site+"/"+addressOf(r.target)] = d.addr })
 	}
 	b.rules.mu.Lock()
 	defer b.rules.mu.Unlock()

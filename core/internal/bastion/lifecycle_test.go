@@ -109,9 +109,7 @@ func TestRecordingThatFailsEndsTheSession(t *testing.T) {
 	b.add("db-1", b.startSSHD())
 	s, out := b.running(b.mustDial(b.to("db-1")))
 	in := b.tapes.list()[0]
-	in.mu.Lock()
-	in.fail = errors.New("disk full")
-	in.mu.Unlock()
+	in.change(func() { in.fail = errors.New("disk full") })
 	if err := s.WindowChange(30, 100); err != nil { // a resize is recorded
 		t.Fatal(err)
 	}
@@ -121,9 +119,7 @@ func TestRecordingThatFailsEndsTheSession(t *testing.T) {
 	if !strings.Contains(out.String(), "The recording of this session could not be written") {
 		t.Errorf("the user read %q", out.String())
 	}
-	b.tapes.mu.Lock()
-	b.tapes.fail = errors.New("disk full")
-	b.tapes.mu.Unlock()
+	b.tapes.change(func() { b.tapes.fail = errors.New("disk full") })
 	if r := b.ssh(b.to("db-1"), "echo in"); r.code != exitRefused || r.out != "" || !strings.Contains(r.err, "must be recorded") {
 		t.Errorf("no recording, no session: %v", r)
 	}
@@ -140,12 +136,12 @@ func TestUnrecordedWhenAllowed(t *testing.T) {
 func TestFailClosed(t *testing.T) {
 	b := newBench(t)
 	b.add("db-1", b.startSSHD())
-	b.conns.fail = errors.New("database away")
+	b.conns.change(func() { b.conns.fail = errors.New("database away") })
 	if r := b.ssh(b.to("db-1"), "echo in"); r.code != exitRefused || r.out != "" || !strings.Contains(r.err, "Internal error. Tell your administrator this reference: ") {
 		t.Errorf("no record: %v", r)
 	}
-	b.conns.fail = nil
-	b.rules.err = errors.New("database away")
+	b.conns.change(func() { b.conns.fail = nil })
+	b.rules.change(func() { b.rules.err = errors.New("database away") })
 	if r := b.ssh(b.to("db-1"), "echo in"); r.code != exitRefused || r.out != "" || strings.Contains(r.err, "database") {
 		t.Errorf("no decision: %v", r)
 	}
@@ -171,9 +167,7 @@ func TestTargetLost(t *testing.T) {
 	b := newBench(t)
 	b.add("db-1", b.startSSHD())
 	s, out := b.running(b.mustDial(b.to("db-1")))
-	b.dialer.mu.Lock()
-	_ = b.dialer.conns[0].Close()
-	b.dialer.mu.Unlock()
+	b.dialer.change(func() { _ = b.dialer.conns[0].Close() })
 	if err := s.Wait(); err == nil || !strings.Contains(out.String(), "The connection to the target was lost") {
 		t.Errorf("got %v, the user read %q", err, out.String())
 	}
@@ -222,9 +216,7 @@ func TestRevokedLoginEnds(t *testing.T) {
 	b.add("db-1", b.startSSHD())
 	c := b.mustDial(b.to("db-1"))
 	s, out := b.running(c)
-	b.users.mu.Lock()
-	b.users.gone["demo"] = true
-	b.users.mu.Unlock()
+	b.users.change(func() { b.users.gone["demo"] = true })
 	if err := s.Wait(); err == nil || !strings.Contains(out.String(), "Your login is no longer valid.") {
 		t.Errorf("got %v, the user read %q", err, out.String())
 	}
@@ -297,7 +289,7 @@ func TestLoginGrace(t *testing.T) {
 func TestManySessionsAtOnce(t *testing.T) {
 	b := newBench(t)
 	addr := goTarget(t, &ssh.ServerConfig{NoClientAuth: true})
-	b.vault["sec_1"] = "x"
+	b.vault.put("sec_1", "x")
 	b.add("many", &sshd{addr: addr}, func(r *right) { r.account.Auth, r.account.SecretID = "password", "sec_1" })
 	const n = 200
 	var wg sync.WaitGroup

@@ -168,9 +168,10 @@ func TestListingPages(t *testing.T) {
 	want := 0
 	for i := range 3 * pageRows / 2 {
 		for _, a := range []string{"app", "root", "web"}[:1+i%3] {
-			b.rules.rights = append(b.rules.rights, right{user: "demo", features: access.Shell,
+			x := right{user: "demo", features: access.Shell,
 				target:  &target.Target{ID: fmt.Sprint("tgt_", i), Name: fmt.Sprintf("t-%04d", i), Kind: target.SSH, Host: "h", Port: 22},
-				account: &target.Account{Name: a}})
+				account: &target.Account{Name: a}}
+			b.rules.change(func() { b.rules.rights = append(b.rules.rights, x) })
 			want++
 		}
 	}
@@ -223,7 +224,9 @@ func TestEnvironmentAndTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	tp := b.tapes.list()[1]
-	if got := strings.Join(tp.sizes, " "); got != "132x50" || tp.meta.Width != 120 || tp.meta.Height != 40 {
+	var got string
+	tp.change(func() { got = strings.Join(tp.sizes, " ") })
+	if got != "132x50" || tp.meta.Width != 120 || tp.meta.Height != 40 {
 		t.Errorf("recorded sizes %q after %dx%d", got, tp.meta.Width, tp.meta.Height)
 	}
 }
@@ -233,7 +236,7 @@ func TestSignal(t *testing.T) {
 	b := newBench(t)
 	// A real sshd delivers signals to unprivileged accounts only.
 	addr, _ := passwordTarget(t, "app", "x")
-	b.vault["sec_1"] = "x"
+	b.vault.put("sec_1", "x")
 	b.add("db-1", &sshd{addr: addr}, func(r *right) {
 		r.account.Name, r.account.Auth, r.account.SecretID = "app", target.AuthPassword, "sec_1"
 	})

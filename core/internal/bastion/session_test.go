@@ -37,7 +37,7 @@ func TestExec(t *testing.T) {
 // A command longer than a field of a recording is kept to its end.
 func TestLongCommandIsRecordedWhole(t *testing.T) {
 	b := newBench(t)
-	b.vault["sec_1"] = "x"
+	b.vault.put("sec_1", "x")
 	b.add("db-1", &sshd{addr: goTarget(t, &ssh.ServerConfig{NoClientAuth: true})}, func(r *right) { r.account.Auth, r.account.SecretID = "password", "sec_1" })
 	tail := "; rm -rf /srv/données"
 	if _, err := b.exec(b.mustDial(b.to("db-1")), ": "+strings.Repeat("é", 5000)+tail); err != nil {

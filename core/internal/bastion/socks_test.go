@@ -46,7 +46,9 @@ func TestSOCKSWithPassword(t *testing.T) {
 	if r := curl("demo:wrong", "http://api-1:8080/"); r.code == 0 {
 		t.Errorf("wrong password: %v", r)
 	}
-	b.dialer.fail["vpc-a/10.10.0.5:8080"] = wire.Errorf(wire.CodeUnreachable, "No extender of site vpc-a is connected.")
+	b.dialer.change(func() {
+		b.dialer.fail["vpc-a/10.10.0.5:8080"] = wire.Errorf(wire.CodeUnreachable, "No extender of site vpc-a is connected.")
+	})
 	if r := curl(good, "http://api-1:8080/"); r.code != 97 || !strings.Contains(r.err, "(4)") {
 		t.Errorf("no extender: %v", r)
 	}

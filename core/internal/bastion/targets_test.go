@@ -120,7 +120,8 @@ func TestCertificateLogin(t *testing.T) {
 	if !strings.Contains(string(text), "ID demo@con_0 (serial 7001)") {
 		t.Errorf("the target's log does not name the certificate:\n%s", text)
 	}
-	cert := b.ca.last
+	var cert *ssh.Certificate
+	b.ca.change(func() { cert = b.ca.last })
 	if life := cert.ValidBefore - cert.ValidAfter; life > 600 || len(cert.ValidPrincipals) != 1 || cert.ValidPrincipals[0] != b.me {
 		t.Errorf("certificate valid %d s for %q", life, cert.ValidPrincipals)
 	}
@@ -140,13 +141,13 @@ func TestStoredKeyOnRealSSHD(t *testing.T) {
 	if err := os.WriteFile(keys, ssh.MarshalAuthorizedKey(sp), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b.vault["sec_1"] = pemBytes(t, priv)
+	b.vault.put("sec_1", pemBytes(t, priv))
 	d := b.startSSHD("TrustedUserCAKeys none", "AuthorizedKeysFile "+keys)
 	b.add("db-1", d, func(r *right) { r.account.Auth, r.account.SecretID = target.AuthKey, "sec_1" })
 	if r := b.ssh(b.to("db-1"), "echo in"); r.code != 0 || r.out != "in\n" {
 		t.Errorf("stored key: %v", r)
 	}
-	b.vault["sec_1"] = "not a key: CANARY"
+	b.vault.put("sec_1", "not a key: CANARY")
 	if r := b.ssh(b.to("db-1"), "echo in"); r.code != exitRefused || !strings.Contains(r.err, "stored for "+b.me+" cannot be used") {
 		t.Errorf("bad key: %v", r)
 	}
@@ -174,11 +175,11 @@ func TestStoredPasswordOnRealSSHD(t *testing.T) {
 	wrap := []string{"unshare", "--mount", "sh", "-c", `mount --bind "$0" /etc/shadow && exec "$@"`, shadow}
 	d := b.startSSHDWith(wrap, "PasswordAuthentication yes", "KbdInteractiveAuthentication no", "PubkeyAuthentication no")
 	b.add("db-1", d, func(r *right) { r.account.Auth, r.account.SecretID = target.AuthPassword, "sec_1" })
-	b.vault["sec_1"] = password
+	b.vault.put("sec_1", password)
 	if r := b.ssh(b.to("db-1"), "echo in"); r.code != 0 || r.out != "in\n" {
 		t.Errorf("stored password: %v", r)
 	}
-	b.vault["sec_1"] = "CANARY wrong"
+	b.vault.put("sec_1", "CANARY wrong")
 	r := b.ssh(b.to("db-1"), "echo in")
 	if r.code != exitRefused || !strings.Contains(r.err, "db-1 refused the login of root (stored password)") {
 		t.Errorf("wrong password: %v", r)
@@ -195,17 +196,17 @@ func TestHostKeyChangedBlocks(t *testing.T) {
 		t.Fatalf("first use: %v", r)
 	}
 	swapped := b.startSSHD()
-	b.dialer.mu.Lock()
-	b.dialer.to["vpc-a/10.10.0.5:22"] = swapped.addr
-	b.dialer.mu.Unlock()
+	b.dialer.change(func() { b.dialer.to["vpc-a/10.10.0.5:22"] = swapped.addr })
 	if r := b.ssh(b.to("db-1"), "echo in"); r.code != exitRefused || r.out != "" || !strings.Contains(r.err, "The host key of db-1 has CHANGED to SHA256:") {
 		t.Errorf("changed key: %v", r)
 	}
-	if len(b.book.filed) != 1 {
-		t.Fatalf("%d changed keys filed", len(b.book.filed))
-	}
-	// An administrator accepts it.
-	b.book.keys["tgt_db-1"] = append(b.book.keys["tgt_db-1"], b.book.filed[0])
+	b.book.change(func() {
+		if len(b.book.filed) != 1 {
+			t.Fatalf("%d changed keys filed", len(b.book.filed))
+		}
+		// An administrator accepts it.
+		b.book.keys["tgt_db-1"] = append(b.book.keys["tgt_db-1"], b.book.filed[0])
+	})
 	if r := b.ssh(b.to("db-1"), "echo in"); r.code != 0 {
 		t.Errorf("accepted key: %v", r)
 	}
@@ -213,7 +214,7 @@ func TestHostKeyChangedBlocks(t *testing.T) {
 
 func TestHostKeyPinnedAndCA(t *testing.T) {
 	b := newBench(t)
-	b.book.strict = true
+	b.book.change(func() { b.book.strict = true })
 	d := b.startSSHD()
 	b.add("pinned", d, func(r *right) { r.target.HostKeyPolicy = target.HostKeyPinned })
 	if r := b.ssh(b.to("pinned"), "true"); r.code != exitRefused || !strings.Contains(r.err, "has not been accepted yet") {
@@ -232,7 +233,7 @@ func TestHostKeyPinnedAndCA(t *testing.T) {
 	cfg := &ssh.ServerConfig{PasswordCallback: func(ssh.ConnMetadata, []byte) (*ssh.Permissions, error) { return nil, nil }}
 	cfg.AddHostKey(cs)
 	addr := goTarget(t, cfg)
-	b.vault["sec_1"] = "x"
+	b.vault.put("sec_1", "x")
 	with := func(name string, key ssh.PublicKey) {
 		b.add(name, &sshd{addr: addr}, func(r *right) {
 			r.target.HostKeyPolicy, r.target.HostKeyCA = target.HostKeyCA, string(ssh.MarshalAuthorizedKey(key))
@@ -273,7 +274,7 @@ func TestPostQuantumToTarget(t *testing.T) {
 		Config:           ssh.Config{KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519}},
 		PasswordCallback: func(ssh.ConnMetadata, []byte) (*ssh.Permissions, error) { return nil, nil },
 	})
-	b.vault["sec_1"] = "x"
+	b.vault.put("sec_1", "x")
 	b.add("new", &sshd{addr: addr}, func(r *right) { r.account.Auth, r.account.SecretID = target.AuthPassword, "sec_1" })
 	if r := b.ssh(b.to("new"), "x"); r.code != 0 || r.out != "ran x\n" {
 		t.Error(r)
@@ -283,7 +284,9 @@ func TestPostQuantumToTarget(t *testing.T) {
 func TestUnreachableTarget(t *testing.T) {
 	b := newBench(t)
 	b.add("db-1", nil)
-	b.dialer.fail["vpc-a/10.10.0.5:22"] = wire.Errorf(wire.CodeUnreachable, "No extender of site vpc-a is connected.")
+	b.dialer.change(func() {
+		b.dialer.fail["vpc-a/10.10.0.5:22"] = wire.Errorf(wire.CodeUnreachable, "No extender of site vpc-a is connected.")
+	})
 	if r := b.ssh(b.to("db-1"), "true"); r.code != exitRefused || !strings.Contains(r.err, "caponier: No extender of site vpc-a is connected.") {
 		t.Errorf("no extender: %v", r)
 	}

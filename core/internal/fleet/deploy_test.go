@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -41,6 +42,12 @@ func (h *hosts) RegisterHost(ctx context.Context, tx *db.Tx, host Host) (string,
 	old, ok := h.seen[host.MachineID]
 	h.seen[host.MachineID] = host
 	return "tgt_" + host.MachineID[:8], !ok || old.digest() != host.digest(), nil
+}
+
+func (h *hosts) all() map[string]Host {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return maps.Clone(h.seen)
 }
 
 func (h *hosts) count() int {
@@ -211,7 +218,7 @@ func TestHostDeployment(t *testing.T) {
 	if reg.count() != 1 {
 		t.Fatalf("%d hosts registered", reg.count())
 	}
-	for _, h := range reg.seen {
+	for _, h := range reg.all() {
 		if h.Site != "vpc-a" || h.Address != "10.10.0.5" || h.Port != 22 || len(h.HostKeys) != 1 || strings.Join(h.Accounts, ",") != "deploy,root" {
 			t.Errorf("registered %+v", h)
 		}

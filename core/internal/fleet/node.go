@@ -119,6 +119,15 @@ func verifyPeer(leaf *x509.Certificate) error {
 	return nil
 }
 
+// What a node hears that was deleted or revoked, whichever way it hears it.
+func errUnknownNode() *wire.Error {
+	return wire.Errorf(wire.CodeUnauthorized, "core does not know this node (any more); enrol it again")
+}
+
+func errRevokedNode() *wire.Error {
+	return wire.Errorf(wire.CodeUnauthorized, "this node was revoked")
+}
+
 // checkPeer finds the node of a certificate; a *wire.Error says why not.
 func (f *Fleet) checkPeer(ctx context.Context, leaf *x509.Certificate) (*nodeRow, error) {
 	kind, id, err := peerID(leaf)
@@ -130,12 +139,12 @@ func (f *Fleet) checkPeer(ctx context.Context, leaf *x509.Certificate) (*nodeRow
 	e, err := getEdge(ctx, f.c.DB, id)
 	switch {
 	case errors.Is(err, db.ErrNotFound):
-		return nil, wire.Errorf(wire.CodeUnauthorized, "core does not know this node (any more); enrol it again")
+		return nil, errUnknownNode()
 	case err != nil:
 		f.log.Error("check edge", telemetry.KeyNode, id, telemetry.KeyErr, err)
 		return nil, wire.Errorf(wire.CodeInternal, "core cannot check the node now")
 	case !e.RevokedAt.IsZero():
-		return nil, wire.Errorf(wire.CodeUnauthorized, "this node was revoked")
+		return nil, errRevokedNode()
 	case e.Kind != kind || !sameKey(leaf, e.KeyHash):
 		return nil, wire.Errorf(wire.CodeUnauthorized, "this identity was replaced by a later enrolment")
 	case !f.now().Before(leaf.NotAfter) && !f.now().Before(e.CertNotAfter):

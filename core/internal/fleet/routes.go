@@ -414,7 +414,11 @@ func (f *Fleet) Revoke(ctx context.Context, by audit.Actor, id string, forget bo
 		return err
 	}
 	f.ca.forgetCRL()
-	f.disconnect(id, wire.Errorf(wire.CodeUnauthorized, "this node was revoked"))
+	why := errRevokedNode()
+	if forget {
+		why = errUnknownNode()
+	}
+	f.disconnect(id, why)
 	return nil
 }
 

@@ -214,9 +214,13 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("live connection ended after %s", d)
 		}
 		// The node stops for good and says why.
+		why := "revoked"
+		if forget {
+			why = "does not know this node"
+		}
 		err = <-x.ended
 		x.ended <- err
-		if ref, ok := errors.AsType[*edge.RefusedError](err); !ok || ref.Wire.Code != wire.CodeUnauthorized || !strings.Contains(err.Error(), "revoked") {
+		if ref, ok := errors.AsType[*edge.RefusedError](err); !ok || ref.Wire.Code != wire.CodeUnauthorized || !strings.Contains(err.Error(), why) {
 			t.Errorf("revoked edge ended with %v", err)
 		}
 		x.stop()

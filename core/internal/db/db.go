@@ -149,12 +149,25 @@ func openPostgres(ctx context.Context, c Config) (*DB, error) {
 	}
 	lctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	d := &DB{engine: Postgres, write: pool, read: pool, bus: newBus(), cancel: cancel, done: make(chan struct{})}
+	heard := make(chan struct{})
 	go func() {
 		defer close(d.done)
-		listen(lctx, c.URL, d.bus)
+		listen(lctx, c.URL, d.bus, heard)
 	}()
-	return d, nil
+	// Nobody may change anything before we would hear of it.
+	select {
+	case <-heard:
+		return d, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-time.After(listenTimeout):
+		err = errors.New("the listener for notifications cannot connect")
+	}
+	return nil, errors.Join(fmt.Errorf("open database: %w", err), d.Close())
 }
+
+// listenTimeout bounds the wait for the first connection of the listener.
+const listenTimeout = 15 * time.Second
 
 // checkPostgresURL refuses a URL that would speak to another machine without
 // verified TLS.

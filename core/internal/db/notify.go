@@ -111,10 +111,19 @@ func (b *bus) close() {
 }
 
 // listen feeds the bus from PostgreSQL until ctx ends, reconnecting with a
-// pause; after every reconnect it publishes TopicResync.
-func listen(ctx context.Context, url string, b *bus) {
-	for first := true; ctx.Err() == nil; first = false {
-		err := listenOnce(ctx, url, b, !first)
+// pause; after every reconnect it publishes TopicResync. It closes heard when
+// it listens for the first time.
+func listen(ctx context.Context, url string, b *bus, heard chan<- struct{}) {
+	listening := func() {
+		if heard == nil {
+			b.publish(Note{Topic: TopicResync})
+			return
+		}
+		close(heard)
+		heard = nil
+	}
+	for ctx.Err() == nil {
+		err := listenOnce(ctx, url, b, listening)
 		if err != nil && ctx.Err() == nil {
 			select {
 			case <-ctx.Done():
@@ -124,7 +133,7 @@ func listen(ctx context.Context, url string, b *bus) {
 	}
 }
 
-func listenOnce(ctx context.Context, url string, b *bus, resync bool) error {
+func listenOnce(ctx context.Context, url string, b *bus, listening func()) error {
 	c, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return err
@@ -133,9 +142,7 @@ func listenOnce(ctx context.Context, url string, b *bus, resync bool) error {
 	if _, err := c.Exec(ctx, `listen `+channel); err != nil {
 		return err
 	}
-	if resync {
-		b.publish(Note{Topic: TopicResync})
-	}
+	listening()
 	for {
 		// A bounded wait, then a round trip, so that a dead server is noticed.
 		wctx, cancel := context.WithTimeout(ctx, 15*time.Second)

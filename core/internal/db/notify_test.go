@@ -208,15 +208,15 @@ where datname = current_database() and query = 'listen caponier'`)
 func TestCloseLeavesNothing(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		config func() db.Config
+		config func(t *testing.T) db.Config
 	}{
-		{"sqlite", func() db.Config { return db.Config{Engine: db.SQLite, Path: t.TempDir() + "/core.db"} }},
-		{"postgres", func() db.Config {
+		{"sqlite", func(t *testing.T) db.Config { return db.Config{Engine: db.SQLite, Path: t.TempDir() + "/core.db"} }},
+		{"postgres", func(t *testing.T) db.Config {
 			return db.Config{Engine: db.Postgres, URL: dbtest.PostgresURL(t), AllowPlaintext: true}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			config := c.config()
+			config := c.config(t)
 			ignore := goleak.IgnoreCurrent()
 			for range 3 {
 				d, err := db.Open(t.Context(), config)

@@ -56,7 +56,7 @@ func TestMasker(t *testing.T) {
 		{"what comes after the newline is no echo", []string{">root\r", "<\r\nroot@db:~# "}, "****\r"},
 		{"a prompt for a password wins", []string{"<[sudo] password for demo: ", ">a", "<a", ">b", "<b", ">\r", "<\r\n"}, "****\r"},
 		{"prompt in colours", []string{"<\x1b[1mPassword:\x1b[0m ", ">a", "<a", ">\r", "<\r\n"}, "****\r"},
-		{"passphrase", []string{"<Enter passphrase for key '/root/.ssh/id': ", ">x", "<x", ">\r", "<\r\n"}, "****\r"},
+		{"passphrase", []string{"<Enter passphrase for key '/home/demo/.ssh/id': ", ">x", "<x", ">\r", "<\r\n"}, "****\r"},
 		{"prompt comes after the typing", []string{">pw", "<Password: ", ">\r", "<\r\n"}, "****\r"},
 		{"a shell prompt in a directory named secret", []string{"<root@db:~/secret# ", ">ls", "<ls", ">\r", "<\r\n"}, "ls\r"},
 		{"arrows and control keys are kept", []string{">\x1b[A", "<ls", ">\x03", "<^C\r\n$ "}, "\x1b[A\x03"},

@@ -83,6 +83,9 @@ func binaries(t testing.TB) harness.Binaries {
 	return built
 }
 
+// envAll is set by `make test`: what cannot run there has failed, not skipped.
+const envAll = "CAPONIER_TEST_ALL"
+
 // needRig skips where no namespaces can be made.
 func needRig(t testing.TB) {
 	t.Helper()
@@ -91,6 +94,9 @@ func needRig(t testing.TB) {
 	}
 	rigOnce.Do(func() { rigErr = harness.Usable() })
 	if rigErr != nil {
+		if os.Getenv(envAll) != "" {
+			t.Fatalf("no rig: %v", rigErr)
+		}
 		t.Skipf("no rig: %v", rigErr)
 	}
 }

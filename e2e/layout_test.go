@@ -36,16 +36,17 @@ var rooms = map[string]int{
 	"bastion":    8,
 	"portaccess": 8,
 	"netaccess":  8,
+	"webterm":    9,
 	"webaccess":  8,
 	"webui":      8,
-	"server":     9,
-	"cli":        10,
-	"usercli":    10, // a client: see TestLayoutLinks
+	"server":     10,
+	"cli":        11,
+	"usercli":    11, // a client: see TestLayoutLinks
 }
 
 // sharedOrder is the import order of shared; leaves have height 0.
 var sharedOrder = map[string]int{
-	"wire": 0, "config": 0, "netrule": 0, "telemetry": 0, "dial": 1, "tunnel": 1, "tunnel/tunneltest": 2, "control": 2, "daemon": 2, "edge": 3,
+	"netrule": 0, "config": 0, "telemetry": 0, "wire": 1, "dial": 2, "tunnel": 2, "tunnel/tunneltest": 3, "control": 3, "daemon": 3, "edge": 4,
 }
 
 type pkg struct {

@@ -41,6 +41,10 @@ type world struct {
 // options say how a world differs from the usual one.
 type options struct {
 	core string // further lines of core.toml, before the tables
+	// tables are further tables of core.toml.
+	tables string
+	// before makes what core needs, once its network exists.
+	before func(*harness.Net) error
 	edge string // URL extenders dial; empty means core itself
 	vpcs []string
 	env  []string // settings of extenders, CAPONIER_…
@@ -127,7 +131,12 @@ func makeWorld(ctx context.Context, t testing.TB, o options) (*world, error) {
 			return w, err
 		}
 	}
-	w.core, err = harness.StartCore(ctx, w.net, w.bin.Core, filepath.Join(w.dir, "core"), harness.CoreConfig{NS: "core", TOML: fmt.Sprintf(coreTOML, o.core)})
+	if o.before != nil {
+		if err := o.before(w.net); err != nil {
+			return w, err
+		}
+	}
+	w.core, err = harness.StartCore(ctx, w.net, w.bin.Core, filepath.Join(w.dir, "core"), harness.CoreConfig{NS: "core", TOML: fmt.Sprintf(coreTOML, o.core) + o.tables})
 	if err != nil {
 		return w, err
 	}

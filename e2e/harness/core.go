@@ -71,6 +71,10 @@ func StartCore(ctx context.Context, n *Net, bin, dir string, cfg CoreConfig) (*C
 			return nil, fmt.Errorf("%w: %s", err, out)
 		}
 	}
+	// PostgreSQL's schema is made by an order of its own.
+	if out, err := c.Tool(ctx, "", "--config", c.File, "migrate"); err != nil {
+		return nil, fmt.Errorf("%w: %s", err, out)
+	}
 	if out, err := c.Tool(ctx, c.Password+"\n", "--config", c.File, "admin", "bootstrap", "--name", "admin", "--password-stdin"); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
@@ -80,11 +84,14 @@ func StartCore(ctx context.Context, n *Net, bin, dir string, cfg CoreConfig) (*C
 	return c, c.LoginAdmin(ctx)
 }
 
-// Tool runs a short command of caponier-core to its end.
+// Tool runs a short command of caponier-core to its end, where core runs.
 func (c *Core) Tool(ctx context.Context, stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.bin, args...)
+	if c.cfg.NS != "" {
+		cmd = c.net.Command(ctx, c.cfg.NS, c.bin, args...)
+	}
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + c.Dir}
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.CombinedOutput()

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +77,14 @@ func TestBastionPasswordLoginIsLimited(t *testing.T) {
 		}
 	}
 	if r := login("demo", w.demo); r.code == 0 {
-		t.Error("no limit after 8 wrong passwords")
+		t.Errorf("no limit after 8 wrong passwords: %v", r)
+	}
+	w.audited(t, "type=login.limited", "the limit", func(e harness.Event) bool { return e.Outcome == "denied" && e.Actor.Source == harness.UserAddr })
+	// The console's way in is told how long to wait.
+	r := w.runIn(t, "user", "", nil, "curl", "-sS", "-i", "-m", "10", "--cacert", w.core.Ready.CAFile, "-H", "Content-Type: application/json",
+		"-d", `{"username":"demo","password":"`+w.demo+`"}`, w.core.Ready.URL+"/api/v1/login")
+	if !strings.Contains(r.out, " 429 ") || !regexp.MustCompile(`(?mi)^retry-after: [1-9]`).MatchString(r.out) || !strings.Contains(r.out, "Too many failed logins. Wait and try again.") {
+		t.Errorf("the API: %v", r)
 	}
 	if r := login("other", "correct-horse-battery"); r.code != 0 {
 		t.Errorf("another user is limited too: %v", r)

@@ -80,9 +80,13 @@ func TestRecordingPlaysAndShowsTampering(t *testing.T) {
 		return nil
 	})
 	// What lies on disk is sealed: flip one byte in one, cut the other.
-	for i, damage := range []func(b []byte) []byte{
-		func(b []byte) []byte { b[len(b)/2] ^= 1; return b },
-		func(b []byte) []byte { return b[:len(b)*2/3] },
+	for i, damage := range []struct {
+		name string
+		do   func(b []byte) []byte
+		text string // of the report
+	}{
+		{"a flipped byte", func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, "damaged: it does not authenticate"},
+		{"cut", func(b []byte) []byte { return b[:len(b)*2/3] }, "truncated: "},
 	} {
 		file := w.recordingFile(t, list[i].ID)
 		b, err := os.ReadFile(file)
@@ -92,15 +96,15 @@ func TestRecordingPlaysAndShowsTampering(t *testing.T) {
 		if strings.Contains(string(b), word) {
 			t.Errorf("%s is stored in clear", list[i].ID)
 		}
-		if err := os.WriteFile(file, damage(b), 0o600); err != nil {
+		if err := os.WriteFile(file, damage.do(b), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		var report map[string]any
 		if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/recordings/"+list[i].ID+"/verify", nil, &report); err != nil {
 			t.Fatal(err)
 		}
-		if s := fmt.Sprint(report["status"]); s != "damaged" && s != "incomplete" {
-			t.Errorf("damage %d is not reported: %v", i, report)
+		if report["status"] != "damaged" || !strings.Contains(fmt.Sprint(report["text"]), damage.text) {
+			t.Errorf("%s is not reported: %v", damage.name, report)
 		}
 	}
 }

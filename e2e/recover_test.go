@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -173,12 +176,88 @@ func TestExtenderKilledTellsTheUser(t *testing.T) {
 	s := w.shell(t, dbA)
 	w.ext["a"].Proc.Kill()
 	shown := s.ended(t, 8*time.Second)
-	if !strings.Contains(shown, "extender") {
+	if !strings.Contains(shown, "The connection to the target was lost: its extender or the host itself went away.") {
 		t.Errorf("the user is not told what happened: %q", shown)
 	}
-	if r := w.ssh(t, dbA, "true"); r.code == 0 || !strings.Contains(r.err+r.out, "extender") {
+	if r := w.ssh(t, dbA, "true"); r.code == 0 || !strings.Contains(r.err, "no extender of site vpc-a is connected") {
 		t.Errorf("a new session without an extender: %v", r)
 	}
+}
+
+// A network that swallows packets without a word: core tells the users of the
+// site within 5 seconds, and the extender is back soon after the network is.
+func TestNetworkThatSwallowsPackets(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	s := w.shell(t, dbA)
+	if err := w.net.Outgoing("a", "drop"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if shown := s.ended(t, 6*time.Second); !strings.Contains(shown, "The connection to the target was lost: its extender or the host itself went away.") {
+		t.Errorf("the user is not told what happened: %q", shown)
+	}
+	t.Logf("the session ended %v after the last packet", time.Since(began).Round(time.Millisecond))
+	if r := w.ssh(t, dbA, "true"); r.code == 0 {
+		t.Error("a session began over a network that swallows everything")
+	}
+	if err := w.net.Outgoing("a"); err != nil {
+		t.Fatal(err)
+	}
+	began = time.Now()
+	until(t, 20*time.Second, "new sessions work again", func() error {
+		if r := w.ssh(t, dbA, "true"); r.code != 0 {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	t.Logf("the site was back %v after the network", time.Since(began).Round(time.Millisecond))
+}
+
+// The name that extenders dial comes to mean another address: they follow it.
+func TestBalancerMoves(t *testing.T) {
+	const moved = "203.0.113.2"
+	var hosts string
+	name := func(addr string) error {
+		// Rewritten in place: the namespace sees this very file.
+		return os.WriteFile(hosts, []byte(addr+" pam.example.org\n"), 0o644)
+	}
+	w := newWorld(t, options{vpcs: []string{"a"}, edge: "https://pam.example.org", before: func(n *harness.Net) error {
+		dir := filepath.Join("/etc/netns", n.NS("ext-a"))
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		hosts = filepath.Join(dir, "hosts")
+		return errors.Join(os.MkdirAll(dir, 0o755), name(harness.CoreAddr))
+	}})
+	w.mustSSH(t, dbA, "true")
+	// The other address of the load balancer passes everything to core.
+	if err := w.net.IP("middle", "addr add "+moved+"/24 dev eth0"); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(t.TempDir(), "haproxy.cfg")
+	text := "defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\nlisten all\n bind " + moved + ":443\n server core " + harness.CoreAddr + ":443\n"
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p, err := harness.Start("haproxy", t.TempDir(), w.net.Command(t.Context(), "middle", "haproxy", "-db", "-f", conf), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Kill()
+	if err := errors.Join(name(moved), w.net.Outgoing("a", "ip daddr "+harness.CoreAddr+" drop")); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	until(t, 40*time.Second, "the extender comes by the new address", func() error {
+		list, err := w.core.Admin.Edges(t.Context(), "vpc-a")
+		if err != nil {
+			return err
+		}
+		if len(list) != 1 || list[0].Tunnel == nil || !strings.HasPrefix(list[0].Tunnel.Remote, harness.MiddleAddr) {
+			return fmt.Errorf("%+v", list)
+		}
+		return nil
+	})
+	t.Logf("the extender was there %v after the move", time.Since(began).Round(time.Millisecond))
+	w.mustSSH(t, dbA, "true")
 }
 
 // Losing the role ends the live session within a second, with a reason.
@@ -215,6 +294,25 @@ func TestTerminateAndRevokeEdge(t *testing.T) {
 	}
 	s.ended(t, 2*time.Second)
 	t.Logf("ended %v after the order", time.Since(began).Round(time.Millisecond))
+
+	// By target: everybody on it, with words for them; others stay.
+	one, two, other := w.shell(t, dbA), w.shell(t, "demo%carol%db-a"), w.shell(t, "demo%alice%pw-a")
+	var many struct{ Terminated int }
+	order := map[string]string{"target_id": w.targets["db-a"], "reason": "maintenance at noon"}
+	began = time.Now()
+	if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/connections/terminate", order, &many); err != nil || many.Terminated != 2 {
+		t.Errorf("ended %d connections of db-a, %v; want 2", many.Terminated, err)
+	}
+	for _, s := range []*shell{one, two} {
+		if shown := s.ended(t, 2*time.Second); !strings.Contains(shown, "maintenance at noon") {
+			t.Errorf("the user is not told why: %q", shown)
+		}
+	}
+	t.Logf("both ended %v after the order", time.Since(began).Round(time.Millisecond))
+	other.say(t, "echo still''-here")
+	if err := other.proc.WaitOutput(t.Context(), 5*time.Second, "still-here"); err != nil {
+		t.Errorf("the session on another target: %v", err)
+	}
 
 	edges, err := w.core.Admin.Edges(t.Context(), "vpc-a")
 	if err != nil || len(edges) != 1 {

@@ -66,7 +66,13 @@ func TestNamesResolveInsideTheVPC(t *testing.T) {
 	if err := w.restartWithResolver(t, "a", harness.Hosts[4]); err != nil {
 		t.Fatal(err)
 	}
-	for name, reachable := range map[string]bool{"db.internal.example": true, "rebind.internal.example": false, "meta.internal.example": false, "nowhere.internal.example": false} {
+	for name, refused := range map[string]struct{ text, audit string }{
+		"db.internal.example":      {},
+		"rebind.internal.example":  {"(127.0.0.1:22) may not be dialled: it is a loopback address", "127.0.0.1"},
+		"meta.internal.example":    {"(169.254.169.254:22) may not be dialled: it is a cloud metadata address", "169.254.169.254"},
+		"nowhere.internal.example": {"nowhere.internal.example", ""},
+	} {
+		reachable := refused.text == ""
 		short, _, _ := strings.Cut(name, ".")
 		if _, err := w.core.Admin.Open(t.Context(), w.role, harness.Target{Name: "dns-" + short, Kind: "ssh", Site: "vpc-a", Host: name, Accounts: []harness.Account{{Name: "root"}}}); err != nil {
 			t.Fatal(err)
@@ -75,9 +81,33 @@ func TestNamesResolveInsideTheVPC(t *testing.T) {
 		if reachable && (r.code != 0 || strings.TrimSpace(r.out) != "db-a") {
 			t.Errorf("%s: %v", name, r)
 		}
-		if !reachable && r.code == 0 {
-			t.Errorf("%s was reached", name)
+		if !reachable && (r.code == 0 || !strings.Contains(r.err, refused.text)) {
+			t.Errorf("%s: want the refusal %q: %v", name, refused.text, r)
 		}
+		if refused.audit != "" {
+			w.audited(t, "type=edge.dial_refused", "refused dial to "+name, func(e harness.Event) bool {
+				return e.Outcome == "denied" && strings.Contains(fmt.Sprint(e.Fields), refused.audit) && strings.Contains(fmt.Sprint(e), name)
+			})
+		}
+	}
+}
+
+// What lies outside the subnets and ports an extender's own configuration
+// allows is refused on the spot, told and audited; what lies inside is reached.
+func TestExtenderSubnetsAndPorts(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}, env: []string{"CAPONIER_RULES_ALLOW=10.10.0.4/31,10.10.0.7/32", "CAPONIER_RULES_PORTS=22"}})
+	w.mustSSH(t, dbA, "true") // 10.10.0.5
+	if r := w.ssh(t, "demo%alice%pw-a", "true"); r.code == 0 || !strings.Contains(r.err, "10.10.0.6:22 may not be dialled: it is outside the allowed subnets") {
+		t.Errorf("outside the subnets: %v", r)
+	}
+	w.audited(t, "type=edge.dial_refused", "the address outside", func(e harness.Event) bool {
+		return e.Outcome == "denied" && strings.Contains(fmt.Sprint(e.Fields), "10.10.0.6")
+	})
+	if _, err := w.core.Admin.Open(t.Context(), w.role, harness.Target{Name: "other-port", Kind: "ssh", Site: "vpc-a", Host: harness.HostAddr, Port: 2022, Accounts: []harness.Account{{Name: "root"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.ssh(t, "demo%root%other-port", "true"); r.code == 0 || !strings.Contains(r.err, "2022") || !strings.Contains(r.err, "may not be dialled") {
+		t.Errorf("another port: %v", r)
 	}
 }
 

@@ -45,9 +45,9 @@ type options struct {
 	tables string
 	// before makes what core needs, once its network exists.
 	before func(*harness.Net) error
-	edge string // URL extenders dial; empty means core itself
-	vpcs []string
-	env  []string // settings of extenders, CAPONIER_…
+	edge   string // URL extenders dial; empty means core itself
+	vpcs   []string
+	env    []string // settings of extenders, CAPONIER_…
 	// nobody: extenders run as the user nobody, without capabilities.
 	nobody bool
 	// tampers: the test breaks the audit log on purpose.

@@ -1,8 +1,8 @@
 // Package netrule is what a network target opens, in terms of packets: traffic
 // selectors, address translation, and when two of them overlap. Core decides
 // with it, the router checks again with it before anything reaches the kernel.
-// It is arithmetic on values: no socket, no clock, no text for a screen but
-// String.
+// It is arithmetic on values: no socket, no clock. Errors of Validate, Parse and
+// their kin are *Error: their text is written for whoever configures a target.
 package netrule
 
 import "net/netip"

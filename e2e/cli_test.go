@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,6 +94,14 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("plain ssh with ssh-config: %v", r)
 	}
 
+	var blocks []struct{ Host, HostName, User string }
+	if err := json.Unmarshal([]byte(c.must(t, "ssh-config", "root@db-a", "--output", "json")), &blocks); err != nil || len(blocks) != 1 || blocks[0].Host != "db-a" || blocks[0].HostName != harness.CoreAddr {
+		t.Errorf("ssh-config as JSON: %+v, %v", blocks, err)
+	}
+	if r := c.run(t, "recordings", "play", "rec_x", "--from=-5s"); r.code != 2 || !strings.Contains(r.err, "must not be negative") {
+		t.Errorf("a recording from before its beginning: %v", r)
+	}
+
 	if out := c.must(t, "explain", "root@db-a"); !strings.Contains(out, "login") || strings.Contains(out, "FAIL") {
 		t.Errorf("explain: %s", out)
 	}
@@ -103,6 +113,10 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("edges as demo: %v", r)
 	}
 	admin := w.cli(t, "admin", w.core.Password)
+	// pw-a has one account: nobody has to name it.
+	if out := admin.must(t, "explain", "pw-a", "--user", "demo"); !strings.Contains(out, "login") || strings.Contains(out, "FAIL") {
+		t.Errorf("explain for another user: %s", out)
+	}
 	if out := admin.must(t, "edges"); !strings.Contains(out, "vpc-a") || !strings.Contains(out, "online") {
 		t.Errorf("edges: %s", out)
 	}
@@ -127,6 +141,47 @@ func TestCommandLine(t *testing.T) {
 	}
 	if r := (&cli{w: w, dir: t.TempDir(), env: []string{"CAPONIER_PASSWORD=x"}}).run(t, "login", w.core.Ready.URL, "--user", "demo"); r.code != 7 || !strings.Contains(r.err, "--ca") {
 		t.Errorf("login without the CA: %v", r)
+	}
+}
+
+// Where copies of transferred files are kept, they are listed and fetched, and
+// are what was transferred.
+func TestCommandLineFetchesTransferredFiles(t *testing.T) {
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	if err := w.core.Admin.Do(t.Context(), http.MethodPut, "/settings", map[string]any{"values": map[string]any{"recording.file_max_mib": 4}}, nil, "If-Match", "*"); err != nil {
+		t.Fatal(err)
+	}
+	src, data := blob(t, 300_000)
+	demo := w.cli(t, "demo", w.demo)
+	demo.must(t, "scp", src, "root@db-a:"+filepath.Join(w.sshd["db-a"].Dir, "kept"))
+	admin := w.cli(t, "admin", w.core.Password)
+	var files []struct {
+		ID, Direction, Path, Status string
+		Size                        int64 `json:"size_bytes"`
+	}
+	var recording string
+	until(t, 10*time.Second, "the copy is listed", func() error {
+		var list []struct{ ID string }
+		if err := json.Unmarshal([]byte(admin.must(t, "recordings", "--output", "json")), &list); err != nil || len(list) != 1 {
+			return fmt.Errorf("%v, %v", list, err)
+		}
+		recording = list[0].ID
+		if err := json.Unmarshal([]byte(admin.must(t, "recordings", "files", recording, "--output", "json")), &files); err != nil || len(files) != 1 || files[0].Status != "stored" {
+			return fmt.Errorf("%+v, %v", files, err)
+		}
+		return nil
+	})
+	if f := files[0]; f.Direction != "upload" || f.Size != 300_000 || !strings.HasSuffix(f.Path, "/kept") {
+		t.Errorf("listed as %+v", f)
+	}
+	got := filepath.Join(t.TempDir(), "fetched")
+	admin.must(t, "recordings", "fetch", recording, files[0].ID, got)
+	sameFile(t, got, data)
+	if r := admin.run(t, "recordings", "fetch", recording, "rfl_nothing", got); r.code != 6 || !strings.Contains(r.err, "recordings files "+recording) {
+		t.Errorf("a file that is not there: %v", r)
+	}
+	if r := demo.run(t, "recordings", "fetch", recording, files[0].ID, got); r.code != 5 {
+		t.Errorf("a copy as demo, who may not see recordings: %v", r)
 	}
 }
 

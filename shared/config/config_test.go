@@ -83,6 +83,13 @@ func TestLoadMissingFileAndValidate(t *testing.T) {
 	if err := Load(&s, write(t, "count = 11"), nil); err == nil || !strings.Contains(err.Error(), "count: must be at most 10") {
 		t.Errorf("got %v", err)
 	}
+	// Keys and values in one go; a value that could not be taken, once.
+	if err := Load(&s, write(t, "count = 11\nnam = \"x\""), nil); err == nil || !strings.Contains(err.Error(), "count: must be at most 10") || !strings.Contains(err.Error(), "nam: ") {
+		t.Errorf("got %v", err)
+	}
+	if err := Load(&sample{Count: 11}, write(t, "count = \"many\""), nil); err == nil || strings.Count(err.Error(), "count: ") != 1 {
+		t.Errorf("got %v", err)
+	}
 	if err := Load(&s, write(t, "count = ["), nil); err == nil || !strings.Contains(err.Error(), "line 1") {
 		t.Errorf("got %v", err)
 	}

@@ -81,12 +81,18 @@ func Load(dst any, file string, environ []string) error {
 			}
 		}
 	}
+	read := len(list) == 0
 	l := &loader{env: envMap(environ)}
 	l.structure(reflect.ValueOf(dst).Elem(), tree, "")
 	l.unknownEnv()
 	list = append(list, l.problems...)
-	if len(list) == 0 {
-		list = append(list, validate(reflect.ValueOf(dst), "")...)
+	if read { // of a file that could not be read everything would be missing
+		for _, p := range validate(reflect.ValueOf(dst), "") {
+			// A value that could not be taken is told once.
+			if !slices.ContainsFunc(l.problems, func(q Problem) bool { return p.Key != "" && q.Key == p.Key }) {
+				list = append(list, p)
+			}
+		}
 	}
 	if len(list) > 0 {
 		return &Problems{File: file, List: list}

@@ -250,6 +250,9 @@ func TestHostDeployment(t *testing.T) {
 		t.Error("a refused host was registered")
 	}
 	k.audited(audit.EdgeHostRefused)
+	if out, err := sh("", "--help"); err != nil || !strings.Contains(out, "--token-file") || !strings.Contains(out, "--undo") {
+		t.Errorf("--help: %v\n%s", err, out)
+	}
 	for _, args := range [][]string{{"--accounts", "root;reboot"}, {"--port", "x"}, {"--what"}, {"--address", "$(id)"}} {
 		if out, err := sh(token, args...); err == nil {
 			t.Errorf("%v was accepted:\n%s", args, out)

@@ -112,6 +112,16 @@ func (s *Service) explainPolicy(ctx context.Context, q Question, e *Explanation)
 		if sub, err = s.c.Users.Subject(ctx, tx, q.UserID, q.MFA); err != nil {
 			return err
 		}
+		if q.Account == "" && q.Want != access.Forward && q.Target.Kind.HasAccounts() {
+			// Nobody needs to be asked which account when there is one.
+			accounts, err := s.c.Targets.Accounts(ctx, tx, q.Target.ID)
+			if err != nil {
+				return err
+			}
+			if len(accounts) == 1 {
+				q.Account = accounts[0].Name
+			}
+		}
 		v, err = s.decideTarget(ctx, tx, &sub, &q.Target, Query{Account: q.Account, Want: q.Want, Reason: "explain", Source: q.Source}, s.c.Now())
 		return err
 	})

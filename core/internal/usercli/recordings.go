@@ -88,6 +88,9 @@ func (r recordingsPlay) Run(e *env) error {
 	if r.Speed <= 0 || r.Speed > 1000 {
 		return &daemon.UsageError{Text: "speed must be above 0 and at most 1000", Hint: "caponier recordings play " + r.ID + " --speed 2"}
 	}
+	if r.From < 0 || r.Idle < 0 {
+		return &daemon.UsageError{Text: "from and idle must not be negative", Hint: "caponier recordings play " + r.ID + " --from 90s"}
+	}
 	resp, err := cast(e, r.ID)
 	if err != nil {
 		return err

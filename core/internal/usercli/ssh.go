@@ -337,18 +337,38 @@ func (s sshConfigCmd) Run(e *env) error {
 		percent = "%%"
 	}
 	seen := map[string]bool{}
+	blocks := make([]hostBlock, 0, len(logins))
 	for _, l := range logins {
 		name := l.target
 		if seen[name] { // a second account of the same target
 			name = l.account + "." + l.target
 		}
 		seen[name] = true
+		blocks = append(blocks, hostBlock{Host: plain(name), HostName: host, Port: port, User: strings.ReplaceAll(sshUser(p, l.account, l.target), "%", percent),
+			HostKeyAlias: hostAlias, IdentityFile: e.path(keyFile), CertificateFile: e.path(certFile), UserKnownHostsFile: e.path(knownHosts)})
+	}
+	if e.json {
+		return e.printJSON(blocks)
+	}
+	for _, b := range blocks {
 		if err := e.printf("Host %s\n  HostName %s\n  Port %s\n  User %s\n  HostKeyAlias %s\n  IdentitiesOnly yes\n  IdentityFile %q\n  CertificateFile %q\n  UserKnownHostsFile %q\n  StrictHostKeyChecking yes\n\n",
-			plain(name), host, port, strings.ReplaceAll(sshUser(p, l.account, l.target), "%", percent), hostAlias, e.path(keyFile), e.path(certFile), e.path(knownHosts)); err != nil {
+			b.Host, b.HostName, b.Port, b.User, b.HostKeyAlias, b.IdentityFile, b.CertificateFile, b.UserKnownHostsFile); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hostBlock is what ssh_config(5) needs to know for one login.
+type hostBlock struct {
+	Host               string `json:"host"`
+	HostName           string `json:"hostname"`
+	Port               string `json:"port"`
+	User               string `json:"user"`
+	HostKeyAlias       string `json:"host_key_alias"`
+	IdentityFile       string `json:"identity_file"`
+	CertificateFile    string `json:"certificate_file"`
+	UserKnownHostsFile string `json:"user_known_hosts_file"`
 }
 
 // expandsUser says whether the SSH client here expands % in the User keyword,

@@ -16,6 +16,16 @@ import (
 	"time"
 )
 
+// loggedPath is the request's path for the log. A ticket in it is a key for a
+// minute and stays out: the operation's own pattern is written then.
+func loggedPath(r *http.Request, pattern string) string {
+	if strings.Contains(pattern, "{ticket}") {
+		_, path, _ := strings.Cut(pattern, " ")
+		return path
+	}
+	return cut(r.URL.Path, 200)
+}
+
 // bodyDeadline bounds how long a client may take to send a request's body.
 const bodyDeadline = 20 * time.Second
 
@@ -28,6 +38,7 @@ func (f *Frame) serve(w http.ResponseWriter, r *http.Request) {
 	c := call{id: "req_" + strings.ToLower(rand.Text()[:16]), source: ClientAddr(r, f.proxies)}
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	rec := &recorder{ResponseWriter: w}
+	_, pattern := f.mux.Handler(r)
 	h := rec.Header()
 	h.Set("X-Request-Id", c.id)
 	h.Set("Cache-Control", "no-store")
@@ -53,11 +64,11 @@ func (f *Frame) serve(w http.ResponseWriter, r *http.Request) {
 		took := f.now().Sub(start)
 		f.metrics.observe(rec.op, rec.status, took)
 		f.log.LogAttrs(r.Context(), slog.LevelInfo, "request",
-			slog.String("request", c.id), slog.String("method", cut(r.Method, 16)), slog.String("path", cut(r.URL.Path, 200)),
+			slog.String("request", c.id), slog.String("method", cut(r.Method, 16)), slog.String("path", loggedPath(r, pattern)),
 			slog.String("operation", rec.op), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
 			slog.Duration("took", took), slog.String("remote", c.source.String()), slog.String("user", rec.user))
 	}()
-	if _, pattern := f.mux.Handler(r); pattern == "" {
+	if pattern == "" {
 		f.noRoute(rec, r)
 		return
 	}

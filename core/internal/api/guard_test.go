@@ -142,6 +142,23 @@ func TestFailsClosedWithoutAuthentication(t *testing.T) {
 	}
 }
 
+// A ticket in a path is as good as the thing it opens.
+func TestTicketsStayOutOfTheLog(t *testing.T) {
+	var buf bytes.Buffer
+	f, err := New(Config{Auth: people, DB: dbtest.SQLite(t), Log: slog.New(slog.NewJSONHandler(&buf, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	RegisterRaw(f, Op{Method: "GET", Path: "/files/{ticket}", ID: "get-file", Summary: "A file", Tag: "files", Who: Self(), Type: "application/octet-stream"},
+		func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	if res, _ := call1(t, f, "GET", "/api/v1/files/canary-ticket", sent{token: "admin"}); res.StatusCode != http.StatusNoContent {
+		t.Fatalf("status %d", res.StatusCode)
+	}
+	if text := buf.String(); strings.Contains(text, "canary") || !strings.Contains(text, "/files/{ticket}") {
+		t.Errorf("log: %s", text)
+	}
+}
+
 func TestLogAndHeaders(t *testing.T) {
 	var buf bytes.Buffer
 	f, err := New(Config{Auth: people, DB: dbtest.SQLite(t), Log: slog.New(slog.NewJSONHandler(&buf, nil))})

@@ -4,7 +4,7 @@ LDFLAGS := -s -w -X caponier/shared/daemon.Version=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)'
 FUZZTIME ?= 30s
 
-.PHONY: help setup run stop build build-all check test e2e bench fuzz images clean
+.PHONY: help setup run stop build console api screenshots build-all check test e2e bench fuzz images clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -21,11 +21,22 @@ stop: ## remove everything `make run` made
 build: ## static binaries for this machine into bin/
 	@echo "build: static binaries, version $(VERSION) -> bin/"
 	@mkdir -p bin
+	@sh deploy/dev/console.sh
 	@$(GOBUILD) -o bin/caponier-core ./core
 	@$(GOBUILD) -o bin/caponier-extender ./extender
 	@$(GOBUILD) -o bin/caponier ./core/cmd/caponier
 
+console: ## only the web console, into core/internal/webui/dist (needs Node)
+	@sh deploy/dev/console.sh
+
+api: ## the console's client from core's OpenAPI document (needs Node)
+	@sh deploy/dev/console.sh modules
+	@go test ./core/internal/server -run '^TestConsoleClientIsFresh$$' -count=1 -args -openapi "$(CURDIR)/core/internal/webui/node_modules/.openapi.json" >/dev/null
+	@cd core/internal/webui && npm run --silent api
+	@echo "api: core/internal/webui/src/api/schema.d.ts"
+
 build-all: ## static binaries for linux amd64 and arm64 into bin/<arch>/
+	@sh deploy/dev/console.sh
 	@for arch in amd64 arm64; do \
 		echo "build-all: linux/$$arch, version $(VERSION) -> bin/$$arch/"; mkdir -p bin/$$arch; \
 		for b in caponier-core:./core caponier-extender:./extender caponier:./core/cmd/caponier; do \

@@ -29,6 +29,7 @@ import (
 	"caponier/core/internal/sshca"
 	"caponier/core/internal/target"
 	"caponier/core/internal/user"
+	"caponier/core/internal/webui"
 	"caponier/shared/config"
 	"caponier/shared/daemon"
 	"caponier/shared/dial"
@@ -61,6 +62,7 @@ type Server struct {
 	recordings *recording.Store
 	ports      *portaccess.Service
 	bastion    *bastion.Server
+	console    http.Handler
 	hostKey    *hostKey // of the bastion
 }
 
@@ -255,6 +257,9 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if s.console, err = webui.Handler(); err != nil {
+		return err
+	}
 	s.audit.Routes(s.frame, s.auditKeys, headFile(s.cfg))
 	s.vault.Routes(s.frame, s.users, s.targets)
 	s.settings.Routes(s.frame)
@@ -332,7 +337,7 @@ func (s *Server) handler() http.Handler {
 	s.health.Register(mux)
 	mux.Handle("/api/", s.frame.Handler())
 	mux.Handle("/edge/", s.fleet.Handler())
-	mux.Handle("/", statusPage(s.cfg.Name, s.cfg.Public.URL, s.cfg.Public.Bastion, s.health))
+	mux.Handle("/", s.console)
 	return hsts(mux)
 }
 

@@ -113,8 +113,8 @@ func TestCoreStartsServesAndStops(t *testing.T) {
 			t.Errorf("round %d: readyz: %d %s", round, code, body)
 		}
 		code, h, body := r.get(t, r.URL+"/")
-		if code != 200 || !strings.Contains(body, "Ready for new sessions") || h.Get("Strict-Transport-Security") == "" || h.Get("Content-Security-Policy") == "" {
-			t.Errorf("status page: %d %v", code, h)
+		if code != 200 || body == "" || h.Get("Strict-Transport-Security") == "" || h.Get("Content-Security-Policy") == "" {
+			t.Errorf("console: %d %v", code, h)
 		}
 		if code, _, _ := r.get(t, r.URL+"/api/v1/me"); code != 401 {
 			t.Errorf("anonymous /me: %d", code)

@@ -1,0 +1,59 @@
+import {
+  type Icon, IconBuildingFortress, IconCertificate, IconChartAreaLine, IconClipboardList, IconHistory, IconKey, IconListDetails, IconMovie, IconNetwork, IconPlugConnected,
+  IconServer2, IconSettings, IconStack2, IconTargetArrow, IconUserCircle, IconUsers, IconUsersGroup, IconWorld,
+} from "@tabler/icons-react";
+import type { ComponentType } from "react";
+
+// A page of the console. Everybody who is signed in sees it, unless needs says
+// otherwise (one of them suffices). hidden ones are reached by links only.
+export interface Page {
+  path: string; // as in TanStack Router: /fleet/$id
+  title: string;
+  icon: Icon;
+  section: "work" | "operate" | "admin" | "me";
+  needs?: readonly string[];
+  hidden?: boolean;
+  // bare pages have no frame around them (the terminal in a window of its own).
+  bare?: boolean;
+  load: () => Promise<{ default: ComponentType }>;
+}
+
+// THE table: add a page here, nothing else.
+export const pages: readonly Page[] = [
+  { path: "/targets", title: "My targets", icon: IconTargetArrow, section: "work", load: () => import("~/pages/targets") },
+  { path: "/terminal", title: "Terminal", icon: IconPlugConnected, section: "work", hidden: true, load: () => import("~/pages/terminal") },
+  { path: "/terminal/$target", title: "Terminal", icon: IconPlugConnected, section: "work", hidden: true, load: () => import("~/pages/terminal") },
+  { path: "/watch/$connection", title: "Watch", icon: IconPlugConnected, section: "work", hidden: true, load: () => import("~/pages/watch") },
+  { path: "/network", title: "Network access", icon: IconNetwork, section: "work", load: () => import("~/pages/network") },
+  { path: "/connections", title: "Connections", icon: IconHistory, section: "work", load: () => import("~/pages/connections") },
+  { path: "/connections/$id", title: "Connection", icon: IconHistory, section: "work", hidden: true, load: () => import("~/pages/connections/detail") },
+  { path: "/recordings", title: "Recordings", icon: IconMovie, section: "work", load: () => import("~/pages/recordings") },
+  { path: "/recordings/$id", title: "Recording", icon: IconMovie, section: "work", hidden: true, load: () => import("~/pages/recordings/player") },
+
+  { path: "/overview", title: "Overview", icon: IconChartAreaLine, section: "operate", needs: ["connections:view", "edges:view"], load: () => import("~/pages/start") },
+  { path: "/fleet", title: "Fleet", icon: IconBuildingFortress, section: "operate", needs: ["edges:view"], load: () => import("~/pages/fleet") },
+  { path: "/fleet/$id", title: "Edge node", icon: IconBuildingFortress, section: "operate", needs: ["edges:view"], hidden: true, load: () => import("~/pages/fleet/detail") },
+
+  { path: "/admin/users", title: "Users", icon: IconUsers, section: "admin", needs: ["users:view"], load: () => import("~/pages/admin/users") },
+  { path: "/admin/users/$id", title: "User", icon: IconUsers, section: "admin", needs: ["users:view"], hidden: true, load: () => import("~/pages/admin/users/detail") },
+  { path: "/admin/roles", title: "Roles", icon: IconUsersGroup, section: "admin", needs: ["users:view"], load: () => import("~/pages/admin/roles") },
+  { path: "/admin/roles/$id", title: "Role", icon: IconUsersGroup, section: "admin", needs: ["users:view"], hidden: true, load: () => import("~/pages/admin/roles/detail") },
+  { path: "/admin/sites", title: "Sites", icon: IconWorld, section: "admin", needs: ["targets:view"], load: () => import("~/pages/admin/sites") },
+  { path: "/admin/targets", title: "Targets", icon: IconServer2, section: "admin", needs: ["targets:view"], load: () => import("~/pages/admin/targets") },
+  { path: "/admin/targets/$id", title: "Target", icon: IconServer2, section: "admin", needs: ["targets:view"], hidden: true, load: () => import("~/pages/admin/targets/detail") },
+  { path: "/admin/secrets", title: "Secrets", icon: IconKey, section: "admin", needs: ["secrets:manage"], load: () => import("~/pages/admin/secrets") },
+  { path: "/admin/tokens", title: "API clients", icon: IconStack2, section: "admin", needs: ["users:manage"], load: () => import("~/pages/admin/tokens") },
+  { path: "/admin/ssh-ca", title: "Certificates", icon: IconCertificate, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/sshca") },
+  { path: "/admin/settings", title: "Settings", icon: IconSettings, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/settings") },
+  { path: "/admin/audit", title: "Audit log", icon: IconClipboardList, section: "admin", needs: ["audit:view"], load: () => import("~/pages/admin/audit") },
+
+  { path: "/account", title: "My account", icon: IconUserCircle, section: "me", hidden: true, load: () => import("~/pages/account") },
+];
+
+export const sections: Record<Page["section"], string> = { work: "Work", operate: "Operate", admin: "Administration", me: "Me" };
+export const listIcon = IconListDetails;
+
+// may tells whether a page is offered.
+export function may(page: Page, can: (permission: string) => boolean): boolean {
+  return !page.needs || page.needs.some(can);
+}

@@ -1,0 +1,10 @@
+import { Empty } from "~/ui/Empty";
+import { Page } from "~/ui/Page";
+
+export default function Account() {
+  return (
+    <Page title="My account">
+      <Empty title="This page is being made">Until then, use the caponier command.</Empty>
+    </Page>
+  );
+}

@@ -48,6 +48,10 @@ type Spec struct {
 	UserAgent                                 string // client version string, cut at 200 bytes
 	Reason                                    string
 	Decision                                  access.Decision
+	// Along writes what the front door keeps about the connection, in the
+	// transaction that records it; an error refuses the connection. It may run
+	// several times and has no effect outside the transaction. May be nil.
+	Along func(ctx context.Context, tx *db.Tx, id string) error
 }
 
 // Authorizer re-makes the decision of a live connection; policy is the real one.
@@ -221,6 +225,11 @@ func (m *Manager) Open(ctx context.Context, s Spec) (*Live, error) {
 		}
 		if err := insertConnection(ctx, tx, l, roles, m.cfg.CoreID); err != nil {
 			return err
+		}
+		if s.Along != nil {
+			if err := s.Along(ctx, tx, l.ID); err != nil {
+				return err
+			}
 		}
 		if err := tx.Notify(ctx, TopicConnection, l.ID); err != nil {
 			return err

@@ -31,6 +31,9 @@ const (
 	EndedByShutdown EndReason = "shutdown"
 	EndedByError    EndReason = "error"
 	EndedByCrash    EndReason = "core_lost" // found at start-up
+	// EndedByPresence: the user's own end of the connection was not heard of
+	// for too long (network sessions, whose traffic passes core by).
+	EndedByPresence EndReason = "connectivity_lost"
 )
 
 // Terminated is the cause of a Live's context when it was ended by decision;
@@ -82,6 +85,7 @@ type Live struct {
 	writtenIn   int64   // counters as in the row
 	writtenOut  int64
 	abandoned   bool
+	left        bool // handed over to the next run of this core
 
 	due         bool // the decision must be made again now
 	decidedAt   time.Time
@@ -237,6 +241,10 @@ func (l *Live) Recording(id string) {
 	l.m.wake(l.m.wakeFlush)
 }
 
+// End has the connection end for a reason its front door found; public is for
+// the user's eyes. The front door sees the context end and calls Close.
+func (l *Live) End(r EndReason, public string) { l.end(r, public, nil) }
+
 // end orders the connection to end. Whoever carries it sees its context end
 // and calls Close.
 func (l *Live) end(r EndReason, public string, o *order) {
@@ -247,7 +255,7 @@ func (l *Live) end(r EndReason, public string, o *order) {
 
 func (l *Live) endLocked(r EndReason, public string, o *order) {
 	s, ok := next(l.state, stepEnd)
-	if !ok {
+	if !ok || l.left {
 		return
 	}
 	l.state, l.endReason, l.order = s, r, o
@@ -280,7 +288,7 @@ func (l *Live) close(r EndReason, err error) bool {
 		e = stepFail
 	}
 	s, ok := next(l.state, e)
-	if !ok || l.abandoned {
+	if !ok || l.abandoned || l.left {
 		return false
 	}
 	l.state, l.endedAt = s, l.m.cfg.Now()

@@ -171,7 +171,7 @@ func (l *Live) expired(now time.Time, away time.Duration, limits Limits) (EndRea
 		idle = limits.Idle
 	}
 	switch {
-	case l.state.Over() || l.state == Disconnecting:
+	case l.state.Over() || l.state == Disconnecting || l.left:
 		return "", ""
 	case longest > 0 && now.Sub(l.started) >= longest:
 		return EndedByDuration, fmt.Sprintf("The connection has reached its longest permitted time of %s.", longest)
@@ -220,7 +220,7 @@ func (m *Manager) decider(ctx context.Context) {
 func (l *Live) takeDue(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.due || l.state.Over() || l.state == Disconnecting || now.Before(l.retryAt) {
+	if !l.due || l.left || l.state.Over() || l.state == Disconnecting || now.Before(l.retryAt) {
 		return false
 	}
 	l.due = false

@@ -108,6 +108,8 @@ type Fleet struct {
 	sites   map[string]map[string]*node // guarded by mu; live extenders by site and ID
 	tunnels map[*node]struct{}          // guarded by mu; all, also before their Hello
 	stopped bool                        // guarded by mu
+	serials uint64                      // guarded by mu; tunnels registered so far
+	changed chan struct{}               // guarded by mu; closed and replaced when live changes
 }
 
 // New opens the fleet: it makes the edge CA on first use. Call Run to work.
@@ -119,8 +121,8 @@ func New(ctx context.Context, c Config) (*Fleet, error) {
 	f := &Fleet{
 		c: c, log: c.Log, now: c.Now,
 		live: map[string]*node{}, sites: map[string]map[string]*node{}, tunnels: map[*node]struct{}{},
-		draining: make(chan struct{}),
-		enrols:   rate.NewLimiter(200, 400),
+		draining: make(chan struct{}), changed: make(chan struct{}),
+		enrols: rate.NewLimiter(200, 400),
 	}
 	var err error
 	if f.ca, err = openAuthority(ctx, c); err != nil {

@@ -25,6 +25,7 @@ type node struct {
 	site    string // index key, guarded by Fleet.mu
 
 	// Set before the node is registered, then constant.
+	serial    uint64 // another for each tunnel
 	hello     wire.Hello
 	connected time.Time
 
@@ -170,8 +171,11 @@ func (f *Fleet) register(ctx context.Context, n *node) *wire.Error {
 				f.mu.Unlock()
 				return wire.Errorf(wire.CodeLimit, "core %s has all the edge nodes it takes", f.c.CoreName)
 			}
+			f.serials++
+			n.serial = f.serials
 			f.live[n.id] = n
 			f.indexLocked(old, n)
+			f.changedLocked()
 			n.registered.Store(true)
 			f.mu.Unlock()
 			if old != nil && old != n {
@@ -206,6 +210,7 @@ func (f *Fleet) unregister(n *node) {
 	mine := f.live[n.id] == n
 	if mine {
 		delete(f.live, n.id)
+		f.changedLocked()
 	}
 	f.indexLocked(n, nil)
 	delete(f.tunnels, n)

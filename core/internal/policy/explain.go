@@ -84,8 +84,11 @@ func (s *Service) Explain(ctx context.Context, q Question) (*Explanation, error)
 	defer cancel()
 	if q.Want == 0 {
 		q.Want = access.Forward
-		if q.Target.Kind == target.SSH {
+		switch q.Target.Kind {
+		case target.SSH:
 			q.Want = access.Shell
+		case target.Network:
+			q.Want = access.Network
 		}
 	}
 	e := &Explanation{}
@@ -285,6 +288,10 @@ func (s *Service) missingRole(ctx context.Context, q Question) (string, error) {
 // that fails, the rest is not tried.
 func (s *Service) explainNetwork(ctx context.Context, q Question, a *target.Account, e *Explanation) {
 	t := &q.Target
+	if t.Kind == target.Network {
+		e.add(Stage{Name: "route", OK: true, Skipped: true, Text: "a router forwards " + t.Address() + " while a session is open; GET /routers shows pools and health"})
+		return
+	}
 	route := Stage{Name: "route", OK: true, Text: "core dials " + t.Address() + " by itself: the target has no site"}
 	if t.Site != "" {
 		route.Text = fmt.Sprintf("site %s, address %s", t.Site, t.Address())

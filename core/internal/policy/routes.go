@@ -22,6 +22,9 @@ type reachView struct {
 	Host    string `json:"host"`
 	Port    int    `json:"port"`
 	Comment string `json:"comment"`
+	// Network tells what a network target opens, and how to use it.
+	Network           *target.NetworkText `json:"network,omitempty"`
+	DestinationsTotal int                 `json:"destinations_total,omitempty" doc:"of a network target; the first 20 are shown"`
 }
 
 type entryView struct {
@@ -35,11 +38,18 @@ type entryView struct {
 
 func viewEntry(e *Entry) entryView {
 	t := &e.Target
-	return entryView{
+	v := entryView{
 		Target: reachView{ID: t.ID, Name: t.Name, Kind: string(t.Kind), Site: t.Site, Address: t.FullAddress(),
 			Host: t.Host, Port: t.Port, Comment: t.Comment},
 		Account: e.Account, Features: e.Features.Names(), Record: e.Record, NeedMFA: e.NeedMFA, NeedReason: e.NeedReason,
 	}
+	if t.Network != nil {
+		// What goes to routers only is not the users' business.
+		n := *t.Network.Brief()
+		n.Provider, n.Static = target.NoProvider, nil
+		v.Target.Network, v.Target.DestinationsTotal = target.ViewNetwork(&n), len(t.Network.Destinations)
+	}
+	return v
 }
 
 type stageView struct {

@@ -479,6 +479,7 @@ func (im *importer) update(ctx context.Context, tx *db.Tx, r *ImportRow) error {
 	}
 	t := *old
 	t.Site, t.Host, t.Port, t.Comment, t.Tags = r.Target.Site, r.Target.Host, r.Target.Port, r.Target.Comment, r.Target.Tags
+	t.Network = r.Target.Network
 	if r.Target.Kind != old.Kind {
 		return api.Invalid(api.FieldError{Field: lineField(r.Line, "kind"), Message: "target " + t.Name + " is of kind " + string(old.Kind) + " and keeps it"})
 	}
@@ -487,7 +488,7 @@ func (im *importer) update(ctx context.Context, tx *db.Tx, r *ImportRow) error {
 			return err
 		}
 	}
-	if t.FullAddress() != old.FullAddress() || t.Comment != old.Comment || tagsJSON(t.Tags) != tagsJSON(old.Tags) {
+	if t.FullAddress() != old.FullAddress() || t.networkJSON() != old.networkJSON() || t.Comment != old.Comment || tagsJSON(t.Tags) != tagsJSON(old.Tags) {
 		if err := s.update(ctx, tx, old, &t, audit.TargetChanged, actor(ctx)); err != nil {
 			return err
 		}

@@ -112,6 +112,9 @@ func (s *Service) siteRoutes(f *api.Frame) {
 		})
 }
 
+// maxTargetBody holds a network target with all the destinations it may have.
+const maxTargetBody = 2 << 20
+
 func (s *Service) targetRoutes(f *api.Frame) {
 	type list struct {
 		api.PageIn
@@ -125,9 +128,9 @@ func (s *Service) targetRoutes(f *api.Frame) {
 		func(ctx context.Context, in *list) (*paged[View], error) {
 			filter := Filter{Prefix: in.Prefix, Search: in.Search, Site: in.Site, Kind: Kind(in.Kind), Tag: in.Tag}
 			return page(in.PageIn, func(after string, n int) ([]Target, error) { return s.List(ctx, s.c.DB, filter, after, n) },
-				func(t *Target) string { return t.Name }, NewView)
+				func(t *Target) string { return t.Name }, briefView)
 		})
-	api.Register(f, api.Op{Method: "POST", Path: "/targets", ID: "create-target", Summary: "Create a target with its accounts", Tag: "targets", Who: api.Needs(api.TargetsManage), Status: 201},
+	api.Register(f, api.Op{Method: "POST", Path: "/targets", ID: "create-target", Summary: "Create a target with its accounts", Tag: "targets", Who: api.Needs(api.TargetsManage), Status: 201, MaxBody: maxTargetBody},
 		func(ctx context.Context, in *struct{ Body NewTarget }) (*tagged[View], error) {
 			t, accounts, p := in.Body.read()
 			if err := p.err(); err != nil {
@@ -159,7 +162,7 @@ func (s *Service) targetRoutes(f *api.Frame) {
 			}
 			return answer(t.Version, NewView(t)), nil
 		})
-	api.Register(f, api.Op{Method: "PUT", Path: "/targets/{id}", ID: "update-target", Summary: "Replace a target's settings", Tag: "targets", Who: api.Needs(api.TargetsManage)},
+	api.Register(f, api.Op{Method: "PUT", Path: "/targets/{id}", ID: "update-target", Summary: "Replace a target's settings", Tag: "targets", Who: api.Needs(api.TargetsManage), MaxBody: maxTargetBody},
 		func(ctx context.Context, in *struct {
 			ByID
 			Changing
@@ -169,7 +172,12 @@ func (s *Service) targetRoutes(f *api.Frame) {
 			if err != nil {
 				return nil, err
 			}
-			if t, err = s.Update(ctx, t.ID, matching(in.IfMatch), in.Body.apply); err != nil {
+			var p problems
+			var set Target
+			if in.Body.apply(&set, &p); len(p) > 0 {
+				return nil, p.err()
+			}
+			if t, err = s.Update(ctx, t.ID, matching(in.IfMatch), func(t *Target) { in.Body.apply(t, &p) }); err != nil {
 				return nil, err
 			}
 			return answer(t.Version, NewView(t)), nil

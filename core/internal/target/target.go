@@ -14,7 +14,7 @@ import (
 // Kind of a target.
 type Kind string
 
-// The kinds. Network is reserved for the router, Web for the carrier.
+// The kinds. Web is reserved for the carrier.
 const (
 	SSH     Kind = "ssh"
 	TCP     Kind = "tcp"
@@ -64,14 +64,22 @@ type Target struct {
 	HostKeyCA string
 	// SSHAlgorithms overrides the offered algorithms for old hosts; see sshca.Algorithms.
 	SSHAlgorithms string
+	// Network is what a target of kind network opens, nil for others.
+	Network *NetworkSpec
 
 	CreatedAt time.Time
 	UpdatedAt time.Time
 	Version   int64
 }
 
-// Address is host:port as dialled inside the site.
-func (t *Target) Address() string { return net.JoinHostPort(t.Host, strconv.Itoa(t.Port)) }
+// Address is host:port as dialled inside the site; of a network target its
+// first destination.
+func (t *Target) Address() string {
+	if t.Network != nil {
+		return t.Network.summary()
+	}
+	return net.JoinHostPort(t.Host, strconv.Itoa(t.Port))
+}
 
 // FullAddress is site/host:port, or host:port without a site.
 func (t *Target) FullAddress() string {

@@ -85,7 +85,7 @@ func TestTargetProblems(t *testing.T) {
 		{"slash", func(t *Target) { t.Name = "a/b" }, "name: "},
 		{"like an ID", func(t *Target) { t.Name = "tgt_1" }, "name: names do not begin"},
 		{"no kind", func(t *Target) { t.Kind = "" }, "kind: "},
-		{"reserved kind", func(t *Target) { t.Kind = Network }, "kind: "},
+		{"reserved kind", func(t *Target) { t.Kind = Web }, "kind: "},
 		{"no host", func(t *Target) { t.Host = "" }, "host: "},
 		{"bad address", func(t *Target) { t.Host = "10.0.0.256" }, "host: "},
 		{"short address", func(t *Target) { t.Host = "10.1" }, "host: "},

@@ -113,6 +113,12 @@ func (t *Target) facts() map[string]string {
 	if t.Origin != "" {
 		f["origin"] = t.Origin
 	}
+	if t.Comment != "" {
+		f["comment"] = cutText(t.Comment, 500)
+	}
+	if t.Network != nil {
+		t.Network.facts(f)
+	}
 	return f
 }
 
@@ -171,7 +177,7 @@ func (s *Service) Update(ctx context.Context, id string, match Match, change fun
 func (s *Service) update(ctx context.Context, tx *db.Tx, old, t *Target, event audit.Type, by audit.Actor) error {
 	t.UpdatedAt = s.now()
 	err := exactly(tx.ExecContext(ctx, sqlTargetUpdate, t.Name, string(t.Kind), nullable(t.Site), t.Host, t.Port, t.Comment,
-		tagsJSON(t.Tags), t.Disabled, t.MachineID, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms,
+		tagsJSON(t.Tags), t.Disabled, t.MachineID, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(),
 		micros(t.UpdatedAt), t.ID, old.Version))
 	if err != nil {
 		return fmt.Errorf("update target %s: %w", t.ID, err)
@@ -190,6 +196,9 @@ func (s *Service) update(ctx context.Context, tx *db.Tx, old, t *Target, event a
 		if e.Fields[k] != v {
 			e.Fields["old_"+k] = v
 		}
+	}
+	if t.Network != nil {
+		networkDiff(e.Fields, old.Network, t.Network)
 	}
 	return s.wrote(ctx, tx, e, TopicTarget, t.ID)
 }

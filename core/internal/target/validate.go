@@ -104,22 +104,16 @@ func (t *Target) validate(p *problems) {
 	case strings.HasPrefix(t.Name, idPrefix):
 		p.add("name", "names do not begin with %s: that is how IDs begin", idPrefix)
 	}
-	if t.Kind != SSH && t.Kind != TCP {
-		p.add("kind", "must be ssh or tcp")
+	if t.Kind != SSH && t.Kind != TCP && t.Kind != Network {
+		p.add("kind", "must be ssh, tcp or network")
 	}
 	if t.Site != "" && !siteName.MatchString(t.Site) {
 		p.add("site", "is not a site name")
 	}
-	if h, err := NormalHost(t.Host); err != nil {
-		p.add("host", "%s", err)
+	if t.Kind == Network {
+		t.validateNetwork(p)
 	} else {
-		t.Host = h
-	}
-	if t.Port == 0 && t.Kind == SSH {
-		t.Port = 22
-	}
-	if t.Port < 1 || t.Port > 65535 {
-		p.add("port", "must be 1 to 65535")
+		t.validateHost(p)
 	}
 	checkComment(p, t.Comment)
 	t.Tags = slices.Compact(slices.Sorted(slices.Values(t.Tags)))
@@ -132,6 +126,24 @@ func (t *Target) validate(p *problems) {
 		}
 	}
 	t.validateSSH(p)
+}
+
+// validateHost checks what every kind but network has: one host and port.
+func (t *Target) validateHost(p *problems) {
+	if t.Network != nil {
+		p.add("network", "only targets of kind network have destinations")
+	}
+	if h, err := NormalHost(t.Host); err != nil {
+		p.add("host", "%s", err)
+	} else {
+		t.Host = h
+	}
+	if t.Port == 0 && t.Kind == SSH {
+		t.Port = 22
+	}
+	if t.Port < 1 || t.Port > 65535 {
+		p.add("port", "must be 1 to 65535")
+	}
 }
 
 func (t *Target) validateSSH(p *problems) {

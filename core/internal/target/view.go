@@ -26,9 +26,9 @@ func viewSite(s *Site) siteView {
 // Settings are what an administrator may set of a target.
 type Settings struct {
 	Name          string   `json:"name" doc:"unique, a-z 0-9 . _ -" maxLength:"64"`
-	Kind          string   `json:"kind,omitempty" enum:"ssh,tcp" default:"ssh"`
-	Site          string   `json:"site,omitempty" doc:"empty: dialled by core itself" maxLength:"63"`
-	Host          string   `json:"host" doc:"name or address as the site knows it" maxLength:"260"`
+	Kind          string   `json:"kind,omitempty" enum:"ssh,tcp,network" default:"ssh"`
+	Site          string   `json:"site,omitempty" doc:"empty: dialled by core itself; of a network target: reached by the router itself" maxLength:"63"`
+	Host          string   `json:"host,omitempty" doc:"name or address as the site knows it; not for network targets" maxLength:"260"`
 	Port          int      `json:"port,omitempty" doc:"22 for ssh when left out" minimum:"0" maximum:"65535"`
 	Comment       string   `json:"comment,omitempty" maxLength:"1000" doc:"shown to the target's users"`
 	Tags          []string `json:"tags,omitempty" nullable:"false" doc:"name or name=value" maxItems:"32"`
@@ -36,10 +36,12 @@ type Settings struct {
 	HostKeyPolicy string   `json:"host_key_policy,omitempty" enum:"tofu,pinned,ca" doc:"ssh only; tofu when left out"`
 	HostKeyCA     string   `json:"host_key_ca,omitempty" doc:"public key of the CA, with policy ca" maxLength:"16384"`
 	SSHAlgorithms string   `json:"ssh_algorithms,omitempty" doc:"overrides the offered algorithms for old hosts" maxLength:"1000"`
+	// Network is what a network target opens.
+	Network *NetworkText `json:"network,omitempty" doc:"what a network target opens; only for kind network"`
 }
 
-// apply sets t to what b says.
-func (b *Settings) apply(t *Target) {
+// apply sets t to what b says; what of a network cannot be read is a problem.
+func (b *Settings) apply(t *Target, p *problems) {
 	kind := Kind(b.Kind)
 	if kind == "" {
 		kind = SSH
@@ -47,6 +49,10 @@ func (b *Settings) apply(t *Target) {
 	t.Name, t.Kind, t.Site, t.Host, t.Port, t.Comment = b.Name, kind, b.Site, b.Host, b.Port, b.Comment
 	t.Tags, t.Disabled = b.Tags, b.Disabled
 	t.HostKeyPolicy, t.HostKeyCA, t.SSHAlgorithms = HostKeyPolicy(b.HostKeyPolicy), b.HostKeyCA, b.SSHAlgorithms
+	t.Network = nil
+	if b.Network != nil {
+		t.Network = b.Network.read(p)
+	}
 }
 
 // NewTarget is the body that creates a target, and a line of an import.
@@ -58,7 +64,7 @@ type NewTarget struct {
 func (b *NewTarget) read() (Target, []Account, problems) {
 	var p problems
 	var t Target
-	b.apply(&t)
+	b.apply(&t, &p)
 	accounts := make([]Account, len(b.Accounts))
 	for i := range b.Accounts {
 		if err := b.Accounts[i].apply(&accounts[i]); err != nil {
@@ -70,24 +76,27 @@ func (b *NewTarget) read() (Target, []Account, problems) {
 
 // View is a target as shown.
 type View struct {
-	ID            string    `json:"id"`
-	Name          string    `json:"name"`
-	Kind          string    `json:"kind"`
-	Site          string    `json:"site"`
-	Host          string    `json:"host"`
-	Port          int       `json:"port"`
-	Address       string    `json:"address" doc:"site/host:port"`
-	Comment       string    `json:"comment"`
-	Tags          []string  `json:"tags" nullable:"false"`
-	Disabled      bool      `json:"disabled"`
-	HostKeyPolicy string    `json:"host_key_policy"`
-	HostKeyCA     string    `json:"host_key_ca"`
-	SSHAlgorithms string    `json:"ssh_algorithms"`
-	MachineID     string    `json:"machine_id"`
-	Origin        string    `json:"origin"`
-	CreatedAt     time.Time `json:"created_at"`
-	UpdatedAt     time.Time `json:"updated_at"`
-	Version       int64     `json:"version"`
+	ID            string   `json:"id"`
+	Name          string   `json:"name"`
+	Kind          string   `json:"kind"`
+	Site          string   `json:"site"`
+	Host          string   `json:"host"`
+	Port          int      `json:"port"`
+	Address       string   `json:"address" doc:"site/host:port"`
+	Comment       string   `json:"comment"`
+	Tags          []string `json:"tags" nullable:"false"`
+	Disabled      bool     `json:"disabled"`
+	HostKeyPolicy string   `json:"host_key_policy"`
+	HostKeyCA     string   `json:"host_key_ca"`
+	SSHAlgorithms string   `json:"ssh_algorithms"`
+	// Network is there for kind network. In lists destinations are cut.
+	Network           *NetworkText `json:"network,omitempty"`
+	DestinationsTotal int          `json:"destinations_total,omitempty" doc:"of a network target; lists show the first 20 only"`
+	MachineID         string       `json:"machine_id"`
+	Origin            string       `json:"origin"`
+	CreatedAt         time.Time    `json:"created_at"`
+	UpdatedAt         time.Time    `json:"updated_at"`
+	Version           int64        `json:"version"`
 }
 
 // NewView renders a target.
@@ -96,12 +105,30 @@ func NewView(t *Target) View {
 	if tags == nil {
 		tags = []string{}
 	}
-	return View{
+	v := View{
 		ID: t.ID, Name: t.Name, Kind: string(t.Kind), Site: t.Site, Host: t.Host, Port: t.Port, Address: t.FullAddress(),
 		Comment: t.Comment, Tags: tags, Disabled: t.Disabled, HostKeyPolicy: string(t.HostKeyPolicy), HostKeyCA: t.HostKeyCA,
 		SSHAlgorithms: t.SSHAlgorithms, MachineID: t.MachineID, Origin: t.Origin,
 		CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt, Version: t.Version,
 	}
+	if t.Network != nil {
+		v.Network, v.DestinationsTotal = ViewNetwork(t.Network), len(t.Network.Destinations)
+	}
+	return v
+}
+
+// shownDestinations bounds the destinations of one target in a list.
+const shownDestinations = 20
+
+// briefView is NewView for lists.
+func briefView(t *Target) View {
+	short := *t
+	short.Network = t.Network.Brief()
+	v := NewView(&short)
+	if t.Network != nil {
+		v.DestinationsTotal = len(t.Network.Destinations)
+	}
+	return v
 }
 
 // AccountSettings are what an administrator may set of an account.

@@ -23,6 +23,8 @@ type entry struct {
 		Site string `json:"site"`
 		Host string `json:"host"`
 		Port int    `json:"port"`
+		// Address is how the target is reached; of a network its destinations.
+		Address string `json:"address"`
 	} `json:"target"`
 	Account    string   `json:"account"`
 	Features   []string `json:"features"`
@@ -67,6 +69,9 @@ func (t targetsCmd) Run(e *env) error {
 		address := t.Target.Host + ":" + strconv.Itoa(t.Target.Port)
 		if t.Target.Site != "" {
 			address = t.Target.Site + "/" + address
+		}
+		if t.Target.Kind == "network" {
+			address = t.Target.Address
 		}
 		var notes []string
 		if t.Record {

@@ -1,0 +1,102 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"caponier/core/internal/db"
+	"caponier/shared/control"
+	"caponier/shared/wire"
+)
+
+// Node is what other rooms may know of an edge node.
+type Node struct {
+	ID, Name string
+	Kind     wire.NodeKind
+	Site     string
+	// Health is what the console shows: online, draining, cordoned, offline,
+	// revoked or never_connected.
+	Health    string
+	Cordoned  bool
+	SeenAt    time.Time // zero: never
+	LastError string
+}
+
+// Nodes lists the nodes of a kind that are not revoked, ordered by ID.
+func (f *Fleet) Nodes(ctx context.Context, q db.Querier, kind wire.NodeKind) ([]Node, error) {
+	var out []Node
+	for after := ""; ; {
+		rows, err := listEdges(ctx, q, after, "", string(kind), 500)
+		if err != nil {
+			return nil, err
+		}
+		for i := range rows {
+			e := &rows[i]
+			after = e.ID
+			if !e.RevokedAt.IsZero() {
+				continue
+			}
+			out = append(out, Node{ID: e.ID, Name: e.Name, Kind: e.Kind, Site: e.Site, Health: f.show(e).Health,
+				Cordoned: e.Cordoned, SeenAt: e.SeenAt, LastError: e.LastError})
+		}
+		if len(rows) < 500 {
+			return out, nil
+		}
+	}
+}
+
+// Online is a node with a live tunnel to this core.
+type Online struct {
+	ID, Name string
+	// Tunnel is another number for each tunnel of the node: what was agreed
+	// over one does not hold over the next.
+	Tunnel uint64
+	// Remote is the node's address as seen here (behind a load balancer: the
+	// load balancer's).
+	Remote   netip.AddrPort
+	Cordoned bool
+}
+
+// Online lists the nodes of a kind that are connected to this core now.
+func (f *Fleet) Online(kind wire.NodeKind) []Online {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []Online
+	for _, n := range f.live {
+		if n.kind != kind || isDone(n.session) {
+			continue
+		}
+		e := n.row.Load()
+		out = append(out, Online{ID: n.id, Name: e.Name, Tunnel: n.serial, Remote: n.session.Info().Remote,
+			Cordoned: e.Cordoned || n.leaving.Load()})
+	}
+	return out
+}
+
+// Changed is closed at the next time a node connects or disconnects.
+func (f *Fleet) Changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.changed
+}
+
+// changedLocked wakes those who wait on Changed; f.mu is held.
+func (f *Fleet) changedLocked() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// ErrOffline: the node has no tunnel to this core.
+var ErrOffline = errors.New("the node is not connected")
+
+// Ask sends a control request to a node over its live tunnel and decodes the
+// answer. Both may be as large as wire.MaxRouterBody.
+func (f *Fleet) Ask(ctx context.Context, nodeID, method, path string, in, out any) error {
+	n := f.get(nodeID)
+	if n == nil {
+		return ErrOffline
+	}
+	return control.Call(ctx, n.session, method, path, in, out)
+}

@@ -46,6 +46,10 @@ func (l *Log) Append(ctx context.Context, tx *db.Tx, e Event) error {
 	if err := insert(ctx, tx, &r); err != nil {
 		return fmt.Errorf("append audit event: %w", err)
 	}
+	select {
+	case l.news <- struct{}{}:
+	default:
+	}
 	if l.appended.Add(1)%headEvery == 0 {
 		select {
 		case l.due <- struct{}{}:

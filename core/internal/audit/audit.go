@@ -72,6 +72,8 @@ type Log struct {
 	// appended counts events since the last signed head; due wakes Run.
 	appended atomic.Int64
 	due      chan struct{}
+	// news tells Run that something was appended.
+	news chan struct{}
 }
 
 // New makes the log on a migrated database; now nil means time.Now.
@@ -79,7 +81,7 @@ func New(d *db.DB, now func() time.Time) *Log {
 	if now == nil {
 		now = time.Now
 	}
-	return &Log{db: d, now: now, due: make(chan struct{}, 1)}
+	return &Log{db: d, now: now, due: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 }
 
 // Write appends e in a transaction of its own, for what changes no row

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"caponier/core/internal/db"
@@ -62,8 +63,9 @@ type Keeper struct {
 	// stands outside the database, so that cutting the log together with its
 	// heads is found; keep it on another disk or ship it away.
 	HeadFile string
-	// Retention removes events older than this, once an hour; 0 keeps all.
-	Retention time.Duration
+	// Retention is asked once an hour and removes events older than it says;
+	// 0 keeps all, and so does nil.
+	Retention func() time.Duration
 	// Log receives what an operator must see. Required.
 	Log *slog.Logger
 }
@@ -84,6 +86,9 @@ func (l *Log) Run(ctx context.Context, k Keeper) error {
 			k.Log.LogAttrs(ctx, slog.LevelError, "cannot sign the audit log", slog.String("err", err.Error()))
 		}
 	}
+	var tell sync.WaitGroup
+	tell.Go(func() { l.tellNews(ctx, k.Log) })
+	defer tell.Wait()
 	heads, prune := time.NewTicker(k.Every), time.NewTicker(time.Hour)
 	defer heads.Stop()
 	defer prune.Stop()
@@ -99,12 +104,47 @@ func (l *Log) Run(ctx context.Context, k Keeper) error {
 		case <-l.due:
 			sign(ctx)
 		case <-prune.C:
-			if k.Retention == 0 {
+			keep := time.Duration(0)
+			if k.Retention != nil {
+				keep = k.Retention()
+			}
+			if keep == 0 {
 				continue
 			}
-			if _, err := l.Prune(ctx, k.Keys, l.now().Add(-k.Retention)); err != nil && ctx.Err() == nil {
+			if _, err := l.Prune(ctx, k.Keys, l.now().Add(-keep)); err != nil && ctx.Err() == nil {
 				k.Log.LogAttrs(ctx, slog.LevelError, "cannot prune the audit log", slog.String("err", err.Error()))
 			}
+		}
+	}
+}
+
+// TopicAudit is the notification topic: "there are new events", without an ID.
+const TopicAudit = "audit"
+
+// newsEvery bounds how often readers are told of new events: once for all
+// that came since, not once for each.
+const newsEvery = time.Second
+
+// tellNews notifies readers of new events until ctx ends.
+func (l *Log) tellNews(ctx context.Context, log *slog.Logger) {
+	wait := time.NewTimer(newsEvery)
+	defer wait.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.news:
+		}
+		// Their transactions commit meanwhile.
+		wait.Reset(newsEvery)
+		select {
+		case <-ctx.Done():
+			return
+		case <-wait.C:
+		}
+		err := l.db.Tx(ctx, func(tx *db.Tx) error { return tx.Notify(ctx, TopicAudit, "") })
+		if err != nil && ctx.Err() == nil {
+			log.LogAttrs(ctx, slog.LevelWarn, "readers of the audit log are not told", slog.String("err", err.Error()))
 		}
 	}
 }

@@ -84,7 +84,7 @@ func (a *attempt) config() *ssh.ServerConfig {
 // name reads the login name and, for a connection that came through SOCKS,
 // puts its destination in: then "user%account" names the account.
 func (a *attempt) name(m ssh.ConnMetadata) (loginName, error) {
-	n, err := parseName(m.User(), a.s.cfg.Separator)
+	n, err := parseName(m.User(), a.s.cfg.Separator())
 	if err != nil || a.preset == "" {
 		return n, err
 	}

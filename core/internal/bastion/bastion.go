@@ -136,8 +136,8 @@ type Config struct {
 
 	// Separator stands between user, account and target in a login name and is
 	// doubled to stand for itself. Default "%". One ASCII character that is
-	// neither a letter nor a digit nor one of "._-/:[]@".
-	Separator string
+	// neither a letter nor a digit nor one of "._-/:[]@". Asked anew for each login.
+	Separator func() string
 	// Address is how users reach the bastion ("core.example.net -p 2222"),
 	// shown in hints. Default "BASTION".
 	Address string
@@ -206,10 +206,10 @@ func New(cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("bastion: Config.%s is missing", m.name)
 		}
 	}
-	if cfg.Separator == "" {
-		cfg.Separator = "%"
+	if cfg.Separator == nil {
+		cfg.Separator = func() string { return "%" }
 	}
-	if err := checkSeparator(cfg.Separator); err != nil {
+	if err := checkSeparator(cfg.Separator()); err != nil {
 		return nil, err
 	}
 	if cfg.Address == "" {

@@ -20,7 +20,7 @@ func (s *session) choose(st start) (loginName, error) {
 	l := s.l
 	if st.kind != "shell" {
 		return loginName{}, refused("usage", "Say which target: ssh '%s'@%s, or use the bastion as a jump host: ssh -J %s@%s ACCOUNT@TARGET",
-			loginName{User: l.name.User, Account: "ACCOUNT", Target: "TARGET"}.format(l.s.cfg.Separator), l.s.cfg.Address, l.name.User, l.s.cfg.Address)
+			loginName{User: l.name.User, Account: "ACCOUNT", Target: "TARGET"}.format(l.s.cfg.Separator()), l.s.cfg.Address, l.name.User, l.s.cfg.Address)
 	}
 	if s.pty == nil {
 		return loginName{}, s.list()

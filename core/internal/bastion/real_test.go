@@ -108,7 +108,7 @@ func newRooms(t testing.TB) *rooms {
 		}, Now: time.Now, Log: quiet,
 	})
 	must(t, err)
-	r.ca, err = sshca.New(t.Context(), sshca.Config{DB: d, Vault: v, Audit: log, Log: quiet, Bastion: "core:2222", Separator: "%"})
+	r.ca, err = sshca.New(t.Context(), sshca.Config{DB: d, Vault: v, Audit: log, Log: quiet, Bastion: "core:2222", Separator: func() string { return "%" }})
 	must(t, err)
 	r.users, err = user.New(user.Config{DB: d, Audit: log, Sealer: v, Now: time.Now, Log: quiet, Authority: r.ca})
 	must(t, err)

@@ -210,7 +210,7 @@ func (s *Server) socksLogin(ctx context.Context, nc net.Conn) (*api.Principal, s
 	if err != nil {
 		return nil, "", err
 	}
-	n, err := parseName(name, s.cfg.Separator)
+	n, err := parseName(name, s.cfg.Separator())
 	if err != nil || n.Account != "" {
 		n = loginName{User: "?"} // fails like any wrong name
 	}

@@ -209,7 +209,7 @@ func (s *Server) resolve(ctx context.Context, p *api.Principal, n loginName, sou
 	var hints []string
 	for _, e := range found {
 		n.Account = e.Account
-		hints = append(hints, loginName{User: n.User, Account: e.Account, Target: asked}.format(s.cfg.Separator))
+		hints = append(hints, loginName{User: n.User, Account: e.Account, Target: asked}.format(s.cfg.Separator()))
 	}
 	if len(found) > 1 {
 		return n, refused("which_account", "Several accounts fit. Log in as one of: %s", strings.Join(hints[:min(len(hints), 5)], ", "))

@@ -69,7 +69,7 @@ func openBase(ctx context.Context, cfg Config, environ []string, log *slog.Logge
 		return nil, err
 	}
 	if b.ca, err = sshca.New(ctx, sshca.Config{DB: d, Vault: b.vault, Audit: b.audit, Log: log,
-		Bastion: cfg.Public.Bastion, Separator: settings.BastionSeparator.Get(b.settings)}); err != nil {
+		Bastion: cfg.Public.Bastion, Separator: func() string { return settings.BastionSeparator.Get(b.settings) }}); err != nil {
 		return nil, fmt.Errorf("open SSH authorities: %w", err)
 	}
 	b.users, err = user.New(user.Config{DB: d, Audit: b.audit, Sealer: b.vault, Now: time.Now, Log: log, Settings: b.settings, Authority: b.ca})

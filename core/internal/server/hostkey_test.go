@@ -26,7 +26,7 @@ func TestHostKeyIsRenewed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca, err := sshca.New(t.Context(), sshca.Config{DB: d, Vault: v, Audit: log, Log: quiet, Now: clock, Bastion: "core:2222", Separator: "%"})
+	ca, err := sshca.New(t.Context(), sshca.Config{DB: d, Vault: v, Audit: log, Log: quiet, Now: clock, Bastion: "core:2222", Separator: func() string { return "%" }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,7 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 
 // keeper says how the audit log is kept.
 func (s *Server) keeper() audit.Keeper {
-	return audit.Keeper{Keys: s.auditKeys, HeadFile: headFile(s.cfg), Log: s.log, Retention: days(settings.AuditRetention.Get(s.settings))}
+	return audit.Keeper{Keys: s.auditKeys, HeadFile: headFile(s.cfg), Log: s.log, Retention: func() time.Duration { return days(settings.AuditRetention.Get(s.settings)) }}
 }
 
 // announce tells that core is up.

@@ -44,15 +44,15 @@ var (
 // Settings about connections (FEATURES C11).
 var (
 	ReauthorizeEvery = durationKey("connection.reauthorize_every", 30*time.Second, 5*time.Second, time.Hour,
-		"How often the right behind a live connection is checked again; changes are acted on at once besides.").needsRestart()
+		"How often the right behind a live connection is checked again; changes are acted on at once besides.")
 	ConnectionIdle = durationKey("connection.idle", 0, 0, 24*time.Hour,
-		"Ends connections without traffic for this long where the grant says nothing; 0 = no limit.").needsRestart()
+		"Ends connections without traffic for this long where the grant says nothing; 0 = no limit.")
 	ConnectionMax = durationKey("connection.max_duration", 0, 0, 30*24*time.Hour,
-		"Ends connections after this long where the grant says nothing; 0 = no limit.").needsRestart()
+		"Ends connections after this long where the grant says nothing; 0 = no limit.")
 	ConnectionLease = durationKey("connection.lease", 5*time.Minute, 10*time.Second, 24*time.Hour,
 		"How long live connections go on while the database does not answer; then they are closed.")
-	BastionSeparator = charKey("bastion.separator", "%", "%+~,:^=",
-		"Stands between user, account and target in an SSH login name; doubled, it stands for itself.").needsRestart()
+	BastionSeparator = charKey("bastion.separator", "%", "%+~,^=",
+		"Stands between user, account and target in an SSH login name; doubled, it stands for itself. People's command lines learn it at their next login.")
 )
 
 // Settings about recordings.
@@ -66,11 +66,11 @@ var (
 // Settings about how long things are kept.
 var (
 	RecordingRetention = intKey("retention.recording_days", 180, 1, 36_500,
-		"Days a recording is kept.").needsRestart()
+		"Days a recording is kept, counted when it is made: one that exists keeps the end it was given.")
 	ConnectionRetention = intKey("retention.connection_days", 730, 1, 36_500,
-		"Days the row of a past connection is kept.").needsRestart()
+		"Days the row of a past connection is kept.")
 	AuditRetention = intKey("retention.audit_days", 730, 1, 36_500,
-		"Days an audit event is kept.").needsRestart()
+		"Days an audit event is kept; removed once an hour.")
 )
 
 // All lists every setting in the order they are shown.

@@ -150,7 +150,10 @@ func one(k *Key, err error) (*keyOut, error) {
 
 func (c *CA) info(ctx context.Context, _ *struct{}) (*infoOut, error) {
 	out := &infoOut{}
-	out.Body.Bastion, out.Body.Separator = c.c.Bastion, c.c.Separator
+	out.Body.Bastion = c.c.Bastion
+	if c.c.Separator != nil {
+		out.Body.Separator = c.c.Separator()
+	}
 	for p, text := range map[Purpose]*string{ForTargets: &out.Body.UserCA, ForClients: &out.Body.ClientCA, ForHosts: &out.Body.HostCA} {
 		var err error
 		if *text, err = c.PublicKeys(ctx, p); err != nil {

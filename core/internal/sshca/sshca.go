@@ -40,7 +40,7 @@ type Config struct {
 	Now   func() time.Time
 	// Bastion (host:port) and Separator are shown to people's tools.
 	Bastion   string
-	Separator string
+	Separator func() string // nil: none is shown
 }
 
 // CA signs. Safe for concurrent use. It holds no key in memory between calls.

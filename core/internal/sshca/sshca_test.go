@@ -38,7 +38,7 @@ func newFixture(t *testing.T, d *db.DB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.CA, err = New(t.Context(), Config{DB: d, Vault: v, Audit: x.log, Log: quiet, Now: func() time.Time { return x.now }, Bastion: "core:2222", Separator: "%"})
+	x.CA, err = New(t.Context(), Config{DB: d, Vault: v, Audit: x.log, Log: quiet, Now: func() time.Time { return x.now }, Bastion: "core:2222", Separator: func() string { return "%" }})
 	if err != nil {
 		t.Fatal(err)
 	}

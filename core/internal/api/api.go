@@ -75,6 +75,7 @@ type (
 type call struct {
 	id     string
 	source netip.Addr
+	path   string // as the client asked, without Prefix
 }
 
 func callFrom(ctx context.Context) call {

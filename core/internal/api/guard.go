@@ -35,7 +35,7 @@ func (f *Frame) Handler() http.Handler { return http.HandlerFunc(f.serve) }
 // serve is the outside of every request: identity, headers, log, panics.
 func (f *Frame) serve(w http.ResponseWriter, r *http.Request) {
 	start := f.now()
-	c := call{id: "req_" + strings.ToLower(rand.Text()[:16]), source: ClientAddr(r, f.proxies)}
+	c := call{id: "req_" + strings.ToLower(rand.Text()[:16]), source: ClientAddr(r, f.proxies), path: strings.TrimPrefix(r.URL.Path, Prefix)}
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	rec := &recorder{ResponseWriter: w}
 	_, pattern := f.mux.Handler(r)
@@ -103,6 +103,7 @@ func (f *Frame) handle(op Op, raw bool, h http.HandlerFunc) {
 	f.mux.HandleFunc(op.Method+" "+Prefix+op.Path, func(w http.ResponseWriter, r *http.Request) {
 		rec := w.(*recorder)
 		rec.op = op.ID
+		r = r.WithContext(withOp(r.Context(), op))
 		p, problem := f.authenticate(r, op.Who)
 		if problem != nil {
 			writeProblem(w, r, problem)

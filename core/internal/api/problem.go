@@ -50,7 +50,11 @@ func Invalid(fields ...FieldError) *Problem {
 
 // Missing is 404 for a thing that does not exist or must not be seen.
 func Missing(kind, id string) *Problem {
-	return &Problem{Status: 404, Title: "There is no such " + kind + ".", Detail: id, Code: "not_found"}
+	p := &Problem{Status: 404, Title: "There is no such " + kind + ".", Code: "not_found"}
+	if id != "" {
+		p.Title = "There is no " + kind + " " + cut(id, 100) + "."
+	}
+	return p
 }
 
 // Conflict is 409: the request is fine but the present state forbids it.
@@ -87,7 +91,7 @@ func (f *Frame) problem(ctx context.Context, err error) *Problem {
 	}
 	switch {
 	case errors.Is(err, db.ErrNotFound):
-		return Missing("thing", "")
+		return missing(opFrom(ctx), callFrom(ctx).path)
 	case errors.Is(err, db.ErrConflict):
 		return Conflict("conflict", "It exists already, or somebody else changed it meanwhile.")
 	case errors.Is(err, context.DeadlineExceeded):

@@ -39,6 +39,7 @@ var rooms = map[string]int{
 	"webterm":    9,
 	"webaccess":  8,
 	"webui":      8,
+	"overview":   8,
 	"server":     10,
 	"cli":        11,
 	"usercli":    11, // a client: see TestLayoutLinks

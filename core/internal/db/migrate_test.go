@@ -43,7 +43,7 @@ func TestMigrationsArePaired(t *testing.T) {
 
 const (
 	sqliteColumns = `select m.name, p.name, lower(p.type), p."notnull", p.pk > 0
-from sqlite_master m join pragma_table_info(m.name) p where m.type = 'table'`
+from sqlite_master m join pragma_table_xinfo(m.name) p where m.type = 'table'`
 	postgresColumns = `select c.table_name, c.column_name, c.data_type, case c.is_nullable when 'NO' then 1 else 0 end,
   case when exists (
     select 1 from information_schema.key_column_usage k join information_schema.table_constraints t using (constraint_schema, constraint_name)

@@ -189,6 +189,9 @@ func (f *Fleet) serveStatus(w http.ResponseWriter, r *http.Request, n *node) {
 	}
 	s.LastError = limit(s.LastError, 200)
 	n.status.Store(&statusAt{s, f.now()})
+	stats := n.session.Stats()
+	n.past.add(stats.RTT, stats.Streams)
+	f.reported.Store(true)
 	n.leaving.Store(s.Mode == wire.ModeDraining)
 	f.checkClock(n, s.Clock)
 	leaf := n.row.Load()

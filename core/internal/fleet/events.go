@@ -108,6 +108,15 @@ func (w *eventWriter) write(ctx context.Context, b []note) {
 func (w *eventWriter) tx(ctx context.Context, b []note) error {
 	return w.db.Tx(ctx, func(tx *db.Tx) error {
 		for _, n := range b {
+			if n.event != nil {
+				// Once for all of them: "some came or went".
+				if err := tx.Notify(ctx, "edge", ""); err != nil {
+					return err
+				}
+				break
+			}
+		}
+		for _, n := range b {
 			if n.query != "" {
 				if _, err := tx.ExecContext(ctx, n.query, n.args...); err != nil {
 					return err

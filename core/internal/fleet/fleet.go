@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,6 +50,11 @@ type HostRegistrar interface {
 	RegisterHost(ctx context.Context, tx *db.Tx, h Host) (targetID string, changed bool, err error)
 }
 
+// SiteMaker makes sites that do not exist; made tells that it did.
+type SiteMaker interface {
+	EnsureSite(ctx context.Context, tx *db.Tx, name string) (made bool, err error)
+}
+
 // Config is what a Fleet needs. DB, Audit, Vault and CoreID are required.
 type Config struct {
 	DB    *db.DB
@@ -68,6 +74,8 @@ type Config struct {
 	// Hosts and UserCA serve host deployment; nil: its routes answer 404.
 	Hosts  HostRegistrar
 	UserCA UserCA
+	// Sites makes the site of a new token when there is none; nil: nobody does.
+	Sites SiteMaker
 
 	// NodeLife, CALife and RenewBefore are certificate times; 0: 730, 1825 and
 	// 30 days. CRLLife is how long a revocation list is valid; 0: 24 h.
@@ -99,6 +107,8 @@ type Fleet struct {
 	streams *control.Listener
 	events  *eventWriter
 	enrols  *rate.Limiter
+	// reported is set when a node has reported, and taken back by pulse.
+	reported atomic.Bool
 
 	serving  sync.WaitGroup // tunnels
 	draining chan struct{}  // closed when no new tunnels are accepted

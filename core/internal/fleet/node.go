@@ -37,6 +37,7 @@ type node struct {
 	// skew is the node's clock minus ours in microseconds, at the last report.
 	skew   atomic.Int64
 	warned atomic.Bool // a clock_skew event was written
+	past   history
 	// ended is why core itself closed the tunnel.
 	ended atomic.Pointer[wire.Error]
 }

@@ -62,6 +62,7 @@ type tunnelOut struct {
 	BytesOut      uint64     `json:"bytes_out"`
 	ClockSkewMS   float64    `json:"clock_skew_ms"`
 	ReportedAt    *time.Time `json:"reported_at,omitempty"`
+	History       *History   `json:"history,omitempty" doc:"one value for each report of the node, oldest first"`
 	Relayed       int        `json:"relayed" doc:"connections the node relays now, by its own count"`
 	Refused       uint64     `json:"refused" doc:"by rule, since the node's start"`
 	Failed        uint64     `json:"failed"`
@@ -127,6 +128,7 @@ func (f *Fleet) show(e *nodeRow) edgeOut {
 		t.Mode, t.Relayed, t.Refused, t.Failed, t.MemoryBytes = limit(s.Mode, 16), s.Streams, s.Refused, s.Failed, s.MemoryBytes
 		at := s.at
 		t.ReportedAt = &at
+		t.History = n.past.view(f.statusEvery())
 		if s.LastError != "" {
 			o.LastError = s.LastError
 		}
@@ -208,6 +210,7 @@ type (
 			MaxUses     int               `json:"max_uses,omitempty" doc:"default 1"`
 			TTLSeconds  int64             `json:"ttl_s,omitempty" doc:"seconds; default 86400" minimum:"0" maximum:"31622400"`
 			AllowRepeat bool              `json:"allow_repeat,omitempty" doc:"a node of the same name may enrol again; its former identity ends"`
+			Downloads   string            `json:"downloads,omitempty" maxLength:"500" doc:"https URL under which machines find the binaries, for the cloud-init text"`
 		}
 	}
 	tokenMadeOut struct {
@@ -216,6 +219,9 @@ type (
 			Token string `json:"token" doc:"shown this once"`
 			// Core is where nodes dial to, which need not be where the caller came in.
 			Core string `json:"core,omitempty" doc:"address for the new node's --core"`
+			// SiteCreated warns of a slip of the pen.
+			SiteCreated bool     `json:"site_created" doc:"there was no site of this name: it was made with the token"`
+			Commands    Commands `json:"commands" doc:"texts to run on the new node, with the token in them"`
 		}
 	}
 	tokenListIn  struct{ api.PageIn }
@@ -456,7 +462,10 @@ func (f *Fleet) apiCreateToken(ctx context.Context, in *tokenIn) (*tokenMadeOut,
 	if b.Rules != nil {
 		s.Rules = b.Rules.wire()
 	}
-	id, text, err := f.CreateToken(ctx, actor(ctx), s)
+	if bad := checkDownloads(b.Downloads); len(bad) > 0 {
+		return nil, api.Invalid(bad...)
+	}
+	id, text, siteMade, err := f.createToken(ctx, actor(ctx), s)
 	if err != nil {
 		return nil, err
 	}
@@ -469,6 +478,11 @@ func (f *Fleet) apiCreateToken(ctx context.Context, in *tokenIn) (*tokenMadeOut,
 	if len(f.c.Addresses) > 0 {
 		out.Body.Core = f.c.Addresses[0]
 	}
+	core := out.Body.Core
+	if core == "" {
+		core = exampleCore
+	}
+	out.Body.SiteCreated, out.Body.Commands = siteMade, commands(b.Kind, text, core, b.Downloads)
 	return out, nil
 }
 

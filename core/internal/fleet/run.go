@@ -105,6 +105,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return f.watch(gctx) })
 	g.Go(func() error { return f.tend(gctx) })
+	g.Go(func() error { return f.pulse(gctx) })
 	if f.c.QUIC != nil {
 		g.Go(func() error { return f.acceptQUIC(gctx) })
 	}
@@ -171,6 +172,9 @@ func (f *Fleet) watch(ctx context.Context) error {
 	for n := range f.c.DB.Subscribe(ctx) {
 		switch n.Topic {
 		case "edge":
+			if n.ID == "" {
+				continue // no row changed
+			}
 			f.ca.forgetCRL()
 			if err := f.recheck(ctx, n.ID); err != nil && ctx.Err() == nil {
 				f.log.Warn("edge changed", telemetry.KeyNode, n.ID, telemetry.KeyErr, err)
@@ -215,6 +219,30 @@ func (f *Fleet) recheckAll(ctx context.Context) {
 	}
 	for id := range live {
 		check(id)
+	}
+}
+
+// pulseEvery bounds how often readers of the fleet are told of new figures.
+const pulseEvery = 10 * time.Second
+
+// pulse tells readers that nodes have reported since the last time. What they
+// reported is in memory only, so no row and no other note says so.
+func (f *Fleet) pulse(ctx context.Context) error {
+	tick := time.NewTicker(pulseEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if !f.reported.Swap(false) {
+			continue
+		}
+		err := f.c.DB.Tx(ctx, func(tx *db.Tx) error { return tx.Notify(ctx, "edge", "") })
+		if err != nil && ctx.Err() == nil {
+			f.log.Warn("readers of the fleet are not told", telemetry.KeyErr, err)
+		}
 	}
 }
 

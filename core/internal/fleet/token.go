@@ -108,8 +108,14 @@ func checkRules(r wire.DialRules) (bad []api.FieldError) {
 // CreateToken makes an enrolment token and returns its text, which is not
 // stored and cannot be shown again.
 func (f *Fleet) CreateToken(ctx context.Context, by audit.Actor, s TokenSpec) (id, text string, err error) {
+	id, text, _, err = f.createToken(ctx, by, s)
+	return id, text, err
+}
+
+// createToken also tells whether the token's site was made with it.
+func (f *Fleet) createToken(ctx context.Context, by audit.Actor, s TokenSpec) (id, text string, siteMade bool, err error) {
 	if err := s.validate(); err != nil {
-		return "", "", err
+		return "", "", false, err
 	}
 	secret := strings.ToLower(rand.Text())
 	hash := sha256.Sum256([]byte(secret))
@@ -117,7 +123,13 @@ func (f *Fleet) CreateToken(ctx context.Context, by audit.Actor, s TokenSpec) (i
 	t := token{ID: newID("tok"), Kind: s.Kind, Site: s.Site, Labels: s.Labels, Rules: s.Rules, Comment: s.Comment,
 		SecretHash: hash[:], MaxUses: s.MaxUses, AllowRepeat: s.AllowRepeat,
 		ExpiresAt: now.Add(s.TTL), CreatedAt: now, CreatedBy: by.ID, Version: 1}
-	err = f.c.DB.Tx(ctx, func(tx *db.Tx) error {
+	err = f.c.DB.Tx(ctx, func(tx *db.Tx) (err error) {
+		siteMade = false
+		if f.c.Sites != nil && t.Site != "" {
+			if siteMade, err = f.c.Sites.EnsureSite(ctx, tx, t.Site); err != nil {
+				return err
+			}
+		}
 		if err := insertToken(ctx, tx, t); err != nil {
 			return err
 		}
@@ -130,9 +142,9 @@ func (f *Fleet) CreateToken(ctx context.Context, by audit.Actor, s TokenSpec) (i
 				"expires_at": t.ExpiresAt.UTC().Format(time.RFC3339), "allow_repeat": strconv.FormatBool(t.AllowRepeat)}})
 	})
 	if err != nil {
-		return "", "", fmt.Errorf("create enrolment token: %w", err)
+		return "", "", false, fmt.Errorf("create enrolment token: %w", err)
 	}
-	return t.ID, wire.Token{ID: t.ID, Secret: secret, Pin: f.ca.pin}.Text(), nil
+	return t.ID, wire.Token{ID: t.ID, Secret: secret, Pin: f.ca.pin}.Text(), siteMade, nil
 }
 
 // RevokeToken makes a token useless. What enrolled with it stays.

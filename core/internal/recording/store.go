@@ -152,12 +152,20 @@ func (s *Store) Check(ctx context.Context) error {
 	return s.checkSpace()
 }
 
-func (s *Store) checkSpace() error {
+// Space is what is free for recordings and what there is at all, in bytes.
+func (s *Store) Space() (free, total uint64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.cfg.Dir, &st); err != nil {
-		return fmt.Errorf("%w: %w", ErrStorage, err)
+		return 0, 0, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
-	free := uint64(st.Bavail) * uint64(st.Bsize)
+	return uint64(st.Bavail) * uint64(st.Bsize), uint64(st.Blocks) * uint64(st.Bsize), nil
+}
+
+func (s *Store) checkSpace() error {
+	free, _, err := s.Space()
+	if err != nil {
+		return err
+	}
 	if least := s.cfg.Limits().MinFree; int64(free) < least {
 		return fmt.Errorf("%w: %d MiB free, %d MiB needed", ErrFull, free>>20, least>>20)
 	}

@@ -22,6 +22,7 @@ import (
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
 	"caponier/core/internal/fleet"
+	"caponier/core/internal/overview"
 	"caponier/core/internal/policy"
 	"caponier/core/internal/portaccess"
 	"caponier/core/internal/recording"
@@ -136,7 +137,7 @@ func (s *Server) buildRooms(ctx context.Context) (err error) {
 		DB: s.db, Audit: s.audit, Vault: s.vault, CoreID: s.id, CoreName: s.cfg.Name,
 		Addresses: []string{s.cfg.Public.Edge}, QUIC: s.listen.quic,
 		Direct: dial.Rules{Exempt: prefixes(s.cfg.Dial.Allow)},
-		Hosts:  hosts, UserCA: s.ca,
+		Hosts:  hosts, Sites: hosts, UserCA: s.ca,
 		Log: s.log, Metrics: s.reg,
 	})
 	if err != nil {
@@ -271,7 +272,27 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.recordings.Routes(s.frame)
 	s.conns.Routes(s.frame)
 	s.ports.Routes(s.frame)
+	look, err := overview.New(overview.Config{
+		DB: s.db, Audit: s.audit, Edges: s.fleet, Certificates: s.certificates, Space: s.recordings.Space,
+		Now: time.Now, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	look.Routes(s.frame)
 	return nil
+}
+
+// certificates are those of core itself, for the overview.
+func (s *Server) certificates() []overview.Certificate {
+	var list []overview.Certificate
+	if c, err := s.certs.get(nil); err == nil && c.Leaf != nil {
+		list = append(list, overview.Certificate{Name: "console and API", NotAfter: c.Leaf.NotAfter, Renews: s.cfg.TLS.CertFile == ""})
+	}
+	for _, c := range s.fleet.Roots()[:1] {
+		list = append(list, overview.Certificate{Name: "edge CA", NotAfter: c.NotAfter, Renews: true})
+	}
+	return list
 }
 
 // bastionAlias is a name in the bastion's host certificate that holds under
@@ -287,7 +308,7 @@ func (s *Server) buildBastion(ctx context.Context, host string) (err error) {
 		Users: s.users, Policy: s.policy, Connections: bastion.FromManager(s.conns), Recordings: bastion.FromStore(s.recordings),
 		Dialer: s.fleet, CA: s.ca, Vault: s.vault, HostKeys: s.targets, Audit: s.audit,
 		Signers: s.hostKey.signers, LoginGone: loginGone,
-		Separator: settings.BastionSeparator.Get(s.settings), Address: s.cfg.Public.Bastion,
+		Separator: func() string { return settings.BastionSeparator.Get(s.settings) }, Address: s.cfg.Public.Bastion,
 		Log: s.log, Now: time.Now,
 	})
 	return err
@@ -329,6 +350,11 @@ type hostRegistrar struct{ targets *target.Service }
 // RegisterHost implements fleet.HostRegistrar.
 func (h *hostRegistrar) RegisterHost(ctx context.Context, tx *db.Tx, host fleet.Host) (string, bool, error) {
 	return h.targets.RegisterHost(ctx, tx, target.Host(host))
+}
+
+// EnsureSite implements fleet.SiteMaker.
+func (h *hostRegistrar) EnsureSite(ctx context.Context, tx *db.Tx, name string) (bool, error) {
+	return h.targets.EnsureSite(ctx, tx, name)
 }
 
 // handler serves everything on the https listener.

@@ -65,6 +65,23 @@ func (s *Service) insertSite(ctx context.Context, tx *db.Tx, site *Site) error {
 	return s.wrote(ctx, tx, audit.Event{Type: audit.SiteCreated, Object: site.object()}, TopicSite, site.Name)
 }
 
+// EnsureSite makes a site if there is none of the name, and tells whether it did.
+func (s *Service) EnsureSite(ctx context.Context, tx *db.Tx, name string) (made bool, err error) {
+	if err := tx.Lock(ctx, "site:"+name); err != nil {
+		return false, err
+	}
+	_, err = s.Site(ctx, tx, name)
+	if err == nil || !errors.Is(err, db.ErrNotFound) {
+		return false, err
+	}
+	site := Site{Name: name}
+	var p problems
+	if site.validate(&p); p.err() != nil {
+		return false, p.err()
+	}
+	return true, s.insertSite(ctx, tx, &site)
+}
+
 func (s *Site) object() audit.Object { return audit.Object{Kind: "site", ID: s.ID, Name: s.Name} }
 
 // UpdateSite changes the comment of a site.

@@ -139,6 +139,11 @@ func (t tokensCreate) Run(e *env) error {
 		enrolmentToken
 		Token string `json:"token"`
 		Core  string `json:"core,omitempty"`
+		// An older core says neither.
+		SiteCreated bool `json:"site_created"`
+		Commands    struct {
+			Shell string `json:"shell"`
+		} `json:"commands"`
 	}
 	in := map[string]any{"kind": t.Kind, "site": t.Site, "max_uses": t.Uses, "ttl_s": int(t.TTL.Seconds())}
 	if err := c.do(e.ctx, http.MethodPost, "/enrolment-tokens", in, &answer); err != nil {
@@ -146,6 +151,11 @@ func (t tokensCreate) Run(e *env) error {
 	}
 	if e.json {
 		return e.printJSON(answer)
+	}
+	if answer.SiteCreated {
+		if err := e.printf("There was no site %s: it was made now. If that was a slip, caponier tokens revoke %s\n\n", t.Site, plain(answer.ID)); err != nil {
+			return err
+		}
 	}
 	if t.Kind == "host" {
 		return e.printf("On the host, as root, with the script of an extender of %s (docs/enrol.md):\n\n  CAPONIER_TOKEN=%s sh caponier-deploy --accounts root\n\nUses: %d. Ends: %s.\n",
@@ -155,8 +165,11 @@ func (t tokensCreate) Run(e *env) error {
 	if core == "" {
 		core = p.URL
 	}
-	return e.printf("On the machine inside %s, run:\n\n  CAPONIER_TOKEN=%s caponier-%s run --core %s --state ~/.caponier-%s\n\nUses: %d. Ends: %s.\n",
-		t.Site, plain(answer.Token), t.Kind, strings.TrimSuffix(plain(core), "/"), t.Kind, t.Uses, when(answer.ExpiresAt))
+	command := plain(answer.Commands.Shell)
+	if command == "" {
+		command = fmt.Sprintf("CAPONIER_TOKEN=%s caponier-%s run --core %s --state ~/.caponier-%s", plain(answer.Token), t.Kind, strings.TrimSuffix(plain(core), "/"), t.Kind)
+	}
+	return e.printf("On the machine inside %s, run:\n\n  %s\n\nUses: %d. Ends: %s.\n", t.Site, command, t.Uses, when(answer.ExpiresAt))
 }
 
 type tokensRevoke struct {

@@ -51,6 +51,7 @@ const (
 	filesSQL      = `select ` + fileColumns + ` from recording_files where recording_id = $1 order by stored_at, id limit 10000`
 	getFileSQL    = `select ` + fileColumns + ` from recording_files where id = $1`
 
+	filesSinceSQL  = `select id from recording_files where stored_at >= $1`
 	expireFilesSQL = `update recording_files set status = 'expired' where recording_id = $1 and status = 'stored'`
 
 	insertTicketSQL = `insert into recording_tickets (hash, file_id, user_id, expires_at) values ($1, $2, $3, $4)`

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"time"
 
 	"caponier/core/internal/audit"
@@ -35,7 +36,7 @@ func (s *Store) Run(ctx context.Context) error {
 			err = s.indexClosed(ctx)
 		}
 		if err == nil && all {
-			err = errors.Join(s.indexOld(ctx), s.expire(ctx), s.verifyOld(ctx), s.dropTickets(ctx))
+			err = errors.Join(s.indexOld(ctx), s.expire(ctx), s.verifyOld(ctx), s.dropTickets(ctx), s.dropStrays(ctx))
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -343,4 +344,70 @@ func (s *Store) expireOne(ctx context.Context, r *Recording) error {
 		s.metrics.expired.Inc()
 	}
 	return err
+}
+
+// strayAge is how long a copy may lie without a row: a core that still writes
+// it touches it far more often, one that died does not.
+const strayAge = 24 * time.Hour
+
+// dropStrays removes copies of transferred files that a core died over: their
+// content is sealed under a key that only it had, and no row names them. It
+// looks at this month and the last.
+func (s *Store) dropStrays(ctx context.Context) error {
+	root, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	now := s.cfg.Now().UTC()
+	first := time.Date(now.Year(), now.Month()-1, 1, 0, 0, 0, 0, time.UTC)
+	known, err := s.fileIDs(ctx, first.Add(-strayAge))
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{monthDir(first), monthDir(now)} {
+		entries, err := fs.ReadDir(root.FS(), dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look for stray copies: %w", err)
+		}
+		for _, e := range entries {
+			id, isCopy := strings.CutSuffix(e.Name(), ".cfile")
+			if !isCopy || known[id] {
+				continue
+			}
+			st, err := e.Info()
+			if errors.Is(err, fs.ErrNotExist) || err == nil && now.Sub(st.ModTime()) < strayAge {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("look for stray copies: %w", err)
+			}
+			if err := ignoreMissing(root.Remove(dir + "/" + e.Name())); err != nil {
+				return fmt.Errorf("remove stray copy: %w", err)
+			}
+			s.cfg.Log.Warn("removed an unfinished copy of a transferred file; a core died while it was made", "file", id)
+		}
+	}
+	return nil
+}
+
+// fileIDs are the copies with a row since t.
+func (s *Store) fileIDs(ctx context.Context, t time.Time) (map[string]bool, error) {
+	rows, err := s.cfg.DB.QueryContext(ctx, filesSinceSQL, t.UnixMicro())
+	if err != nil {
+		return nil, fmt.Errorf("list copies: %w", err)
+	}
+	defer rows.Close()
+	ids := map[string]bool{}
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("list copies: %w", err)
+		}
+		ids[id] = true
+	}
+	return ids, rows.Err()
 }

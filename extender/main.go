@@ -6,14 +6,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -83,7 +81,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		if err != nil {
 			return err
 		}
-		if cfg.token, err = token(c.Run.Token, c.Run.TokenFile, cfg.TokenFile, environ); err != nil {
+		if cfg.token, err = edge.FindToken(c.Run.Token, c.Run.TokenFile, cfg.TokenFile, environ); err != nil {
 			return err
 		}
 		return serve(ctx, cfg, stderr)
@@ -91,7 +89,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 }
 
 func load(f flags, environ []string) (*Config, error) {
-	cfg := defaults(func(key string) string { return lookup(environ, key) })
+	cfg := defaults(func(key string) string { return edge.Env(environ, key) })
 	// Flags win: they are applied as if they were in the environment.
 	if f.Core != "" {
 		environ = append(environ, config.EnvName("core")+"="+f.Core)
@@ -103,54 +101,6 @@ func load(f flags, environ []string) (*Config, error) {
 		return nil, err
 	}
 	return &cfg, nil
-}
-
-func lookup(environ []string, key string) (value string) {
-	for _, kv := range environ {
-		if k, v, _ := strings.Cut(kv, "="); k == key {
-			value = v
-		}
-	}
-	return value
-}
-
-// token finds the enrolment token; none is fine for an enrolled node.
-func token(flag, file, cfgFile string, environ []string) (config.Secret, error) {
-	env := lookup(environ, config.EnvPrefix+"TOKEN")
-	switch {
-	case flag != "":
-		return config.Secret(flag), nil
-	case file == "-":
-		b, err := io.ReadAll(io.LimitReader(os.Stdin, wire.MaxToken+1))
-		if err != nil {
-			return "", fmt.Errorf("read token from standard input: %w", err)
-		}
-		return config.Secret(strings.TrimSpace(string(b))), nil
-	case file != "":
-		return readToken(file, false)
-	case env != "":
-		return config.Secret(env), nil
-	case cfgFile != "":
-		// It may be gone once the node is enrolled.
-		return readToken(cfgFile, true)
-	}
-	return "", nil
-}
-
-func readToken(file string, mayMiss bool) (config.Secret, error) {
-	f, err := os.Open(file)
-	if mayMiss && errors.Is(err, os.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read token: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, wire.MaxToken+1))
-	if err != nil {
-		return "", fmt.Errorf("read token: %w", err)
-	}
-	return config.Secret(strings.TrimSpace(string(b))), nil
 }
 
 // serve runs the extender until ctx ends.
@@ -183,7 +133,7 @@ func serve(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	}
 	e, err := edge.New(ec)
 	if err != nil {
-		return hint(err)
+		return edge.Hint(err, wire.Extender)
 	}
 	defer e.Close()
 	if door != nil {
@@ -202,7 +152,7 @@ func serve(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	}
 	g.Go("edge", func(ctx context.Context) error {
 		if err := e.Run(ctx); err != nil {
-			return hint(err)
+			return edge.Hint(err, wire.Extender)
 		}
 		return ctx.Err()
 	})
@@ -266,28 +216,4 @@ func serveDebug(ctx context.Context, l net.Listener, e *edge.Edge, r *relay.Rela
 		return nil
 	})
 	return telemetry.ServeDebug(ctx, l, reg, health)
-}
-
-// hint tells what to do about errors that end the extender.
-func hint(err error) error {
-	text := ""
-	we, _ := errors.AsType[*wire.Error](err)
-	switch {
-	case errors.Is(err, edge.ErrNoToken):
-		text = "make one with `caponier tokens create --kind extender --site SITE` and start with --token-file FILE"
-	case errors.Is(err, wire.ErrToken):
-		text = "copy the whole token, from cap1. to the end"
-	case errors.Is(err, edge.ErrWrongCore):
-		text = "check --core; if it is right, somebody answers in core's place, or core's database was replaced: do not go on before you know"
-	case errors.Is(err, edge.ErrLocked):
-		text = "another extender runs with this state directory; give each its own"
-	case we != nil && we.Code == wire.CodeIdentityInUse:
-		text = "remove this copy's state directory and enrol it with a token of its own"
-	case we != nil && we.Code == wire.CodeUnauthorized:
-		text = "ask for an enrolment token, remove the state directory and start again with the token"
-	}
-	if text == "" {
-		return err
-	}
-	return &daemon.Hinted{Err: err, Hint: text}
 }

@@ -6,6 +6,7 @@ package control
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,17 +33,37 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s: status %d: %s", e.Path, e.Status, e.Text)
 }
 
-// Call sends in as JSON and decodes the answer into out (nil: ignored).
+// Call sends in as JSON and decodes the answer into out (nil: ignored). The
+// answer is at most wire.MaxControlBody.
 func Call(ctx context.Context, s tunnel.Session, method, path string, in, out any) error {
+	return Exchange(ctx, s, method, path, in, out, wire.MaxControlBody)
+}
+
+// squeezeFrom is the size from which a body is compressed.
+const squeezeFrom = 64 << 10
+
+// Exchange is Call for messages of up to limit bytes each way; large ones are
+// compressed. The peer must read with ReadUpTo.
+func Exchange(ctx context.Context, s tunnel.Session, method, path string, in, out any, limit int64) error {
 	body, err := json.Marshal(in)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	if int64(len(body)) > limit {
+		return fmt.Errorf("%s: a message of %d bytes, the limit is %d", path, len(body), limit)
+	}
+	squeezed := limit > wire.MaxControlBody && len(body) >= squeezeFrom
+	if squeezed {
+		body = squeeze(body)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://tunnel"+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if squeezed {
+		req.Header.Set("Content-Encoding", "gzip")
+	}
 	resp, err := RoundTrip(ctx, s, req)
 	if err != nil {
 		return err
@@ -55,10 +76,19 @@ func Call(ctx context.Context, s tunnel.Session, method, path string, in, out an
 	if out == nil {
 		return nil
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, wire.MaxControlBody)).Decode(out); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, limit)).Decode(out); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
+}
+
+func squeeze(body []byte) []byte {
+	var b bytes.Buffer
+	// Neither the level nor writing to memory can be wrong.
+	z, _ := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	_, _ = z.Write(body)
+	_ = z.Close()
+	return b.Bytes()
 }
 
 // RoundTrip sends req on a stream of its own. Closing the answer's body ends
@@ -147,11 +177,48 @@ func (l *Listener) Addr() net.Addr { return &net.UnixAddr{Name: "tunnel", Net: "
 // Read decodes a control message; unknown fields are a later release's. On
 // error it has answered.
 func Read(w http.ResponseWriter, r *http.Request, v any) bool {
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, wire.MaxControlBody)).Decode(v); err != nil {
+	return ReadUpTo(w, r, v, wire.MaxControlBody)
+}
+
+// ReadUpTo is Read for messages of up to limit bytes, compressed or not.
+func ReadUpTo(w http.ResponseWriter, r *http.Request, v any, limit int64) bool {
+	bad := func() bool {
 		http.Error(w, "the message cannot be read", http.StatusBadRequest)
 		return false
 	}
+	var body io.Reader = http.MaxBytesReader(w, r.Body, limit)
+	switch r.Header.Get("Content-Encoding") {
+	case "":
+	case "gzip":
+		z, err := gzip.NewReader(body)
+		if err != nil {
+			return bad()
+		}
+		body = &bounded{r: z, left: limit}
+	default:
+		http.Error(w, "the message's encoding is unknown", http.StatusUnsupportedMediaType)
+		return false
+	}
+	if err := json.NewDecoder(body).Decode(v); err != nil {
+		return bad()
+	}
 	return true
+}
+
+// bounded ends with an error, not with io.EOF, where more than left bytes come.
+type bounded struct {
+	r    io.Reader
+	left int64
+}
+
+// Read implements io.Reader.
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errors.New("the message is too long")
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
 }
 
 // Reply answers with v as JSON.

@@ -15,13 +15,19 @@ import (
 //	POST PathRouterCounters RouterCountersAsk -> RouterCounters
 //
 // A router that is not at RouterChanges.From answers 409 and gets the whole
-// state. Core sends one request at a time, leases apart.
+// state. Core sends one request at a time, leases apart. Bodies are at most
+// MaxRouterBody, compressed with gzip when that is worth it.
 const (
 	PathRouterState    = "/router/v1/state"
 	PathRouterChanges  = "/router/v1/changes"
 	PathRouterLease    = "/router/v1/lease"
 	PathRouterCounters = "/router/v1/counters"
 )
+
+// MaxRouterBody is the limit of one message of the router's control plane, in
+// bytes after decompression: 10,000 sessions with ten destinations each take
+// about 20 MB.
+const MaxRouterBody = 64 << 20
 
 // RouterSession is one network session as a router must enforce it.
 type RouterSession struct {
@@ -77,7 +83,9 @@ type RouterFailure struct {
 
 // RouterLease keeps the rules alive: without a fresh one they stop to hold
 // ForMS after the router received the last. Core sends one only while it could
-// still justify every session (DESIGN invariant 12).
+// still justify every session (DESIGN invariant 12). Revision is the one that
+// core wants: a router that is neither there nor on its way there renews
+// nothing.
 type RouterLease struct {
 	Epoch    string `json:"epoch"`
 	Revision uint64 `json:"revision"`

@@ -127,6 +127,7 @@ func TestLayoutLinks(t *testing.T) {
 		refuse []string
 	}{
 		{"./extender", slices.Concat(drivers, docker, mitm, []string{"caponier/core", "golang.org/x/crypto/ssh"})},
+		{"./router", slices.Concat(drivers, docker, mitm, []string{"caponier/core", "caponier/extender"})},
 		{"./core", slices.Concat(docker, mitm, []string{"caponier/extender", "testing"})},
 		{"./core/cmd/caponier", slices.Concat(drivers, docker, mitm, []string{"caponier/extender", "caponier/shared/tunnel", "caponier/core/internal/server"})},
 		{"./core/internal/access", slices.Concat(drivers, []string{"net/http", "database/sql", "caponier"})},

@@ -143,7 +143,7 @@ type destination struct {
 }
 
 type selector struct {
-	IP    span  `json:"ip"`
+	IP    span   `json:"ip"`
 	Proto string `json:"proto,omitempty"` // tcp, udp; none: any
 	Port  *ports `json:"port,omitempty"`  // none: all
 }

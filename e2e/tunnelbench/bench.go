@@ -1,11 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +25,7 @@ type subject struct {
 
 type bench struct {
 	options
+	figures  *regexp.Regexp
 	dir      string
 	target   *target
 	subjects []*subject // the hop first
@@ -44,7 +47,12 @@ func (b *bench) spawn(role string, args ...string) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, append([]string{"role=" + role}, args...)...)
+	// Under a name of its own, which perf and top show.
+	name := filepath.Join(b.dir, "bench-"+role)
+	if err := os.Symlink(self, name); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	cmd := exec.Command(name, append([]string{"role=" + role}, args...)...)
 	cmd.Stderr = os.Stderr
 	if b.profile != "" {
 		b.mu.Lock()

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -30,18 +31,23 @@ func main() {
 	}
 	var o options
 	flag.StringVar(&o.rows, "rows", "bulk,ping,open,far,idle,stall", "rows to run, by comma")
+	flag.StringVar(&o.only, "only", "", "regular expression of the figures to measure in the bulk, ping and far rows")
 	flag.StringVar(&o.subjects, "subjects", "wss,quic", "what to compare with the hop, by comma")
 	flag.DurationVar(&o.time, "time", 1500*time.Millisecond, "length of one measurement")
 	flag.IntVar(&o.rounds, "rounds", 3, "measurements per figure; the median is shown")
 	flag.DurationVar(&o.rtt, "rtt", 80*time.Millisecond, "round trip of the far rows")
 	flag.StringVar(&o.profile, "profile", "", "directory for CPU profiles of the subjects' processes")
 	flag.Parse()
+	only, err := regexp.Compile(o.only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "tunnelbench: -only:", err)
+		os.Exit(2)
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
-	b := &bench{options: o}
+	b := &bench{options: o, figures: only}
 	done := make(chan error, 1)
 	go func() { done <- b.run() }()
-	var err error
 	select {
 	case err = <-done:
 	case <-stop:
@@ -55,9 +61,9 @@ func main() {
 }
 
 type options struct {
-	rows, subjects, profile string
-	time, rtt               time.Duration
-	rounds                  int
+	rows, subjects, profile, only string
+	time, rtt                     time.Duration
+	rounds                        int
 }
 
 func (o options) has(row string) bool {

@@ -67,10 +67,11 @@ func (s *muxSession) readData(h wire.Header, now int64) error {
 		if err != nil {
 			return unexpected(err)
 		}
-		if err := st.received(b, nil); err != nil {
+		woke, err := st.received(b, nil)
+		if err != nil {
 			return s.violation(err)
 		}
-		if _, err = s.br.Discard(h.Length); s.unyielded >= yieldAfter {
+		if _, err = s.br.Discard(h.Length); woke && s.unyielded >= yieldAfter {
 			// The reader just woken must not wait until bulk lets us rest.
 			s.unyielded = 0
 			runtime.Gosched()
@@ -88,7 +89,7 @@ func (s *muxSession) readData(h wire.Header, now int64) error {
 		return unexpected(err)
 	}
 	c.end += n
-	if err := st.received(nil, c); err != nil {
+	if _, err := st.received(nil, c); err != nil {
 		return s.violation(err)
 	}
 	return nil

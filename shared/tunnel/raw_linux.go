@@ -23,6 +23,17 @@ func readRaw(fd uintptr, p []byte) (n int, again bool, err error) {
 	}
 }
 
+// writeRaw writes what a non-blocking descriptor takes at once.
+func writeRaw(fd uintptr, p []byte) int {
+	for {
+		n, err := unix.Write(int(fd), p)
+		if err == unix.EINTR {
+			continue
+		}
+		return max(n, 0)
+	}
+}
+
 // readError merges the result of readRaw with that of the RawConn around it.
 func readError(n int, err, cerr error) error {
 	switch {

@@ -14,6 +14,7 @@ import (
 )
 
 // Counters are told the bytes that Relay moved; nil functions are skipped.
+// They run on the goroutine that carries the whole tunnel and must not wait.
 type Counters struct {
 	AB func(n int) // bytes from a to b
 	BA func(n int) // bytes from b to a
@@ -130,17 +131,21 @@ func closeRead(nc net.Conn) {
 // copyOneWay tells read errors from write errors; io.EOF is none.
 func copyOneWay(dst, src net.Conn, count func(int)) (n int64, rerr, werr error) {
 	if st, ok := src.(*stream); ok {
+		var k *sink
+		if raw := rawOf(dst); raw != nil {
+			k = &sink{raw: raw, count: count}
+		}
 		for {
-			c, err := st.readChunk()
+			c, err := st.readChunk(k)
 			if err != nil {
-				return n, noEOF(err), nil
+				return n + k.taken(), noEOF(err), nil
 			}
 			m, err := dst.Write(c.bytes())
 			c.free()
 			n += int64(m)
 			count(m)
 			if err != nil {
-				return n, nil, err
+				return n + k.taken(), nil, err
 			}
 		}
 	}
@@ -175,6 +180,38 @@ func copyOneWay(dst, src net.Conn, count func(int)) (n int64, rerr, werr error) 
 			return n, noEOF(err), nil
 		}
 	}
+}
+
+// sink is a socket into which the session's reader writes what a stream
+// receives: no other goroutine has to wake up, and the bytes are still in the
+// processor's cache. It never waits; what the socket does not take at once is
+// queued, and the relay's own goroutine goes on with it.
+type sink struct {
+	raw   syscall.RawConn
+	count func(int)
+	n     int64 // guarded by the stream's rmu
+}
+
+// take writes what the socket takes of p and returns how much that was. An
+// error shows when the relay writes the rest.
+func (k *sink) take(p []byte) (n int) {
+	_ = k.raw.Write(func(fd uintptr) bool {
+		n = writeRaw(fd, p)
+		return true
+	})
+	k.n += int64(n)
+	if n > 0 {
+		k.count(n)
+	}
+	return n
+}
+
+// taken is how many bytes went this way; the stream's reading must be over.
+func (k *sink) taken() int64 {
+	if k == nil {
+		return 0
+	}
+	return k.n
 }
 
 // readInto reads what src has into a chunk, which it takes only when there is

@@ -3,8 +3,10 @@ package tunnel_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -102,6 +104,51 @@ func TestRelayHalfClose(t *testing.T) {
 		}
 		if r.up.Load() != int64(len(request)) || r.down.Load() != int64(len(response)) {
 			t.Errorf("counted %d up, %d down", r.up.Load(), r.down.Load())
+		}
+	})
+}
+
+// TestRelaySlowTarget has sockets take a frame in parts: what the session's
+// reader could not write follows in order.
+func TestRelaySlowTarget(t *testing.T) {
+	onEach(t, func(t *testing.T, c carrier) {
+		r := relay(t, c)
+		if err := r.target.SetReadBuffer(8 << 10); err != nil {
+			t.Fatal(err)
+		}
+		sent := make([]byte, 12<<20)
+		rnd := rand.New(rand.NewPCG(1, 2))
+		for i := 0; i < len(sent); i += 8 {
+			binary.LittleEndian.PutUint64(sent[i:], rnd.Uint64())
+		}
+		go func() {
+			for b := sent; len(b) > 0; {
+				n := min(len(b), 1+rnd.IntN(150_000))
+				if _, err := r.user.Write(b[:n]); err != nil {
+					return
+				}
+				b = b[n:]
+			}
+			_ = r.user.CloseWrite()
+		}()
+		got, buf := make([]byte, 0, len(sent)), make([]byte, 300_000)
+		for i := 0; ; i++ {
+			n, err := r.target.Read(buf[:1+i*7919%len(buf)])
+			got = append(got, buf[:n]...)
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(got, sent) {
+			t.Fatalf("the target got other bytes than were sent: %d of %d", len(got), len(sent))
+		}
+		_ = r.target.Close()
+		r.wait(t)
+		if r.up.Load() != int64(len(sent)) {
+			t.Errorf("counted %d of %d bytes", r.up.Load(), len(sent))
 		}
 	})
 }

@@ -62,6 +62,7 @@ type stream struct {
 	grownBy   atomic.Int64
 	rready    chan struct{} // capacity 1: Read may go on
 	rdeadline deadline
+	sink      *sink // while a relay waits for data: where the session's reader may put it
 
 	inTalk talk // the session's reader's own
 
@@ -329,8 +330,9 @@ func (st *stream) accept() {
 	}
 }
 
-// received takes in data: b, which is copied, or c, which is taken over.
-func (st *stream) received(b []byte, c *chunk) error {
+// received takes in data: b, which is copied, or c, which is taken over. woke
+// reports whether somebody else has to run for it to get on.
+func (st *stream) received(b []byte, c *chunk) (woke bool, err error) {
 	n := len(b)
 	if c != nil {
 		n = c.len()
@@ -341,14 +343,36 @@ func (st *stream) received(b []byte, c *chunk) error {
 		if c != nil {
 			c.free()
 		}
-		return fmt.Errorf("%w: data beyond credit or end", wire.ErrFrame)
+		return false, fmt.Errorf("%w: data beyond credit or end", wire.ErrFrame)
 	}
 	if st.discard {
 		st.rmu.Unlock()
 		if c != nil {
 			c.free()
 		}
-		return nil
+		return false, nil
+	}
+	if st.sink != nil {
+		data := b
+		if c != nil {
+			data = c.bytes()
+		}
+		m := st.sink.take(data)
+		grant := st.countLocked(m)
+		if m == n {
+			st.rmu.Unlock()
+			if c != nil {
+				c.free()
+			}
+			st.accept()
+			st.grant(grant)
+			return false, nil
+		}
+		defer st.grant(grant)
+		if n -= m; c != nil {
+			c.off += m
+		}
+		b = data[m:]
 	}
 	switch {
 	case c != nil:
@@ -369,7 +393,7 @@ func (st *stream) received(b []byte, c *chunk) error {
 		st.rerr = why
 		st.rmu.Unlock()
 	}
-	return nil
+	return true, nil
 }
 
 // finished handles the peer's fin.
@@ -414,7 +438,7 @@ func (st *stream) ended(why error, discard bool) {
 
 // Read implements net.Conn.
 func (st *stream) Read(p []byte) (int, error) {
-	if err := st.awaitDataLocking(); err != nil {
+	if err := st.awaitDataLocking(nil); err != nil {
 		return 0, err
 	}
 	n := st.inq.read(p)
@@ -427,9 +451,10 @@ func (st *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// readChunk returns the next received bytes without copying them.
-func (st *stream) readChunk() (*chunk, error) {
-	if err := st.awaitDataLocking(); err != nil {
+// readChunk returns the next received bytes without copying them. While it
+// waits, what arrives goes to k, if that is not nil and takes it.
+func (st *stream) readChunk(k *sink) (*chunk, error) {
+	if err := st.awaitDataLocking(k); err != nil {
 		return nil, err
 	}
 	c := st.inq.pop()
@@ -443,16 +468,18 @@ func (st *stream) readChunk() (*chunk, error) {
 }
 
 // awaitDataLocking waits for data and returns with rmu held, or returns the
-// end's error without.
-func (st *stream) awaitDataLocking() error {
+// end's error without. What k takes meanwhile is not waited for.
+func (st *stream) awaitDataLocking(k *sink) error {
 	for {
 		expired := st.rdeadline.wait()
+		st.rmu.Lock()
+		st.sink = nil
 		select {
 		case <-expired:
+			st.rmu.Unlock()
 			return os.ErrDeadlineExceeded
 		default:
 		}
-		st.rmu.Lock()
 		if st.inq.bytes > 0 {
 			return nil
 		}
@@ -462,6 +489,8 @@ func (st *stream) awaitDataLocking() error {
 			err = st.rerr
 		case st.eof:
 			err = io.EOF
+		default:
+			st.sink = k
 		}
 		st.rmu.Unlock()
 		if err != nil {
@@ -481,6 +510,11 @@ func (st *stream) awaitDataLocking() error {
 // crosses its half may leave the other half short of the next credit.
 func (st *stream) consumeLocked(n int) int64 {
 	st.s.buffered.Add(-int64(n))
+	return st.countLocked(n)
+}
+
+// countLocked is consumeLocked for bytes that were never buffered.
+func (st *stream) countLocked(n int) int64 {
 	st.consumed += int64(n)
 	if st.eof || st.discard || st.consumed < st.window/2 {
 		return 0

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +22,8 @@ type Event struct {
 	// UserID is whose thing it is: that user sees the event without the
 	// topic's permission. Not sent.
 	UserID string `json:"-"`
+	// own: only that user sees it.
+	own bool
 }
 
 // topicNeeds says who may see a topic. What is not listed only its own user sees.
@@ -46,10 +49,31 @@ func topicNeeds(topic string) (Permission, bool) {
 	return "", false
 }
 
+// OwnSuffix ends the topic of a note whose ID is that of the user a thing
+// belongs to: that user's streams get an event of the topic before it, without
+// an ID.
+const OwnSuffix = ".own"
+
+// noted makes the event of a note.
+func noted(n db.Note) Event {
+	if topic, own := strings.CutSuffix(n.Topic, OwnSuffix); own {
+		return Event{Topic: topic, UserID: n.ID, own: true}
+	}
+	e := Event{Topic: n.Topic, ID: n.ID}
+	switch n.Topic {
+	case "user", "preference": // of which the ID is a user's
+		e.UserID = n.ID
+	}
+	return e
+}
+
 // visible reports whether p may see e.
 func visible(p *Principal, e Event) bool {
 	if e.Topic == db.TopicResync || e.UserID != "" && e.UserID == p.UserID {
 		return true
+	}
+	if e.own {
+		return false // somebody's own; those who may see the topic get it with its ID
 	}
 	need, ok := topicNeeds(e.Topic)
 	return ok && p.Can(need)
@@ -178,7 +202,7 @@ func (f *Frame) serveEvents(w http.ResponseWriter, r *http.Request) {
 			if !ok {
 				return
 			}
-			e = Event{Topic: n.Topic, ID: n.ID}
+			e = noted(n)
 		case e = <-published:
 		}
 		switch e.Topic {

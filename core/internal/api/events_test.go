@@ -400,3 +400,32 @@ func TestEventsLeaveNoDeadline(t *testing.T) {
 		t.Errorf("the stream ends at %s", w.last)
 	}
 }
+
+// What belongs to a user he hears about without a permission; others do not.
+func TestOwnEvents(t *testing.T) {
+	me, other := &Principal{UserID: "usr_1"}, &Principal{UserID: "usr_2"}
+	viewer := &Principal{UserID: "usr_3", Permissions: map[Permission]bool{ConnectionsView: true, UsersView: true}}
+	for _, tc := range []struct {
+		note              db.Note
+		topic, id         string
+		me, other, viewer bool
+	}{
+		{db.Note{Topic: "connection", ID: "con_1"}, "connection", "con_1", false, false, true},
+		{db.Note{Topic: "connection.own", ID: "usr_1"}, "connection", "", true, false, false},
+		{db.Note{Topic: "user", ID: "usr_1"}, "user", "usr_1", true, false, true},
+		{db.Note{Topic: "preference", ID: "usr_1"}, "preference", "usr_1", true, false, false},
+	} {
+		e := noted(tc.note)
+		if e.Topic != tc.topic || e.ID != tc.id {
+			t.Errorf("%v: event %+v", tc.note, e)
+		}
+		for _, who := range []struct {
+			p    *Principal
+			want bool
+		}{{me, tc.me}, {other, tc.other}, {viewer, tc.viewer}} {
+			if got := visible(who.p, e); got != who.want {
+				t.Errorf("%v to %s: visible %v, want %v", tc.note, who.p.UserID, got, who.want)
+			}
+		}
+	}
+}

@@ -33,6 +33,9 @@ import (
 const (
 	// TopicConnection: a connection began, changed state or ended.
 	TopicConnection = "connection"
+	// TopicOwn: the same, with the ID of the user whose connection it is, who
+	// may see the change without a permission.
+	TopicOwn = "connection" + api.OwnSuffix
 	// topicTerminate: an order to end a connection is in its row.
 	topicTerminate = "connection.terminate"
 )
@@ -231,7 +234,7 @@ func (m *Manager) Open(ctx context.Context, s Spec) (*Live, error) {
 				return err
 			}
 		}
-		if err := tx.Notify(ctx, TopicConnection, l.ID); err != nil {
+		if err := errors.Join(tx.Notify(ctx, TopicConnection, l.ID), tx.Notify(ctx, TopicOwn, s.Principal.UserID)); err != nil {
 			return err
 		}
 		return m.cfg.Audit.Append(ctx, tx, l.event(audit.ConnectionRequested, audit.OK, nil))

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -104,12 +105,12 @@ func (m *Manager) flush(ctx context.Context, counters bool) error {
 		start := time.Now()
 		tctx, cancel := context.WithTimeout(ctx, dbTimeout)
 		err := m.cfg.DB.Tx(tctx, func(tx *db.Tx) error {
-			for _, r := range rows {
+			for i, r := range rows {
 				if err := writeRow(tctx, tx, r); err != nil {
 					return err
 				}
 				if r.news {
-					if err := tx.Notify(tctx, TopicConnection, r.id); err != nil {
+					if err := errors.Join(tx.Notify(tctx, TopicConnection, r.id), tx.Notify(tctx, TopicOwn, batch[i].spec.Principal.UserID)); err != nil {
 						return err
 					}
 				}

@@ -193,6 +193,15 @@ next:
 	return best
 }
 
+// Unreachable says why no destination of a site can be reached now; empty when
+// an extender would be asked.
+func (f *Fleet) Unreachable(ctx context.Context, site string) string {
+	if site == "" || f.pick(site, nil) != nil {
+		return ""
+	}
+	return f.noExtender(ctx, site).Public
+}
+
 // noExtender says why a site cannot be reached.
 func (f *Fleet) noExtender(ctx context.Context, site string) *wire.Error {
 	known, err := siteEdges(ctx, f.c.DB, site)

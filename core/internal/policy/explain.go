@@ -19,6 +19,8 @@ import (
 // Network tries a destination step by step; *fleet.Fleet does.
 type Network interface {
 	Probe(ctx context.Context, r fleet.DialRequest) []fleet.DialStage
+	// Unreachable says why nothing of a site can be reached now; empty: it can.
+	Unreachable(ctx context.Context, site string) string
 }
 
 // Prober tries what comes after the TCP connection: banner, host key, login.

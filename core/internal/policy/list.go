@@ -30,12 +30,12 @@ const maxList = 1000
 // whose name or host contains search. A target is never cut in the middle, so
 // that the last entry's target name is the cursor of the next page.
 func (s *Service) List(ctx context.Context, p *api.Principal, source netip.Addr, search, after string, limit int) ([]Entry, error) {
-	entries, _, err := s.list(ctx, p, source, search, after, limit)
+	entries, _, err := s.list(ctx, p, source, target.Reach{Search: search}, after, limit)
 	return entries, err
 }
 
 // list also tells whether there may be more after the last entry.
-func (s *Service) list(ctx context.Context, p *api.Principal, source netip.Addr, search, after string, limit int) (entries []Entry, more bool, err error) {
+func (s *Service) list(ctx context.Context, p *api.Principal, source netip.Addr, by target.Reach, after string, limit int) (entries []Entry, more bool, err error) {
 	if p == nil {
 		return nil, false, errors.New("list targets: nobody asks")
 	}
@@ -45,7 +45,7 @@ func (s *Service) list(ctx context.Context, p *api.Principal, source netip.Addr,
 		if err != nil {
 			return err
 		}
-		entries, more, err = s.reach(ctx, tx, &sub, source, search, after, limit)
+		entries, more, err = s.reach(ctx, tx, &sub, source, by, after, limit)
 		return err
 	})
 	if errors.Is(err, db.ErrNotFound) {
@@ -58,7 +58,7 @@ func (s *Service) list(ctx context.Context, p *api.Principal, source netip.Addr,
 }
 
 // reach lists for a subject in one snapshot.
-func (s *Service) reach(ctx context.Context, q db.Querier, sub *access.Subject, source netip.Addr, search, after string, limit int) ([]Entry, bool, error) {
+func (s *Service) reach(ctx context.Context, q db.Querier, sub *access.Subject, source netip.Addr, by target.Reach, after string, limit int) ([]Entry, bool, error) {
 	now := s.c.Now()
 	names := s.standing(sub, source, now)
 	if sub.Disabled || sub.Locked || len(names) == 0 {
@@ -72,7 +72,7 @@ func (s *Service) reach(ctx context.Context, q db.Querier, sub *access.Subject, 
 	var entries []Entry
 	for targets := 0; ; {
 		// What is left out by the decision is made up for by the next rows.
-		found, accounts, err := s.c.Targets.Reachable(ctx, q, names, search, after, limit+1)
+		found, accounts, err := s.c.Targets.Reachable(ctx, q, names, by, after, limit+1)
 		if err != nil {
 			return nil, false, err
 		}

@@ -326,7 +326,7 @@ func TestListIsWhatDecideAllows(t *testing.T) {
 			listed := map[string]access.Features{}
 			after := ""
 			for {
-				es, more, err := w.list(t.Context(), ada, from, "", after, 3)
+				es, more, err := w.list(t.Context(), ada, from, target.Reach{}, after, 3)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -22,6 +22,7 @@ type reachView struct {
 	Host    string `json:"host"`
 	Port    int    `json:"port"`
 	Comment string `json:"comment"`
+	Problem string `json:"problem,omitempty" doc:"why it cannot be reached now, as far as that is known without trying"`
 	// Network tells what a network target opens, and how to use it.
 	Network           *target.NetworkText `json:"network,omitempty"`
 	DestinationsTotal int                 `json:"destinations_total,omitempty" doc:"of a network target; the first 20 are shown"`
@@ -50,6 +51,26 @@ func viewEntry(e *Entry) entryView {
 		v.Target.Network, v.Target.DestinationsTotal = target.ViewNetwork(&n), len(t.Network.Destinations)
 	}
 	return v
+}
+
+// tellProblems says of what cannot be reached now why, each site asked once.
+func (s *Service) tellProblems(ctx context.Context, entries []entryView) {
+	if s.c.Network == nil {
+		return
+	}
+	known := map[string]string{}
+	for i := range entries {
+		t := &entries[i].Target
+		if t.Site == "" {
+			continue
+		}
+		why, ok := known[t.Site]
+		if !ok {
+			why = s.c.Network.Unreachable(ctx, t.Site)
+			known[t.Site] = why
+		}
+		t.Problem = why
+	}
 }
 
 type stageView struct {
@@ -81,14 +102,17 @@ func (s *Service) Routes(f *api.Frame) {
 		Summary: "What the caller may reach now, by target name; limit counts targets"},
 		func(ctx context.Context, in *struct {
 			api.PageIn
-			Search string `query:"search" maxLength:"200" doc:"anywhere in name or host"`
+			Search string   `query:"search" maxLength:"200" doc:"anywhere in name or host"`
+			Kind   string   `query:"kind" maxLength:"20"`
+			Site   string   `query:"site" maxLength:"64"`
+			Only   []string `query:"only" maxItems:"200" doc:"IDs of targets, separated by commas"`
 		}) (*struct{ Body api.Page[entryView] }, error) {
 			var at position
 			if err := api.DecodeCursor(in.Cursor, &at); err != nil {
 				return nil, err
 			}
 			p := api.PrincipalFrom(ctx)
-			entries, more, err := s.list(ctx, p, p.Source, in.Search, at.After, in.Limit)
+			entries, more, err := s.list(ctx, p, p.Source, target.Reach{Search: in.Search, Kind: target.Kind(in.Kind), Site: in.Site, IDs: in.Only}, at.After, in.Limit)
 			if err != nil {
 				return nil, err
 			}
@@ -96,6 +120,7 @@ func (s *Service) Routes(f *api.Frame) {
 			for i := range entries {
 				page.Items[i] = viewEntry(&entries[i])
 			}
+			s.tellProblems(ctx, page.Items)
 			if more {
 				page.Next = api.EncodeCursor(position{entries[len(entries)-1].Target.Name})
 			}

@@ -127,15 +127,27 @@ func (s *Service) GrantsOfRoles(ctx context.Context, q db.Querier, roles []strin
 	return accessGrants(gs), nil
 }
 
+// Reach selects among what may be reached; zero fields select everything.
+type Reach struct {
+	Search string // anywhere in name or host
+	Kind   Kind
+	Site   string
+	IDs    []string // only these targets, at most 200
+}
+
 // Reachable returns targets that some grant opens to one of the roles, with
-// their accounts, ordered by name: at most limit after the name after, whose
-// name or host contains search.
-func (s *Service) Reachable(ctx context.Context, q db.Querier, roles []string, search, after string, limit int) ([]Target, map[string][]Account, error) {
+// their accounts, ordered by name: at most limit after the name after.
+func (s *Service) Reachable(ctx context.Context, q db.Querier, roles []string, by Reach, after string, limit int) ([]Target, map[string][]Account, error) {
 	if len(roles) == 0 {
 		return nil, nil, nil
 	}
-	args := append([]any{after, contains(search), limit}, anys(roles)...)
-	ts, err := collect(ctx, q, scanTarget, fmt.Sprintf(sqlReachable, marks(4, len(roles))), args...)
+	args := append([]any{after, contains(by.Search), limit, string(by.Kind), by.Site}, anys(roles)...)
+	only := ""
+	if ids := by.IDs[:min(len(by.IDs), maxRows)]; len(ids) > 0 {
+		only = " and t.id in (" + marks(len(args)+1, len(ids)) + ")"
+		args = append(args, anys(ids)...)
+	}
+	ts, err := collect(ctx, q, scanTarget, fmt.Sprintf(sqlReachable, marks(6, len(roles)), only), args...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read targets of roles: %w", err)
 	}

@@ -108,6 +108,7 @@ const (
    select tt.target_id from grants g join target_tags tt on tt.tag = g.tag where g.role_id in (%[1]s) and g.tag is not null)
    and t.name > $1
    and ($2 = '' or t.name like $2 escape '\' or t.host like $2 escape '\')
+   and ($4 = '' or t.kind = $4) and ($5 = '' or t.site = $5)%[2]s
  order by t.name limit $3`
 	sqlGrantsOf = `select ` + grantColumns + ` from grants g where g.target_id = $1%[1]s
  union all

@@ -45,6 +45,7 @@ func (s *Service) Export(ctx context.Context, by audit.Actor, userID string, hol
 			{"sessions", func() (any, error) {
 				return shown(showSession)(query(ctx, tx, scanSession, sqlSessionsAll, userID))
 			}},
+			{"preferences", func() (any, error) { return s.preferences(ctx, tx, userID) }},
 		}
 		for _, p := range parts {
 			if out[p.name], err = p.read(); err != nil {
@@ -129,7 +130,7 @@ func (s *Service) erase(ctx context.Context, tx *db.Tx, by audit.Actor, userID, 
 	if !u.ErasedAt.IsZero() {
 		return nil
 	}
-	for _, text := range []string{sqlKeysErase, sqlTokensErase, sqlSessionsErase, sqlMembersErase, sqlRecoveryClear, sqlClientDelete} {
+	for _, text := range []string{sqlKeysErase, sqlTokensErase, sqlSessionsErase, sqlMembersErase, sqlRecoveryClear, sqlClientDelete, sqlPreferencesErase} {
 		if _, err := tx.ExecContext(ctx, text, userID); err != nil {
 			return err
 		}

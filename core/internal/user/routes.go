@@ -21,6 +21,7 @@ func (s *Service) Routes(f *api.Frame, holders ...Holder) {
 	s.credentialRoutes(f)
 	s.roleRoutes(f)
 	s.clientRoutes(f)
+	s.preferenceRoutes(f)
 }
 
 // whose resolves the {id} of a request to a user the caller may see (or, with

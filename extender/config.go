@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"caponier/shared/config"
 	"caponier/shared/dial"
@@ -33,6 +34,9 @@ type Config struct {
 	QUIC string `toml:"quic"`
 	// Resolver is host:port of the DNS server to ask. Default: the system's.
 	Resolver string `toml:"resolver"`
+	// UDPIdle is how long a flow of datagrams may be silent, 1s to 1h. Default
+	// 2m; a question and an answer are given 30s.
+	UDPIdle config.Duration `toml:"udp_idle"`
 	// Debug is where metrics, health and pprof are served. Default off.
 	Debug config.Addr `toml:"debug"`
 	// Grace is how long live connections may go on after SIGTERM. Default 20s.
@@ -66,7 +70,7 @@ type DeployConfig struct {
 }
 
 func defaults(getenv func(string) string) Config {
-	c := Config{State: "/var/lib/caponier-extender", Transport: string(tunnel.WSS)}
+	c := Config{State: "/var/lib/caponier-extender", Transport: string(tunnel.WSS), UDPIdle: config.Duration(2 * time.Minute)}
 	if dir, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":"); dir != "" {
 		c.State = dir
 	}
@@ -92,6 +96,9 @@ func (c *Config) Validate() []config.Problem {
 	}
 	if _, _, err := net.SplitHostPort(c.QUIC); c.QUIC != "" && err != nil {
 		add("quic", "must be host:port", "")
+	}
+	if d := c.UDPIdle.Std(); d < time.Second || d > time.Hour {
+		add("udp_idle", "must be 1s to 1h", "")
 	}
 	if c.Resolver != "" {
 		if _, err := netip.ParseAddrPort(c.Resolver); err != nil {

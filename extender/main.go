@@ -117,7 +117,7 @@ func serve(ctx context.Context, cfg *Config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r := relay.New(relay.Config{Rules: rules, Resolver: cfg.resolver(), Log: log})
+	r := relay.New(relay.Config{Rules: rules, Resolver: cfg.resolver(), FlowIdle: cfg.UDPIdle.Std(), Log: log})
 	ec := edge.Config{
 		URL: cfg.Core, State: cfg.State, Token: cfg.token, Kind: wire.Extender, Name: cfg.Name, Build: daemon.Version,
 		Transport: cfg.transport(), QUICAddr: cfg.QUIC, Grace: cfg.Grace.Std(),

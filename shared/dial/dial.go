@@ -85,6 +85,39 @@ func Public(err error) *wire.Error {
 func (d *Dialer) Dial(ctx context.Context, dest string, narrow ...Rules) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.c.Timeout)
 	defer cancel()
+	allowed, err := d.allowed(ctx, dest, narrow)
+	if err != nil {
+		return nil, err
+	}
+	return d.race(ctx, dest, allowed, narrow)
+}
+
+// DialUDP makes a socket that sends to dest and receives from it alone. By the
+// same rules as Dial; as nothing is sent, nobody need be there.
+func (d *Dialer) DialUDP(ctx context.Context, dest string, narrow ...Rules) (*net.UDPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.c.Timeout)
+	defer cancel()
+	allowed, err := d.allowed(ctx, dest, narrow)
+	if err != nil {
+		return nil, err
+	}
+	nd := net.Dialer{ControlContext: d.guard(narrow)}
+	var first error
+	for _, to := range allowed {
+		// Fails where there is no route, or no such family.
+		c, err := nd.DialUDP(ctx, "udp", netip.AddrPort{}, to)
+		if err == nil {
+			return c, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, connectError(ctx, dest, first)
+}
+
+// allowed resolves dest and keeps the addresses that may be dialled.
+func (d *Dialer) allowed(ctx context.Context, dest string, narrow []Rules) ([]netip.AddrPort, error) {
 	host, port, err := split(dest)
 	if err != nil {
 		return nil, err
@@ -93,11 +126,7 @@ func (d *Dialer) Dial(ctx context.Context, dest string, narrow ...Rules) (*net.T
 	if err != nil {
 		return nil, err
 	}
-	allowed, err := d.filter(host, addrs, port, narrow)
-	if err != nil {
-		return nil, err
-	}
-	return d.race(ctx, dest, allowed, narrow)
+	return d.filter(host, addrs, port, narrow)
 }
 
 // Probe tries dest step by step and leaves nothing open.
@@ -315,25 +344,29 @@ func (d *Dialer) race(ctx context.Context, dest string, to []netip.AddrPort, nar
 	}
 }
 
-// connect dials one address. The check at the socket is on the address the
-// kernel is given, whatever happened before.
+// guard checks the address that the kernel is given, whatever happened before.
+func (d *Dialer) guard(narrow []Rules) func(context.Context, string, string, syscall.RawConn) error {
+	return func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		at, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return wire.Errorf(wire.CodeRefused, "the address could not be checked")
+		}
+		own, err := d.c.Own()
+		if err != nil {
+			return wire.Errorf(wire.CodeInternal, "the dialling machine cannot list its own addresses")
+		}
+		if why := d.check(at, own, narrow); why != Allowed {
+			return refusal(at.Addr().String(), at, why)
+		}
+		return nil
+	}
+}
+
+// connect dials one address.
 func (d *Dialer) connect(ctx context.Context, to netip.AddrPort, narrow []Rules) (*net.TCPConn, error) {
 	nd := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 60 * time.Second, Interval: 15 * time.Second, Count: 4},
-		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			at, err := netip.ParseAddrPort(address)
-			if err != nil {
-				return wire.Errorf(wire.CodeRefused, "the address could not be checked")
-			}
-			own, err := d.c.Own()
-			if err != nil {
-				return wire.Errorf(wire.CodeInternal, "the dialling machine cannot list its own addresses")
-			}
-			if why := d.check(at, own, narrow); why != Allowed {
-				return refusal(at.Addr().String(), at, why)
-			}
-			return nil
-		},
+		ControlContext:  d.guard(narrow),
 	}
 	c, err := nd.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 	if err != nil {

@@ -1,10 +1,12 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"caponier/core/internal/audit"
@@ -54,8 +56,36 @@ func (f *Fleet) Dial(ctx context.Context, r DialRequest) (Conn, Route, error) {
 	return conn, route, err
 }
 
+// DialUDP is Dial for datagrams: each Read and Write is one, of up to
+// tunnel.MaxDatagram bytes. With a site the extender ends a flow that is idle
+// (Read then returns io.EOF); without one that is the caller's business.
+func (f *Fleet) DialUDP(ctx context.Context, r DialRequest) (net.Conn, Route, error) {
+	r.network = "udp"
+	c, route, err := f.Dial(ctx, r)
+	if err != nil {
+		return nil, route, err
+	}
+	if st, ok := c.(tunnel.Stream); ok {
+		return tunnel.NewDatagrams(st), route, nil
+	}
+	return c, route, nil
+}
+
+// udpConn is a direct flow; there is no half of it to close.
+type udpConn struct{ *net.UDPConn }
+
+// CloseWrite implements Conn.
+func (udpConn) CloseWrite() error { return nil }
+
 func (f *Fleet) dialDirect(ctx context.Context, r DialRequest) (Conn, Route, error) {
 	route := Route{Transport: "direct"}
+	if r.network == "udp" {
+		c, err := f.dialer.DialUDP(ctx, r.Address)
+		if err != nil {
+			return nil, route, err
+		}
+		return udpConn{c}, route, nil
+	}
 	c, err := f.dialer.Dial(ctx, r.Address)
 	if err != nil {
 		return nil, route, err
@@ -95,7 +125,7 @@ func (n *node) route() Route {
 }
 
 func (f *Fleet) dialNode(ctx context.Context, n *node, r DialRequest, route Route) (Conn, error) {
-	st, err := n.session.Open(ctx, wire.Preface{Kind: wire.StreamDial, Class: r.Class, Connection: r.Connection, Network: "tcp", Dest: r.Address})
+	st, err := n.session.Open(ctx, wire.Preface{Kind: wire.StreamDial, Class: r.Class, Connection: r.Connection, Network: cmp.Or(r.network, "tcp"), Dest: r.Address})
 	if err != nil {
 		if _, ok := errors.AsType[*wire.Error](err); ok {
 			return nil, err

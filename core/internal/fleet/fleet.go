@@ -185,6 +185,8 @@ type DialRequest struct {
 	// with the open, and a refusal is the first Read's error (*wire.Error).
 	// For entries that carry what they do not understand, where a round trip counts.
 	Optimistic bool
+
+	network string // udp for DialUDP; empty: tcp
 }
 
 // Route tells which way a connection goes.

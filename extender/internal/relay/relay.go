@@ -1,6 +1,6 @@
 // Package relay is the extender's work: it takes a destination that core
 // names, resolves and checks it on its own side, connects, and copies both
-// ways, keeping half-close.
+// ways, keeping half-close. Flows of datagrams end when they are idle.
 //
 // A destination must pass the extender's own rules and the ones core sent
 // last; core can only narrow. Until core has sent rules nothing is relayed.
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,12 @@ type Config struct {
 	Timeout time.Duration
 	// MaxStreams bounds relayed connections at one time; 0: 8,000.
 	MaxStreams int64
-	Log        *slog.Logger // nil: discard
+	// MaxFlows bounds flows of datagrams among them; 0: 4,000.
+	MaxFlows int64
+	// FlowIdle is how long a flow may be silent; 0: 2 min. One that never was
+	// more than a question and an answer ends after 30 s.
+	FlowIdle time.Duration
+	Log      *slog.Logger // nil: discard
 }
 
 // Relay serves dial streams. Safe for concurrent use.
@@ -42,7 +48,9 @@ type Relay struct {
 	// narrow holds core's rules; nil until they came.
 	narrow atomic.Pointer[dial.Rules]
 
-	open                          atomic.Int64
+	buffers sync.Pool // of *[]byte, tunnel.MaxDatagram long
+
+	open, flows                   atomic.Int64
 	total, refused, failed        atomic.Uint64
 	bytesToTarget, bytesFromThere atomic.Uint64
 }
@@ -54,6 +62,12 @@ func New(c Config) *Relay {
 	}
 	if c.MaxStreams == 0 {
 		c.MaxStreams = 8000
+	}
+	if c.MaxFlows == 0 {
+		c.MaxFlows = 4000
+	}
+	if c.FlowIdle == 0 {
+		c.FlowIdle = 2 * time.Minute
 	}
 	return &Relay{c: c, log: c.Log, dialer: dial.New(dial.Config{Rules: c.Rules, Resolver: c.Resolver, Timeout: c.Timeout})}
 }
@@ -86,8 +100,13 @@ func (r *Relay) ServeStream(ctx context.Context, s tunnel.Stream) {
 		s.Refuse(wire.Errorf(wire.CodeRefused, "the extender has no rules from core"))
 		return
 	}
-	if p.Network != "tcp" && p.Network != "" {
-		s.Refuse(wire.Errorf(wire.CodeBadRequest, "the extender relays tcp only"))
+	switch p.Network {
+	case "tcp", "":
+	case "udp":
+		r.serveFlow(ctx, s, *narrow)
+		return
+	default:
+		s.Refuse(wire.Errorf(wire.CodeBadRequest, "the extender relays tcp and udp only"))
 		return
 	}
 	conn, err := r.dialer.Dial(ctx, p.Dest, *narrow)

@@ -30,6 +30,7 @@ var rooms = map[string]int{
 	"sshca":      5,
 	"fleet":      5,
 	"conn":       6,
+	"signin":     6,
 	"recording":  6,
 	"cluster":    6,
 	"policy":     7,

@@ -37,6 +37,12 @@ const (
 	UserExported        Type = "user.exported"
 	UserBootstrapped    Type = "user.bootstrapped"
 	UserSessionsRevoked Type = "user.sessions_revoked"
+	UserPasskeyAdded    Type = "user.passkey_added"
+	UserPasskeyChanged  Type = "user.passkey_changed"
+	UserPasskeyRemoved  Type = "user.passkey_removed"
+	UserPasskeyCloned   Type = "user.passkey_cloned"
+	UserIdentityLinked  Type = "user.identity_linked"
+	UserIdentityRemoved Type = "user.identity_removed"
 
 	RoleCreated       Type = "role.created"
 	RoleChanged       Type = "role.changed"
@@ -165,6 +171,17 @@ const (
 	CertRefused Type = "ca.refused"
 	CARules     Type = "ca.algorithms_changed"
 
+	SetupCodeMade Type = "setup.code_made"
+	SetupRefused  Type = "setup.refused"
+	SSOCreated    Type = "sso.created"
+	SSOChanged    Type = "sso.changed"
+	SSODeleted    Type = "sso.deleted"
+	SSOTested     Type = "sso.tested"
+	AnchorCreated Type = "anchor.created"
+	AnchorChanged Type = "anchor.changed"
+	AnchorDeleted Type = "anchor.deleted"
+	AnchorCRL     Type = "anchor.crl_loaded"
+
 	PortOpened Type = "port.opened"
 	PortClosed Type = "port.closed"
 	PortDenied Type = "port.denied"
@@ -179,6 +196,8 @@ var numbers = map[Type]uint32{
 	UserCreated: 200, UserChanged: 201, UserDeleted: 202, UserDisabled: 203, UserEnabled: 204, UserLocked: 205,
 	UserUnlocked: 206, UserPasswordSet: 207, UserTOTPEnrolled: 208, UserTOTPRemoved: 209, UserKeyAdded: 210,
 	UserKeyRemoved: 211, UserErased: 212, UserExported: 213, UserBootstrapped: 214, UserSessionsRevoked: 215,
+	UserPasskeyAdded: 216, UserPasskeyChanged: 217, UserPasskeyRemoved: 218, UserPasskeyCloned: 219,
+	UserIdentityLinked: 220, UserIdentityRemoved: 221,
 
 	RoleCreated: 300, RoleChanged: 301, RoleDeleted: 302, RoleMemberAdded: 303, RoleMemberChanged: 304,
 	RoleMemberRemoved: 305, RoleFirstUse: 306,
@@ -221,6 +240,9 @@ var numbers = map[Type]uint32{
 
 	CACreated: 1800, CARenewed: 1801, CAActivated: 1802, CARevoked: 1803, CertIssued: 1804, CertRevoked: 1805,
 	CertRefused: 1806, CARules: 1807,
+
+	SetupCodeMade: 4000, SetupRefused: 4001, SSOCreated: 4002, SSOChanged: 4003, SSODeleted: 4004, SSOTested: 4005,
+	AnchorCreated: 4006, AnchorChanged: 4007, AnchorDeleted: 4008, AnchorCRL: 4009,
 
 	PortOpened: 1900, PortClosed: 1901, PortDenied: 1902,
 }

@@ -46,23 +46,37 @@ func (d *DB) Migrate(ctx context.Context) (version int64, err error) {
 	return p.GetDBVersion(ctx)
 }
 
-// Migrated reports the schema's version and the newest one this build knows.
+// Migrated reports up to which version the schema has every migration and the
+// newest version this build knows. A release may bring a migration with a
+// number between older ones: have is then below it.
 func (d *DB) Migrated(ctx context.Context) (have, want int64, err error) {
 	p, err := d.provider()
 	if err != nil {
 		return 0, 0, err
 	}
-	have, err = p.GetDBVersion(ctx)
+	status, err := p.Status(ctx)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read schema version: %w", err)
 	}
-	sources := p.ListSources()
-	return have, sources[len(sources)-1].Version, nil
+	want = status[len(status)-1].Source.Version
+	for _, m := range status {
+		if m.State == goose.StatePending {
+			return have, want, nil
+		}
+		have = m.Source.Version
+	}
+	// A newer release may have gone further.
+	if have, err = p.GetDBVersion(ctx); err != nil {
+		return 0, 0, fmt.Errorf("read schema version: %w", err)
+	}
+	return have, want, nil
 }
 
 func (d *DB) provider() (*goose.Provider, error) {
 	dialect, dir := goose.DialectSQLite3, "migrations/sqlite"
-	opts := []goose.ProviderOption{goose.WithVerbose(false)}
+	// Rooms number their migrations in ranges of their own, so a later one may
+	// have a lower number than what is applied already.
+	opts := []goose.ProviderOption{goose.WithVerbose(false), goose.WithAllowOutofOrder(true)}
 	if d.engine == Postgres {
 		dialect, dir = goose.DialectPostgres, "migrations/postgres"
 		locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))

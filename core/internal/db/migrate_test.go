@@ -190,3 +190,32 @@ func TestMigratedBeforeAndAfter(t *testing.T) {
 		}
 	}
 }
+
+// TestMigrationBetweenAppliedOnes brings a database up that a release before
+// left at a higher number than a migration of this one.
+func TestMigrationBetweenAppliedOnes(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		_, want, err := d.Migrated(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{
+			`drop table login_failures`, `drop table certificate_anchors`, `drop table sso_identities`, `drop table sso_providers`,
+			`drop table setup_code`, `drop table spent_proofs`, `drop table passkeys`, `alter table sessions drop column provider`,
+			`delete from goose_db_version where version_id = 41`,
+		} {
+			if _, err := d.ExecContext(t.Context(), text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if have, _, err := d.Migrated(t.Context()); err != nil || have != 40 {
+			t.Errorf("with 41 missing the schema is at %d, %v; want 40", have, err)
+		}
+		if _, err := d.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if have, _, err := d.Migrated(t.Context()); err != nil || have != want {
+			t.Errorf("migrated to %d, %v; want %d", have, err, want)
+		}
+	})
+}

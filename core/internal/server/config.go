@@ -49,6 +49,9 @@ type Public struct {
 	Bastion string `toml:"bastion"`
 	// Edge is the URL edge nodes dial. Default url.
 	Edge string `toml:"edge"`
+	// Certificates is the URL of listen.certificates as people reach it, on the
+	// host of url. Default that host with the port of listen.certificates.
+	Certificates string `toml:"certificates"`
 }
 
 // Listen is where core listens; "off" switches a listener off.
@@ -58,7 +61,10 @@ type Listen struct {
 	HTTP    config.Addr `toml:"http"`    // redirect to https, CRL. Default :80
 	Bastion config.Addr `toml:"bastion"` // SSH. Default :2222
 	SOCKS   config.Addr `toml:"socks"`   // SOCKS5. Default :1080
-	Metrics config.Addr `toml:"metrics"` // metrics, pprof; no login: keep it on loopback. Default 127.0.0.1:9464
+	// Certificates is where people sign in with a client certificate. It is open
+	// only while an authority is configured for them. Default :8443.
+	Certificates config.Addr `toml:"certificates"`
+	Metrics      config.Addr `toml:"metrics"` // metrics, pprof; no login: keep it on loopback. Default 127.0.0.1:9464
 	// Sessions is the range of dynamic session ports, closed unless a session
 	// owns one. Default 4000-6000.
 	Sessions config.PortRange `toml:"sessions"`
@@ -128,7 +134,8 @@ func Default() Config {
 		Name:     name,
 		Listen: Listen{
 			HTTPS: ":443", HTTP: ":80", Bastion: ":2222", SOCKS: ":1080", Metrics: "127.0.0.1:9464",
-			Sessions: config.PortRange{Low: 4000, High: 6000},
+			Certificates: ":8443",
+			Sessions:     config.PortRange{Low: 4000, High: 6000},
 		},
 		Database:  Database{Engine: "sqlite", MaxConns: 20},
 		Recording: Recording{MinFree: 256},
@@ -177,6 +184,12 @@ func (c *Config) Validate() []config.Problem {
 	for key, raw := range map[string]string{"public.url": c.Public.URL, "public.edge": c.Public.Edge} {
 		if u, err := url.Parse(raw); raw != "" && (err != nil || u.Scheme != "https" || u.Host == "") {
 			bad(key, fmt.Sprintf("%q is not an https URL", raw), "write it like https://pam.example.org")
+		}
+	}
+	if u, err := url.Parse(c.Public.Certificates); c.Public.Certificates != "" {
+		console, _ := url.Parse(c.Public.URL)
+		if err != nil || u.Scheme != "https" || console == nil || u.Hostname() != console.Hostname() {
+			bad("public.certificates", "must be an https URL on the host of public.url", "the login is handed to the console by a cookie, which knows hosts and not ports")
 		}
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {

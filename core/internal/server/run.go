@@ -92,6 +92,10 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 	front.Go("connections", func(ctx context.Context) error { return s.conns.Run(ctx, closeTime) })
 	front.Go("session ports", s.ports.Run)
 	front.Go("users", s.users.Run)
+	front.Go("sign-in", s.signin.Run)
+	if s.certDoor != nil {
+		front.Go("client certificates", s.certDoor.Run)
+	}
 	front.Go("https", func(ctx context.Context) error { return s.serveHTTPS(ctx) })
 	if s.listen.http != nil {
 		front.Go("http", func(ctx context.Context) error {

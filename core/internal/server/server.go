@@ -27,6 +27,7 @@ import (
 	"caponier/core/internal/portaccess"
 	"caponier/core/internal/recording"
 	"caponier/core/internal/settings"
+	"caponier/core/internal/signin"
 	"caponier/core/internal/sshca"
 	"caponier/core/internal/target"
 	"caponier/core/internal/user"
@@ -56,6 +57,8 @@ type Server struct {
 
 	*base
 	frame      *api.Frame
+	signin     *signin.Service
+	certDoor   *signin.Door // nil = off
 	fleet      *fleet.Fleet
 	targets    *target.Service
 	policy     *policy.Service
@@ -250,6 +253,9 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := s.buildSignIn(pub); err != nil {
+		return err
+	}
 	s.frame, err = api.New(api.Config{
 		Auth: s.users, DB: s.db, Log: s.log,
 		Proxies: api.TrustedProxies{Networks: prefixes(s.cfg.Proxy.Trusted), Hops: s.cfg.Proxy.Hops},
@@ -264,7 +270,8 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.audit.Routes(s.frame, s.auditKeys, headFile(s.cfg))
 	s.vault.Routes(s.frame, s.users, s.targets)
 	s.settings.Routes(s.frame)
-	s.users.Routes(s.frame, s.vault, s.conns, s.recordings)
+	s.users.Routes(s.frame, s.vault, s.conns, s.recordings, s.signin)
+	s.signin.Routes(s.frame)
 	s.ca.Routes(s.frame)
 	s.fleet.Routes(s.frame)
 	s.targets.Routes(s.frame)

@@ -117,17 +117,9 @@ var errBadClient = errors.New("client id or secret are not right")
 // §4.4). It is limited and audited like a login.
 func (s *Service) ClientToken(ctx context.Context, id, secret string, source netip.Addr) (string, time.Duration, error) {
 	c := Credentials{Name: cutText(id, maxLoginName), Source: source, Via: "oauth"}
-	done, err := s.limiter.begin(ctx, currentLimits(s.settings), c.Name, source)
-	if limit, ok := errors.AsType[*LimitError](err); ok {
-		if limit.first {
-			if err := s.audit.Write(ctx, s.refusal(audit.LoginLimited, c, nil, "limit", "client_secret")); err != nil {
-				return "", 0, err
-			}
-		}
-		return "", 0, limit
-	}
+	done, err := s.attempt(ctx, c.Name, c, "client_secret")
 	if err != nil {
-		return "", 0, fmt.Errorf("client token: %w", err)
+		return "", 0, err
 	}
 	failed := true
 	defer func() { done(failed) }()

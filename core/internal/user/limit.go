@@ -12,9 +12,9 @@ import (
 
 // limiter bounds failed logins, per user and address and per subnet. Only
 // failures use up the allowance, so people and programs with the right
-// password are never slowed, however many log in at once. State is in memory,
-// bounded, and per core; failures in a row are counted in the database besides
-// (see Login).
+// password are never slowed, however many log in at once. Failures are kept in
+// the database (see failures.go), so that they count on every core and outlive
+// it; what is here in memory, bounded, is what is under way on this core.
 type limiter struct {
 	now func() time.Time
 
@@ -67,6 +67,11 @@ func currentLimits(s *settings.Service) limits {
 	}
 }
 
+// exempts reports that logins from source are not limited.
+func (l *limits) exempts(source netip.Addr) bool {
+	return slices.ContainsFunc(l.allow, func(p netip.Prefix) bool { return p.Contains(source) })
+}
+
 func newLimiter(now func() time.Time) *limiter {
 	return &limiter{now: now, most: maxBuckets, buckets: map[bucketKey]*bucket{}}
 }
@@ -76,10 +81,10 @@ func newLimiter(now func() time.Time) *limiter {
 // caller calls done exactly once.
 func (l *limiter) begin(ctx context.Context, lim limits, name string, source netip.Addr) (done func(failed bool), err error) {
 	source = source.Unmap()
-	if slices.ContainsFunc(lim.allow, func(p netip.Prefix) bool { return p.Contains(source) }) {
+	if lim.exempts(source) {
 		return func(bool) {}, nil
 	}
-	keys := [2]bucketKey{{name, netip.PrefixFrom(source, source.BitLen())}, {"", subnetOf(source)}}
+	keys := bucketsOf(name, source)
 	rates := [2]rate{lim.user, lim.subnet}
 	for {
 		wait, err := l.tryBegin(keys, rates)
@@ -217,6 +222,39 @@ func (l *limiter) prune(lim limits) {
 		}
 		if l.bucketLocked(k, r, now); b.idle() {
 			delete(l.buckets, k)
+		}
+	}
+}
+
+// bucketsOf are the buckets of an attempt. One IPv6 host has a whole /64 to
+// choose addresses from, so that counts as one address.
+func bucketsOf(name string, source netip.Addr) [2]bucketKey {
+	return [2]bucketKey{{name, hostOf(source)}, {"", subnetOf(source)}}
+}
+
+// hostOf is the network one host has: an IPv4 address, an IPv6 /64.
+func hostOf(a netip.Addr) netip.Prefix {
+	bits := 32
+	if a.Is6() {
+		bits = 64
+	}
+	p, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// raise lifts the failures of an attempt's buckets to what other cores, or this
+// one before it restarted, have counted.
+func (l *limiter) raise(lim limits, keys [2]bucketKey, failures [2]float64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	for i, r := range [2]rate{lim.user, lim.subnet} {
+		if failures[i] > 0 {
+			b := l.bucketLocked(keys[i], r, now)
+			b.failures = max(b.failures, failures[i])
 		}
 	}
 }

@@ -98,17 +98,9 @@ func (s *Service) Login(ctx context.Context, c Credentials) (*api.Principal, err
 		return nil, ErrBadCredentials
 	}
 	name := loginName(c.Name)
-	done, err := s.limiter.begin(ctx, currentLimits(s.settings), name, c.Source)
-	if limit, ok := errors.AsType[*LimitError](err); ok {
-		if limit.first {
-			if err := s.audit.Write(ctx, s.refusal(audit.LoginLimited, c, nil, "limit", "")); err != nil {
-				return nil, err
-			}
-		}
-		return nil, limit
-	}
+	done, err := s.attempt(ctx, name, c, "")
 	if err != nil {
-		return nil, fmt.Errorf("login: %w", err)
+		return nil, err
 	}
 	failed := true
 	defer func() { done(failed) }()
@@ -163,12 +155,13 @@ func (s *Service) login(ctx context.Context, name string, c Credentials) (*api.P
 // wantsCode reports whether a second factor belongs to this login.
 func (s *Service) wantsCode(u *record, method, code string) bool {
 	switch {
-	case !u.TOTP || method == "token" || method == "session":
+	case !u.MFA() || method == "token" || method == "session":
 		return false
 	case method == "password":
 		return true
 	}
-	return code != "" || settings.LoginKeyNeedsCode.Get(s.settings)
+	// A passkey cannot be asked for over SSH.
+	return code != "" || u.TOTP && settings.LoginKeyNeedsCode.Get(s.settings)
 }
 
 // prove checks the credentials alone. u is the zero record for an unknown

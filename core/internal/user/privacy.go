@@ -271,5 +271,8 @@ func (s *Service) tidy(ctx context.Context) (removed int64, err error) {
 		}
 		removed += n
 	}
+	if _, err := s.purgeFailures(ctx); err != nil {
+		return removed, fmt.Errorf("tidy: %w", err)
+	}
 	return removed, nil
 }

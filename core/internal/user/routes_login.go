@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"caponier/core/internal/api"
 )
@@ -21,16 +20,6 @@ type loginInput struct {
 		Code     string `json:"code,omitempty" maxLength:"32" doc:"TOTP or recovery code."`
 		Cookie   bool   `json:"cookie,omitempty" doc:"Answer with a session cookie instead of a bearer token."`
 		Name     string `json:"name,omitempty" maxLength:"200" doc:"What the session is listed as; default is the user agent."`
-	}
-}
-
-type loginOutput struct {
-	SetCookie []http.Cookie `header:"Set-Cookie"`
-	Body      struct {
-		Token     string    `json:"token,omitempty" doc:"Bearer token of the session; absent when a cookie was asked for."`
-		ExpiresAt time.Time `json:"expires_at"`
-		Session   string    `json:"session_id"`
-		User      UserView  `json:"user"`
 	}
 }
 
@@ -81,7 +70,7 @@ func (s *Service) loginRoutes(f *api.Frame) {
 		Summary: "Exchange an API client's id and secret for an access token (RFC 6749 section 4.4)", Who: api.Public()}, s.handleToken)
 }
 
-func (s *Service) handleLogin(ctx context.Context, in *loginInput) (*loginOutput, error) {
+func (s *Service) handleLogin(ctx context.Context, in *loginInput) (*LoginOutput, error) {
 	b := in.Body
 	if isBearer(b.Password) {
 		return nil, api.Invalid(api.FieldError{Field: "body.password", Message: "is a token: send it as Authorization: Bearer instead"})
@@ -93,32 +82,17 @@ func (s *Service) handleLogin(ctx context.Context, in *loginInput) (*loginOutput
 	}
 	p, err := s.Login(ctx, Credentials{Name: b.Username, Password: b.Password, Code: b.Code, Source: api.SourceFrom(ctx), Via: via})
 	if err != nil {
-		return nil, loginProblem(err)
+		return nil, LoginProblem(err)
 	}
 	agent := b.Name
 	if agent == "" {
 		agent = in.Agent
 	}
-	v, secret, err := s.OpenSession(ctx, p, kind, agent)
-	if err != nil {
-		return nil, err
-	}
-	u, err := s.Get(ctx, p.UserID)
-	if err != nil {
-		return nil, err
-	}
-	out := &loginOutput{}
-	out.Body.ExpiresAt, out.Body.Session, out.Body.User = v.ExpiresAt.UTC(), v.ID, showUser(u)
-	if kind == CookieSession {
-		out.SetCookie = []http.Cookie{sessionCookie(secret, 0)}
-	} else {
-		out.Body.Token = secret
-	}
-	return out, nil
+	return s.Answer(ctx, p, kind, agent, "")
 }
 
-// loginProblem is what a person is told about a refused login.
-func loginProblem(err error) error {
+// LoginProblem is what a person is told about a refused login.
+func LoginProblem(err error) error {
 	if limit, ok := errors.AsType[*LimitError](err); ok {
 		return limit.problem()
 	}

@@ -49,15 +49,18 @@ type Session struct {
 	ExpiresAt time.Time
 	RevokedAt time.Time
 
+	// Provider is the single sign-on provider it came by, or "".
+	Provider string
+
 	refusedSource string
 }
 
 const sessionColumns = `s.id, s.user_id, s.kind, s.methods, s.mfa, s.source, s.refused_source, s.agent,
-s.created_at, s.seen_at, s.expires_at, s.revoked_at`
+s.created_at, s.seen_at, s.expires_at, s.revoked_at, s.provider`
 
 const (
 	sqlSessionInsert = `insert into sessions (id, user_id, hash, kind, methods, mfa, source, refused_source, agent,
-created_at, seen_at, expires_at, revoked_at) values ($1, $2, $3, $4, $5, $6, $7, '', $8, $9, $9, $10, 0)`
+created_at, seen_at, expires_at, revoked_at, provider) values ($1, $2, $3, $4, $5, $6, $7, '', $8, $9, $9, $10, 0, $11)`
 	sqlSessionByHash  = `select ` + sessionColumns + ` from sessions s where s.hash = $1`
 	sqlSessionByID    = `select ` + sessionColumns + ` from sessions s where s.id = $1`
 	sqlSessionsOfUser = `select ` + sessionColumns + ` from sessions s
@@ -78,7 +81,7 @@ func scanSession(row scanner) (Session, error) {
 	var methods, source string
 	var created, seen, expires, revoked int64
 	err := row.Scan(&v.ID, &v.UserID, &v.Kind, &methods, &v.MFA, &source, &v.refusedSource, &v.Agent,
-		&created, &seen, &expires, &revoked)
+		&created, &seen, &expires, &revoked, &v.Provider)
 	if err != nil {
 		return Session{}, db.Classify(err)
 	}
@@ -100,15 +103,28 @@ func hashSecret(secret string) string {
 
 // OpenSession makes a session of a fresh login and returns its secret.
 func (s *Service) OpenSession(ctx context.Context, p *api.Principal, kind SessionKind, agent string) (Session, string, error) {
+	return s.openSession(ctx, p, kind, agent, "")
+}
+
+// openSession is OpenSession for a login by a single sign-on provider.
+func (s *Service) openSession(ctx context.Context, p *api.Principal, kind SessionKind, agent, provider string) (Session, string, error) {
 	now := s.now()
 	v := Session{ID: newID("ses"), UserID: p.UserID, Kind: kind, Methods: p.Methods, MFA: p.MFA, Source: p.Source.Unmap(),
-		Agent: cutText(agent, 200), CreatedAt: now, SeenAt: now, ExpiresAt: now.Add(settings.SessionAbsolute.Get(s.settings))}
+		Provider: provider, Agent: cutText(agent, 200), CreatedAt: now, SeenAt: now, ExpiresAt: now.Add(settings.SessionAbsolute.Get(s.settings))}
 	secret := sessionPrefix + strings.ToLower(rand.Text())
 	methods, err := json.Marshal(v.Methods)
 	if err != nil {
 		return Session{}, "", fmt.Errorf("open session: %w", err)
 	}
 	err = s.db.Tx(ctx, func(tx *db.Tx) error {
+		// Between the login and now he may have been disabled or signed out.
+		u, err := userByID(ctx, tx, v.UserID)
+		if err != nil {
+			return err
+		}
+		if l, ok := parseLoginID(p.Session); ok && l.epoch != u.epoch || u.usable() != "" {
+			return ErrBadCredentials
+		}
 		var live int
 		if err := tx.QueryRowContext(ctx, sqlSessionsLive, v.UserID, now.UnixMicro()).Scan(&live); err != nil {
 			return err
@@ -116,8 +132,8 @@ func (s *Service) OpenSession(ctx context.Context, p *api.Principal, kind Sessio
 		if live >= maxSessions {
 			return api.Conflict("too_many_sessions", "Sign out of older sessions first.")
 		}
-		_, err := tx.ExecContext(ctx, sqlSessionInsert, v.ID, v.UserID, hashSecret(secret), string(kind), string(methods), v.MFA,
-			addrText(v.Source), v.Agent, now.UnixMicro(), v.ExpiresAt.UnixMicro())
+		_, err = tx.ExecContext(ctx, sqlSessionInsert, v.ID, v.UserID, hashSecret(secret), string(kind), string(methods), v.MFA,
+			addrText(v.Source), v.Agent, now.UnixMicro(), v.ExpiresAt.UnixMicro(), provider)
 		if err != nil {
 			return err
 		}

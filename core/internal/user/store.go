@@ -17,7 +17,8 @@ import (
 // userColumns are read by scanUser in this order.
 const userColumns = `u.id, u.kind, u.name, u.display_name, u.email, u.disabled, u.locked,
 u.password_hash, u.password_failures, u.password_locked_until, u.totp_secret, u.totp_pending, u.totp_last_step,
-u.epoch, u.created_at, u.last_login, u.erased_at, u.version`
+u.epoch, u.created_at, u.last_login, u.erased_at, u.version,
+(select count(*) from passkeys p where p.user_id = u.id)`
 
 const (
 	sqlUserByID   = `select ` + userColumns + ` from users u where u.id = $1`
@@ -68,7 +69,7 @@ func scanUser(row scanner) (record, error) {
 	var lockedUntil, created, last, erased int64
 	err := row.Scan(&r.ID, &r.Kind, &r.Name, &r.DisplayName, &r.Email, &r.Disabled, &r.Locked,
 		&r.passwordHash, &r.failures, &lockedUntil, &r.totpSecret, &r.totpPending, &r.totpStep,
-		&r.epoch, &created, &last, &erased, &r.Version)
+		&r.epoch, &created, &last, &erased, &r.Version, &r.Passkeys)
 	if err != nil {
 		return record{}, db.Classify(err)
 	}

@@ -140,8 +140,10 @@ func (s *Service) RemoveTOTP(ctx context.Context, by audit.Actor, userID string)
 		if err := changeOne(ctx, tx, sqlTOTPSet, userID, "", u.totpStep); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, sqlRecoveryClear, userID); err != nil {
-			return err
+		if u.Passkeys == 0 { // else they stand in for a lost passkey
+			if _, err := tx.ExecContext(ctx, sqlRecoveryClear, userID); err != nil {
+				return err
+			}
 		}
 		if err := s.signOut(ctx, tx, userID, ""); err != nil {
 			return err
@@ -162,7 +164,7 @@ func (s *Service) RenewRecovery(ctx context.Context, by audit.Actor, userID stri
 		if err != nil {
 			return err
 		}
-		if !u.TOTP {
+		if !u.MFA() {
 			return api.Conflict("no_totp", "Enrol a second factor first.")
 		}
 		if codes, err = s.renewRecovery(ctx, tx, userID); err != nil {
@@ -215,6 +217,9 @@ func (s *Service) useCode(ctx context.Context, tx *db.Tx, u *record, code string
 		}
 		return "recovery", "", nil
 	}
+	if !u.TOTP {
+		return "", "bad_code", nil
+	}
 	raw, err := s.unseal(u.ID, "totp_secret", u.totpSecret)
 	if err != nil {
 		return "", "", err
@@ -265,7 +270,17 @@ func (s *Service) RecoveryLeft(ctx context.Context, userID string) (n int, err e
 // Reauthenticate asks the caller of an open session for password and code
 // again, under the same limits as a login: a found session or terminal must
 // not be enough to change what proves who somebody is.
+//
+// Whoever has no password (he comes by passkey, single sign-on or certificate)
+// proves it by a session he opened within freshLogin.
 func (s *Service) Reauthenticate(ctx context.Context, p *api.Principal, password, code string) error {
+	u, err := userByID(ctx, s.db, p.UserID)
+	if err != nil {
+		return err
+	}
+	if !u.Password && password == "" {
+		return s.freshSession(ctx, p)
+	}
 	if isBearer(password) {
 		return api.Denied("bad_credentials", "The password is not right.")
 	}
@@ -273,6 +288,8 @@ func (s *Service) Reauthenticate(ctx context.Context, p *api.Principal, password
 	switch limit, limited := errors.AsType[*LimitError](err); {
 	case limited:
 		return limit.problem()
+	case errors.Is(err, ErrNeedCode) && !u.TOTP && p.MFA:
+		return nil // the password was right, and his passkey opened the session
 	case errors.Is(err, ErrNeedCode):
 		return api.Denied("totp_required", "Send the code of your second factor, too.")
 	case errors.Is(err, ErrBadCredentials):
@@ -281,6 +298,21 @@ func (s *Service) Reauthenticate(ctx context.Context, p *api.Principal, password
 		return err
 	case again.UserID != p.UserID:
 		return api.Denied("bad_credentials", "The password or code is not right.")
+	}
+	return nil
+}
+
+// freshLogin is how old a session may be to stand for its owner being there.
+const freshLogin = 10 * time.Minute
+
+// freshSession refuses a session that was not opened just now.
+func (s *Service) freshSession(ctx context.Context, p *api.Principal) error {
+	v, err := scanSession(s.db.QueryRowContext(ctx, sqlSessionByID, p.Session))
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		return fmt.Errorf("look at the session: %w", err)
+	}
+	if err != nil || v.UserID != p.UserID || s.now().Sub(v.CreatedAt) > freshLogin {
+		return api.Denied("sign_in_again", "Sign out and in again, and do this within ten minutes.")
 	}
 	return nil
 }

@@ -7,7 +7,9 @@
 //   - A password is stored only as an argon2id hash; tokens, cookies, client
 //     secrets and recovery codes only as SHA-256 of 80 random bits or more; a
 //     TOTP secret only sealed for its row.
-//   - There is one way in, Login, for every front door. What it tells a caller
+//   - There are two ways in: Login, which checks what is presented, for every
+//     front door; and Arrive, for what the room signin has checked (passkeys,
+//     single sign-on, client certificates). What it tells a caller
 //     and how long it takes do not depend on whether the user exists.
 //   - Rights are read from the database at every request: taking one away acts
 //     on the next request.
@@ -51,6 +53,7 @@ type User struct {
 	Locked    bool
 	TOTP      bool // a second factor is enrolled
 	Password  bool // a password is set
+	Passkeys  int  // WebAuthn credentials enrolled (see signin)
 	CreatedAt time.Time
 	LastLogin time.Time
 	ErasedAt  time.Time
@@ -80,6 +83,10 @@ type Sealer interface {
 	Seal(p vault.Place, plaintext []byte) ([]byte, error)
 	Open(p vault.Place, sealed []byte) ([]byte, error)
 }
+
+// MFA reports whether a second factor is enrolled, so that a password alone
+// does not log in.
+func (u *User) MFA() bool { return u.TOTP || u.Passkeys > 0 }
 
 // CertAuthority checks SSH certificates of people's own clients: signed by the
 // authority for people (not the one for logins on targets, whose principals

@@ -22,6 +22,7 @@ type UserView struct {
 	Locked              bool      `json:"locked"`
 	TOTP                bool      `json:"totp" doc:"A second factor is enrolled."`
 	HasPassword         bool      `json:"has_password"`
+	Passkeys            int       `json:"passkeys" doc:"Passkeys and security keys enrolled; with one, a password needs a second factor."`
 	CreatedAt           time.Time `json:"created_at"`
 	LastLogin           time.Time `json:"last_login,omitzero"`
 	ErasedAt            time.Time `json:"erased_at,omitzero"`
@@ -29,9 +30,12 @@ type UserView struct {
 	Version             int64     `json:"version"`
 }
 
+// Show is a user as the API shows him.
+func Show(u User) UserView { return showUser(u) }
+
 func showUser(u User) UserView {
 	return UserView{ID: u.ID, Kind: string(u.Kind), Name: u.Name, DisplayName: u.DisplayName, Email: u.Email,
-		Disabled: u.Disabled, Locked: u.Locked, TOTP: u.TOTP, HasPassword: u.Password, CreatedAt: u.CreatedAt,
+		Disabled: u.Disabled, Locked: u.Locked, TOTP: u.TOTP, HasPassword: u.Password, Passkeys: u.Passkeys, CreatedAt: u.CreatedAt,
 		LastLogin: u.LastLogin, ErasedAt: u.ErasedAt, PasswordPausedUntil: u.PasswordLockedUntil, Version: u.Version}
 }
 

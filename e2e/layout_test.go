@@ -44,6 +44,7 @@ var rooms = map[string]int{
 	"server":     10,
 	"cli":        11,
 	"usercli":    11, // a client: see TestLayoutLinks
+	"webterm/screen": 0,
 }
 
 // sharedOrder is the import order of shared; leaves have height 0.

@@ -23,6 +23,7 @@ const (
 	EdgesManage       Permission = "edges:manage"
 	ConnectionsView   Permission = "connections:view"
 	ConnectionsManage Permission = "connections:manage"
+	ConnectionsWatch  Permission = "connections:watch"
 	RecordingsView    Permission = "recordings:view"
 	AuditView         Permission = "audit:view"
 	SettingsView      Permission = "settings:view"

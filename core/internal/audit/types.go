@@ -138,6 +138,10 @@ const (
 	ConnectionReauthorized Type = "connection.reauthorized"
 	ConnectionLost         Type = "connection.lost"
 	ConnectionTagged       Type = "connection.tagged"
+	ConnectionLocked       Type = "connection.locked"
+	ConnectionUnlocked     Type = "connection.unlocked"
+	ConnectionWatched      Type = "connection.watched"
+	ConnectionUnwatched    Type = "connection.unwatched"
 
 	ChannelOpened  Type = "channel.opened"
 	ChannelDenied  Type = "channel.denied"
@@ -227,7 +231,8 @@ var numbers = map[Type]uint32{
 
 	ConnectionRequested: 1400, ConnectionDenied: 1401, ConnectionOpened: 1402, ConnectionEstablished: 1403,
 	ConnectionFailed: 1404, ConnectionClosed: 1405, ConnectionTerminated: 1406, ConnectionReauthorized: 1407,
-	ConnectionLost: 1408, ConnectionTagged: 1409,
+	ConnectionLost: 1408, ConnectionTagged: 1409, ConnectionLocked: 1410, ConnectionUnlocked: 1411, ConnectionWatched: 1412,
+	ConnectionUnwatched: 1413,
 
 	ChannelOpened: 1500, ChannelDenied: 1501, ChannelClosed: 1502, ChannelExec: 1503, ChannelFile: 1504, ChannelForward: 1505,
 

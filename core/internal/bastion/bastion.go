@@ -61,6 +61,7 @@ type Live interface {
 	Out(n int)
 	Channel(kind, detail string)
 	Recording(id string)
+	Oversight() (conn.Oversight, <-chan struct{})
 	Close(r conn.EndReason, err error)
 }
 

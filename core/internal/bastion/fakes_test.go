@@ -209,6 +209,8 @@ type record struct {
 	closed    bool
 	reason    conn.EndReason
 	err       error
+	oversight conn.Oversight
+	changed   chan struct{}
 }
 
 func (l *record) Context() context.Context { return l.ctx }
@@ -216,6 +218,24 @@ func (l *record) Connected(fleet.Route) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.connected++
+}
+func (l *record) Oversight() (conn.Oversight, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return l.oversight, l.changed
+}
+
+func (l *record) oversee(o conn.Oversight) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.oversight = o
+	if l.changed != nil {
+		close(l.changed)
+	}
+	l.changed = make(chan struct{})
 }
 func (l *record) Use(f access.Feature) bool { return l.spec.Decision.Features&f == f }
 func (l *record) In(n int)                  { l.add(&l.in, n) }

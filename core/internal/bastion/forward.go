@@ -63,7 +63,7 @@ func (l *login) directTCP(nch ssh.NewChannel) {
 		l.reject(nch, err)
 		return
 	}
-	u, err := l.s.open(l.ctx, l.principal, l.source, string(l.conn.ClientVersion()), q, v)
+	u, err := l.s.open(l.ctx, l.principal, l.source, l.agent(), q, v)
 	if err != nil {
 		l.reject(nch, err)
 		return
@@ -375,7 +375,7 @@ func (s *Server) join(ctx context.Context, wg *sync.WaitGroup, u *use, near dupl
 	closed := make(chan struct{})
 	wg.Go(func() {
 		defer close(up)
-		_ = s.copy(far, near, func(p []byte) error { u.live.In(len(p)); return u.live.Context().Err() })
+		_ = s.copy(far, &gate{near, u.live, false, ctx}, func(p []byte) error { u.live.In(len(p)); return u.live.Context().Err() })
 		_ = far.CloseWrite()
 	})
 	var failed error

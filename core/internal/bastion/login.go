@@ -22,6 +22,7 @@ type login struct {
 	name      loginName
 	source    netip.Addr
 	viaSOCKS  bool
+	origin    origin
 	// soft ends when the server begins to stop; ctx when the login must end.
 	soft, ctx context.Context
 	cancel    context.CancelCauseFunc
@@ -55,13 +56,20 @@ func (s *Server) serveSSH(soft, hard context.Context, nc net.Conn) {
 func (s *Server) serveSSHTo(soft, hard context.Context, nc net.Conn, preset string) {
 	ctx, cancel := context.WithCancelCause(hard)
 	defer cancel(nil)
-	log := s.cfg.Log.With("remote", nc.RemoteAddr().String())
+	a := &attempt{s: s, ctx: ctx, source: addrOf(nc.RemoteAddr()), preset: preset}
+	s.serveLogin(soft, ctx, nc, a.config(), origin{source: a.source, socks: preset != ""})
+}
+
+// serveLogin runs the handshake as cfg has it and then the login.
+func (s *Server) serveLogin(soft, hard context.Context, nc net.Conn, cfg *ssh.ServerConfig, from origin) {
+	ctx, cancel := context.WithCancelCause(hard)
+	defer cancel(nil)
+	log := s.cfg.Log.With("remote", from.source.String())
 
 	stop := context.AfterFunc(soft, func() { _ = nc.Close() })
 	_ = nc.SetDeadline(time.Now().Add(s.limits.LoginGrace))
 	w := watch(nc)
-	a := &attempt{s: s, ctx: ctx, source: addrOf(nc.RemoteAddr()), preset: preset}
-	sc, chans, reqs, err := ssh.NewServerConn(w, a.config())
+	sc, chans, reqs, err := ssh.NewServerConn(w, cfg)
 	if err != nil {
 		stop()
 		log.Debug("ssh handshake", "err", err)
@@ -81,7 +89,7 @@ func (s *Server) serveSSHTo(soft, hard context.Context, nc net.Conn, preset stri
 		return
 	}
 	l := &login{
-		s: s, conn: sc, principal: pr.principal, name: pr.name, source: a.source, viaSOCKS: preset != "",
+		s: s, conn: sc, principal: pr.principal, name: pr.name, source: from.source, viaSOCKS: from.socks, origin: from,
 		soft: soft, ctx: ctx, cancel: cancel, password: pr.password,
 		lock: make(chan struct{}, 1), useLock: make(chan struct{}, 1), uses: map[access.Feature]*use{},
 		listens: map[string]bool{}, lent: map[access.Feature]Live{},

@@ -65,7 +65,7 @@ func (s *session) relay(u *use, st start, p program, up *upstream, ch ssh.Channe
 	}
 	end, err := s.relayTapped(u, st, up, ch, reqs, t)
 	s.mu.Lock()
-	s.up, s.tap = nil, nil
+	s.up, s.tap, s.live = nil, nil, nil
 	s.mu.Unlock()
 	s.unlend(u)
 	if cerr := t.close(err != nil || end.failed()); cerr != nil && err == nil {
@@ -148,8 +148,9 @@ func (s *session) relayTapped(u *use, st start, up *upstream, ch ssh.Channel, re
 	if err := s.begin(u, st, ch); err != nil {
 		return exitMessage{}, s.cause(err)
 	}
+	s.l.tell(Happening{What: HappenedStart, Kind: kindOf(st), Connection: u.id})
 	s.mu.Lock()
-	s.up, s.tap = ch, t
+	s.up, s.tap, s.live = ch, t, u.live
 	s.mu.Unlock()
 
 	srv := s.l.s
@@ -173,7 +174,7 @@ func (s *session) relayTapped(u *use, st start, up *upstream, ch ssh.Channel, re
 		}
 		// What was typed ahead of the menu goes first. An error is the end of
 		// either channel, which is seen there.
-		_ = srv.copy(ch, io.MultiReader(bytes.NewReader(s.keys.pending), s.ch), in)
+		_ = srv.copy(ch, &gate{io.MultiReader(bytes.NewReader(s.keys.pending), s.ch), u.live, s.pty != nil, s.ctx}, in)
 		_ = ch.CloseWrite()
 	})
 	// Target to user.
@@ -200,8 +201,25 @@ func (s *session) relayTapped(u *use, st start, up *upstream, ch ssh.Channel, re
 	// The end of output goes on a moment later: after it nothing more could
 	// be told, and when the connection broke, the next event says so.
 	var settled <-chan time.Time
+	var seen conn.Oversight
 	for {
+		now, overseen := u.live.Oversight()
+		if lines, kind := oversightLines(seen, now); len(lines) > 0 {
+			if kind != "" {
+				if err := t.event(kind, now.Text, map[string]string{"text": now.Text}); err != nil {
+					return exitMessage{}, err
+				}
+			}
+			if s.pty != nil {
+				for _, l := range lines {
+					s.say(l)
+				}
+			}
+			s.l.tell(Happening{What: HappenedOversight, Kind: kindOf(st), Connection: u.id, Oversight: now})
+		}
+		seen = now
 		select {
+		case <-overseen:
 		case <-eof:
 			eof = nil
 			settled = time.After(settle)
@@ -283,6 +301,8 @@ func (s *session) begin(u *use, st start, ch ssh.Channel) error {
 	}
 	return nil
 }
+
+func kindOf(st start) string { return classify(st).kind }
 
 func what(st start) string {
 	switch st.kind {

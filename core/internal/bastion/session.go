@@ -74,6 +74,7 @@ type session struct {
 	mu      sync.Mutex
 	up      ssh.Channel   // guarded by mu: the target's side, once there
 	tap     tap           // guarded by mu
+	live    Live          // guarded by mu: the connection, with up
 	resized chan struct{} // one pending note that the size changed
 }
 
@@ -202,7 +203,7 @@ func (s *session) pump() {
 			}
 		case "signal", "break", "eow@openssh.com":
 			ok := false
-			if up != nil && len(r.Payload) <= maxEnvSize {
+			if up != nil && !s.locked() && len(r.Payload) <= maxEnvSize {
 				ok, _ = up.SendRequest(r.Type, r.WantReply, r.Payload)
 			}
 			_ = r.Reply(ok, nil)
@@ -211,6 +212,18 @@ func (s *session) pump() {
 		}
 	}
 	s.cancel(errUserGone)
+}
+
+// locked reports whether the connection's input is frozen.
+func (s *session) locked() bool {
+	s.mu.Lock()
+	live := s.live
+	s.mu.Unlock()
+	if live == nil {
+		return false
+	}
+	o, _ := live.Oversight()
+	return o.Locked
 }
 
 func (s *session) resize(cols, rows int) {
@@ -242,7 +255,22 @@ func (s *session) size() (cols, rows int) {
 
 // run does what the channel was opened for and closes it.
 func (s *session) run(st start) {
-	err := s.serve(st)
+	kind, id := classify(st).kind, ""
+	err := s.serve(st, &id)
+	text := ""
+	if err != nil && !errors.Is(err, errUserGone) && !errors.Is(err, errListed) {
+		text = s.l.s.public(err)
+	}
+	if s.l.origin.observe != nil {
+		h := Happening{Text: text, What: HappenedEnd, Kind: kind, Connection: id, Reason: endReason(err)}
+		if r, ok := errors.AsType[*refusal](err); ok {
+			h.Code = r.code
+			if r.reason != 0 {
+				h.Code = r.reason.String()
+			}
+		}
+		s.l.tell(h)
+	}
 	code := uint32(0)
 	switch {
 	case err == nil:
@@ -255,7 +283,7 @@ func (s *session) run(st start) {
 		if r, ok := errors.AsType[*refusal](err); ok && r.code == "usage" {
 			code = exitUsage
 		}
-		s.say(s.l.s.public(err))
+		s.say(text)
 	}
 	s.exit("exit-status", ssh.Marshal(exitStatus{code}))
 }
@@ -263,7 +291,8 @@ func (s *session) run(st start) {
 // errListed ends a session that connects to nothing.
 var errListed = errors.New("nothing to connect")
 
-func (s *session) serve(st start) error {
+// serve runs st; id becomes the connection's, once there is one.
+func (s *session) serve(st start, id *string) error {
 	l := s.l
 	name := l.name
 	if name.Target == "" {
@@ -292,10 +321,12 @@ func (s *session) serve(st start) error {
 		l.s.auditRefusal(s.ctx, l.principal, q, "not_ssh")
 		return err
 	}
-	u, err := l.s.open(s.ctx, l.principal, l.source, string(l.conn.ClientVersion()), q, v)
+	u, err := l.s.open(s.ctx, l.principal, l.source, l.agent(), q, v)
 	if err != nil {
 		return err
 	}
+	*id = u.id
+	l.tell(Happening{What: HappenedOpen, Kind: p.kind, Connection: u.id, Recorded: v.Record, EndsAt: l.s.endsAt(v)})
 	reason, err := s.attach(u, st, p)
 	u.end(reason, err)
 	return err

@@ -19,6 +19,8 @@ type tap interface {
 	resize(cols, rows int) error
 	// exited records the status the program ended with.
 	exited(detail string) error
+	// event records something that happened to the session as a whole.
+	event(kind, detail string, fields map[string]string) error
 	// close completes the record; failed tells that the session did not end well.
 	close(failed bool) error
 }

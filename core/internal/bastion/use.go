@@ -47,11 +47,17 @@ func (s *Server) public(err error) string {
 	if w, ok := errors.AsType[*wire.Error](err); ok {
 		return w.Public
 	}
+	if l, ok := errors.AsType[*conn.LimitError](err); ok {
+		return l.Public
+	}
+	if b, ok := errors.AsType[*conn.BlockedError](err); ok {
+		return b.Public
+	}
 	if p, ok := errors.AsType[*api.Problem](err); ok {
 		return strings.TrimSpace(p.Title + " " + p.Detail)
 	}
 	switch {
-	case errors.Is(err, errStopped):
+	case errors.Is(err, errStopped), errors.Is(err, conn.ErrDraining):
 		return "The bastion is shutting down."
 	case errors.Is(err, context.DeadlineExceeded):
 		return "The target did not answer in time."
@@ -144,7 +150,7 @@ func (l *login) open(ctx context.Context, q ask) (*use, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.s.open(ctx, l.principal, l.source, string(l.conn.ClientVersion()), q, v)
+	return l.s.open(ctx, l.principal, l.source, l.agent(), q, v)
 }
 
 func (s *Server) open(ctx context.Context, p *api.Principal, source netip.Addr, agent string, q ask, v policy.Verdict) (*use, error) {
@@ -158,8 +164,11 @@ func (s *Server) open(ctx context.Context, p *api.Principal, source netip.Addr, 
 	id, live, err := s.cfg.Connections.Open(ctx, conn.Spec{
 		Kind: q.kind, Principal: p,
 		TargetID: v.Target.ID, TargetName: v.Target.Name, TargetAddress: addressOf(v.Target), Site: v.Target.Site,
-		Account: account, Want: q.want, Source: source, UserAgent: agent, Reason: q.reason, Decision: v.Decision,
+		Account: account, Want: q.want, Source: source, UserAgent: agent, Reason: q.reason, Decision: v.Decision, Lockable: true,
 	})
+	if _, ok := errors.AsType[*conn.BlockedError](err); ok {
+		s.auditRefusal(ctx, p, q, "locked")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open connection: %w", err)
 	}

@@ -55,6 +55,8 @@ type Spec struct {
 	// transaction that records it; an error refuses the connection. It may run
 	// several times and has no effect outside the transaction. May be nil.
 	Along func(ctx context.Context, tx *db.Tx, id string) error
+	// Lockable: whoever carries it freezes its input while it is locked.
+	Lockable bool
 }
 
 // Authorizer re-makes the decision of a live connection; policy is the real one.
@@ -112,6 +114,8 @@ type Config struct {
 	RoleNames func(ctx context.Context, userID string) ([]string, error)
 	// RecordingStatus tells the status of recordings by id, for lists. May be nil.
 	RecordingStatus func(ctx context.Context, ids []string) (map[string]string, error)
+	// TellWatched says whether users learn who watches them. Nil: they do.
+	TellWatched func() bool
 	// CoreID is this core's id.
 	CoreID string
 	// Limits is asked at each use; nil means DefaultLimits.
@@ -135,6 +139,8 @@ type Manager struct {
 
 	// wakeFlush and wakeDecide hold at most one token.
 	wakeFlush, wakeDecide chan struct{}
+	// overseeing is held (by sending) while locks and watchers are read.
+	overseeing chan struct{}
 
 	// mu guards everything below.
 	mu       sync.Mutex
@@ -174,6 +180,7 @@ func New(c Config) (*Manager, error) {
 		cfg:        c,
 		wakeFlush:  make(chan struct{}, 1),
 		wakeDecide: make(chan struct{}, 1),
+		overseeing: make(chan struct{}, 1),
 		live:       map[string]*Live{},
 		contact:    c.Now(),
 		idle:       make(chan struct{}),
@@ -217,6 +224,9 @@ func (m *Manager) Open(ctx context.Context, s Spec) (*Live, error) {
 	limit := m.cfg.Limits().PerUser
 	err := m.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
 		if err := tx.Lock(ctx, "connections "+s.Principal.UserID); err != nil {
+			return err
+		}
+		if err := blocked(ctx, tx, s); err != nil {
 			return err
 		}
 		n, err := countLive(ctx, tx, s.Principal.UserID)

@@ -52,5 +52,8 @@ func PublicText(err error) string {
 	if t, ok := errors.AsType[*Terminated](err); ok {
 		return cut(t.Public, wire.MaxPublic)
 	}
+	if b, ok := errors.AsType[*BlockedError](err); ok {
+		return cut(b.Public, wire.MaxPublic)
+	}
 	return "internal error"
 }

@@ -40,7 +40,9 @@ func (m *Manager) flusher(ctx context.Context) {
 		err := m.flush(ctx, counters)
 		asked := counters || failing
 		if err == nil && asked {
-			err = m.readOrders(ctx)
+			if err = m.readOrders(ctx); err == nil {
+				err = m.readOversight(ctx)
+			}
 		}
 		if err == nil && !recovered {
 			if err = m.recoverCrashed(ctx); err == nil {
@@ -221,6 +223,9 @@ func (m *Manager) readOrders(ctx context.Context) error {
 
 // recoverCrashed closes the rows that an earlier run of this core left live.
 func (m *Manager) recoverCrashed(ctx context.Context) error {
+	if _, err := m.cfg.DB.ExecContext(ctx, deleteWatchersSQL, m.cfg.CoreID); err != nil {
+		return fmt.Errorf("remove watchers of an earlier run: %w", err)
+	}
 	n, err := m.CloseLeft(ctx, m.cfg.CoreID)
 	if n > 0 {
 		m.cfg.Log.Info("closed connections left open by an earlier run", "count", n)

@@ -86,6 +86,8 @@ type Live struct {
 	writtenOut  int64
 	abandoned   bool
 	left        bool // handed over to the next run of this core
+	oversight   Oversight
+	overseen    chan struct{} // closed and replaced when oversight changes
 
 	due         bool // the decision must be made again now
 	decidedAt   time.Time
@@ -112,7 +114,7 @@ func newLive(m *Manager, s Spec) *Live {
 	now := m.cfg.Now()
 	l := &Live{
 		ID: newID(), m: m, spec: s, started: now,
-		decision: s.Decision, used: s.Want, state: Requested, due: true, decidedAt: now,
+		decision: s.Decision, used: s.Want, state: Requested, due: true, decidedAt: now, overseen: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	l.lastIn.Store(now.UnixMicro())

@@ -53,13 +53,20 @@ type Record struct {
 	TerminatedBy    string    `json:"terminated_by,omitempty"`
 	TerminatedByID  string    `json:"terminated_by_id,omitempty"`
 	TerminationText string    `json:"termination_text,omitempty"`
+	Lockable        bool      `json:"lockable" doc:"whether its input can be frozen"`
+	LockedAt        time.Time `json:"locked_at,omitzero" doc:"set while it is locked"`
+	LockedBy        string    `json:"locked_by,omitempty"`
+	LockedByID      string    `json:"locked_by_id,omitempty"`
+	LockText        string    `json:"lock_text,omitempty" doc:"shown to the user"`
+	LockBlock       Block     `json:"lock_block,omitempty" doc:"new connections of the user that are refused: none, target, user"`
 	Tags            []string  `json:"tags"`
 }
 
 const recordColumns = `id, kind, state, user_id, user_name, user_roles, user_agent, auth_methods, mfa, via, remote_addr,
   target_id, target_name, target_address, site, account, reason, role_id, grant_id, recorded, core_id, node_id, node_name,
   transport, binding, recording_id, requested_at, connected_at, ended_at, last_activity_at, bytes_in, bytes_out,
-  end_reason, end_detail, terminated_at, terminated_by_name, terminated_by_id, terminated_text`
+  end_reason, end_detail, terminated_at, terminated_by_name, terminated_by_id, terminated_text,
+  lockable, locked_at, locked_by_name, locked_by_id, lock_text, lock_block`
 
 const (
 	getSQL      = `select ` + recordColumns + ` from connections where id = $1`
@@ -69,9 +76,10 @@ where connection_id = $1 and seq > $2 order by seq limit $3`
 	liveIDsSQL    = `select id from connections where (user_id = $1 or $1 = '') and (target_id = $2 or $2 = '') and ` + liveStates
 	addTagSQL     = `insert into connection_tags (connection_id, tag) values ($1, $2) on conflict do nothing`
 	dropTagsSQL   = `delete from connection_tags where connection_id = $1`
-	pruneSQL      = `delete from connections where id in (select id from connections where requested_at < $1 and state in ('disconnected', 'failed') limit 1000)`
+	pruneSQL      = `delete from connections where id in (select id from connections where requested_at < $1 and locked_at = 0 and state in ('disconnected', 'failed') limit 1000)`
 	eraseUserSQL  = `update connections set user_name = $2, user_agent = '', remote_addr = '', reason = '' where user_id = $1`
 	eraseOrderSQL = `update connections set terminated_by_name = $2 where terminated_by_id = $1`
+	eraseLockSQL  = `update connections set locked_by_name = $2 where locked_by_id = $1`
 	exportSQL     = `select ` + recordColumns + ` from connections where user_id = $1 order by requested_at, id`
 )
 
@@ -80,17 +88,18 @@ type scanner interface{ Scan(dest ...any) error }
 func (m *Manager) scanRecord(r scanner) (*Record, error) {
 	var x Record
 	var roles, methods string
-	var requested, connected, end, activity, terminated int64
+	var requested, connected, end, activity, terminated, locked int64
 	err := r.Scan(&x.ID, &x.Kind, &x.State, &x.UserID, &x.UserName, &roles, &x.UserAgent, &methods, &x.MFA, &x.Via, &x.Source,
 		&x.TargetID, &x.TargetName, &x.TargetAddress, &x.Site, &x.Account, &x.Reason, &x.RoleID, &x.GrantID, &x.Recorded,
 		&x.CoreID, &x.NodeID, &x.NodeName, &x.Transport, &x.Binding, &x.RecordingID, &requested, &connected, &end, &activity,
-		&x.BytesIn, &x.BytesOut, &x.EndReason, &x.EndDetail, &terminated, &x.TerminatedBy, &x.TerminatedByID, &x.TerminationText)
+		&x.BytesIn, &x.BytesOut, &x.EndReason, &x.EndDetail, &terminated, &x.TerminatedBy, &x.TerminatedByID, &x.TerminationText,
+		&x.Lockable, &locked, &x.LockedBy, &x.LockedByID, &x.LockText, &x.LockBlock)
 	if err != nil {
 		return nil, db.Classify(err)
 	}
 	x.UserRoles, x.AuthMethods, x.Tags = listJSON(roles), listJSON(methods), []string{}
 	x.RequestedAt, x.ConnectedAt, x.EndedAt = fromMicro(requested), fromMicro(connected), fromMicro(end)
-	x.LastActivityAt, x.TerminatedAt = fromMicro(activity), fromMicro(terminated)
+	x.LastActivityAt, x.TerminatedAt, x.LockedAt = fromMicro(activity), fromMicro(terminated), fromMicro(locked)
 	until := x.EndedAt
 	if until.IsZero() {
 		until = m.cfg.Now()
@@ -205,6 +214,11 @@ func (m *Manager) Erase(ctx context.Context, tx *db.Tx, userID, pseudonym string
 	}
 	if _, err := tx.ExecContext(ctx, eraseOrderSQL, userID, pseudonym); err != nil {
 		return fmt.Errorf("erase user from connections: %w", err)
+	}
+	for _, query := range []string{eraseLockSQL, eraseWatcherSQL} {
+		if _, err := tx.ExecContext(ctx, query, userID, pseudonym); err != nil {
+			return fmt.Errorf("erase user from connections: %w", err)
+		}
 	}
 	return nil
 }

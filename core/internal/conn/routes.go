@@ -42,6 +42,18 @@ func (m *Manager) Routes(f *api.Frame) {
 		Method: "POST", Path: "/connections/terminate", ID: "terminate-connections", Tag: tag, Who: api.Needs(api.ConnectionsManage),
 		Summary: "End all live connections of a user, to a target, or of both",
 	}, m.handleTerminateMany)
+	api.Register(f, api.Op{
+		Method: "POST", Path: "/connections/{id}/lock", ID: "lock-connection", Tag: tag, Who: api.Needs(api.ConnectionsManage),
+		Summary: "Freeze the user's input of a live connection, on whatever core it runs",
+	}, m.handleLock)
+	api.Register(f, api.Op{
+		Method: "POST", Path: "/connections/{id}/unlock", ID: "unlock-connection", Tag: tag, Who: api.Needs(api.ConnectionsManage),
+		Summary: "Let input through again and lift the block on new connections",
+	}, m.handleUnlock)
+	api.Register(f, api.Op{
+		Method: "GET", Path: "/connections/{id}/watchers", ID: "list-connection-watchers", Tag: tag, Who: api.Needs(api.ConnectionsView),
+		Summary: "List who watches a connection now",
+	}, m.handleWatchers)
 }
 
 type IDIn struct {
@@ -54,6 +66,7 @@ type SearchIn struct {
 	Kind         string    `query:"kind" maxLength:"16"`
 	State        string    `query:"state" enum:"requested,connecting,connected,disconnecting,disconnected,failed"`
 	Live         string    `query:"live" enum:"true,false"`
+	Locked       string    `query:"locked" enum:"true,false"`
 	User         string    `query:"user" maxLength:"64" doc:"user id or name"`
 	Target       string    `query:"target" maxLength:"64" doc:"target id or name"`
 	Address      string    `query:"address" maxLength:"300" doc:"address of the target"`
@@ -130,6 +143,12 @@ func searchSQL(in *SearchIn, ownerID string, after position, limit int) (string,
 		b.add(liveStates)
 	case "false":
 		b.add("state in ('disconnected', 'failed')")
+	}
+	switch in.Locked {
+	case "true":
+		b.add("locked_at > 0")
+	case "false":
+		b.add("locked_at = 0")
 	}
 	switch in.HasRecording {
 	case "true":
@@ -400,4 +419,67 @@ func (m *Manager) TerminateAll(ctx context.Context, userID, targetID string, by 
 		}
 	}
 	return n, nil
+}
+
+type lockIn struct {
+	IDIn
+	Body struct {
+		Reason   string `json:"reason,omitempty" maxLength:"500" doc:"shown to the user"`
+		BlockNew Block  `json:"block_new,omitempty" enum:"none,target,user" default:"none" doc:"new connections of the user to refuse until it is unlocked: none, those to the same target, all"`
+	}
+}
+
+func (m *Manager) handleLock(ctx context.Context, in *lockIn) (*recordOut, error) {
+	x, p, err := m.visible(ctx, in.ID, api.ConnectionsManage)
+	if err != nil {
+		return nil, err
+	}
+	if ok, text := MayOversee(p, x.UserID, OrderLock); !ok {
+		return nil, api.Denied("own_connection", text)
+	}
+	switch err := m.Lock(ctx, x.ID, p, in.Body.Reason, in.Body.BlockNew); {
+	case errors.Is(err, ErrNotLockable):
+		return nil, api.Conflict("not_lockable", "A connection of this kind cannot be locked; it can be terminated.")
+	case errors.Is(err, db.ErrConflict):
+		return nil, api.Conflict("not_live", "The connection has ended or is locked already.")
+	case err != nil:
+		return nil, err
+	}
+	return m.handleGet(ctx, &in.IDIn)
+}
+
+func (m *Manager) handleUnlock(ctx context.Context, in *IDIn) (*recordOut, error) {
+	x, p, err := m.visible(ctx, in.ID, api.ConnectionsManage)
+	if err != nil {
+		return nil, err
+	}
+	if ok, text := MayOversee(p, x.UserID, OrderUnlock); !ok {
+		return nil, api.Denied("own_connection", text)
+	}
+	switch err := m.Unlock(ctx, x.ID, p); {
+	case errors.Is(err, db.ErrConflict):
+		return nil, api.Conflict("not_locked", "The connection is not locked.")
+	case err != nil:
+		return nil, err
+	}
+	return m.handleGet(ctx, in)
+}
+
+type watchersOut struct {
+	Body struct {
+		Items []Watcher `json:"items"`
+	}
+}
+
+func (m *Manager) handleWatchers(ctx context.Context, in *IDIn) (*watchersOut, error) {
+	if _, _, err := m.visible(ctx, in.ID, api.ConnectionsView); err != nil {
+		return nil, err
+	}
+	ws, err := m.Watchers(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := &watchersOut{}
+	out.Body.Items = ws
+	return out, nil
 }

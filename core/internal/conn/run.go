@@ -85,6 +85,13 @@ func (m *Manager) follow(ctx context.Context) {
 			if err := m.readOrders(ctx); err != nil {
 				m.cfg.Log.Error("termination order not read; tried again shortly", "session", n.ID, "err", err)
 			}
+		case topicOversight:
+			if m.find(n.ID) == nil {
+				continue
+			}
+			if err := m.readOversight(ctx); err != nil && ctx.Err() == nil {
+				m.cfg.Log.Error("locks and watchers not read; tried again shortly", "session", n.ID, "err", err)
+			}
 		case "user":
 			m.markDue(func(l *Live) bool { return l.spec.Principal.UserID == n.ID })
 		case "target":

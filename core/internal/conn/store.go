@@ -17,8 +17,8 @@ const (
 	insertSQL = `insert into connections
   (id, kind, state, user_id, user_name, user_roles, user_agent, auth_methods, mfa, session_id, via, remote_addr,
    target_id, target_name, target_address, site, account, reason, role_id, grant_id, features, recorded,
-   core_id, requested_at, last_activity_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $24)`
+   core_id, lockable, requested_at, last_activity_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $25)`
 
 	countLiveSQL = `select count(*) from connections where user_id = $1 and ` + liveStates
 
@@ -59,7 +59,7 @@ func insertConnection(ctx context.Context, tx *db.Tx, l *Live, roles []string, c
 	_, err := tx.ExecContext(ctx, insertSQL,
 		l.ID, s.Kind, string(Requested), p.UserID, p.UserName, jsonList(roles), s.UserAgent, jsonList(p.Methods), p.MFA,
 		p.Session, p.Via, s.Source.String(), s.TargetID, s.TargetName, s.TargetAddress, s.Site, s.Account, s.Reason,
-		s.Decision.Role, s.Decision.Grant, int64(s.Decision.Features), s.Decision.Record, coreID, l.started.UnixMicro())
+		s.Decision.Role, s.Decision.Grant, int64(s.Decision.Features), s.Decision.Record, coreID, s.Lockable, l.started.UnixMicro())
 	if err != nil {
 		return fmt.Errorf("insert connection %s: %w", l.ID, db.Classify(err))
 	}

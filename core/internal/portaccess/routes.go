@@ -76,6 +76,9 @@ func (s *Service) problem(err error) error {
 	if l, ok := errors.AsType[*conn.LimitError](err); ok {
 		return api.Unavailable("connection_limit", l.Public)
 	}
+	if b, ok := errors.AsType[*conn.BlockedError](err); ok {
+		return api.Denied("locked", b.Public)
+	}
 	switch {
 	case errors.Is(err, ErrOff):
 		return api.Unavailable("ports_off", "Session ports are switched off on this server (listen.sessions). Use the SSH bastion's forwarding instead.")

@@ -10,13 +10,29 @@ import (
 	"time"
 )
 
-// followPause is how often a recording being written is looked at again.
+// followPause is how often a recording being written is looked at again, when
+// its writer is in another process.
 const followPause = 150 * time.Millisecond
+
+// Follower takes a recording as it is being written.
+type Follower struct {
+	// Item takes the next item of the timeline.
+	Item func(Item) error
+	// Caught is called each time everything there is so far was taken. May be nil.
+	Caught func() error
+}
 
 // Follow calls each for every item of a recording, from its start, and goes on
 // while it is being written, on whatever core, until it is closed or ctx ends.
 // What is written reaches the follower within about a second.
 func (s *Store) Follow(ctx context.Context, r *Recording, each func(Item) error) (Integrity, error) {
+	return s.FollowLive(ctx, r, Follower{Item: each})
+}
+
+// FollowLive is Follow with more to be told. A recording written by this
+// process is written out at once while it is followed: what happens reaches the
+// follower within some 50 ms.
+func (s *Store) FollowLive(ctx context.Context, r *Recording, to Follower) (Integrity, error) {
 	f, err := s.openFile(r.ID, kindRec, r.StartedAt)
 	if err != nil {
 		return Integrity{}, err
@@ -36,15 +52,29 @@ func (s *Store) Follow(ctx context.Context, r *Recording, each func(Item) error)
 	x.r = in
 	t := time.NewTicker(followPause)
 	defer t.Stop()
+	s.mu.Lock()
+	writer := s.writers[r.ID]
+	s.mu.Unlock()
+	if writer != nil {
+		defer writer.hasten()()
+	}
 	live, pos := true, tail.pos-int64(in.Buffered())
 	for {
+		progress := writer.taken()
 		typ, payload, n, err := peekBlock(x.chain, f, pos)
 		switch {
 		case errors.Is(err, errCut) && live:
 			// Nothing whole yet. Once the row says it is over, one more look.
+			if to.Caught != nil {
+				if err := to.Caught(); err != nil {
+					return Integrity{}, fmt.Errorf("follow recording %s: %w", r.ID, err)
+				}
+			}
 			select {
 			case <-ctx.Done():
 				return Integrity{}, ctx.Err()
+			case <-progress:
+				continue
 			case <-t.C:
 			}
 			if now, err := s.Get(ctx, s.cfg.DB, r.ID); err == nil && now.Status != Live {
@@ -66,7 +96,7 @@ func (s *Store) Follow(ctx context.Context, r *Recording, each func(Item) error)
 		x.blocks++
 		for _, it := range items {
 			x.last = it.At
-			if err := each(it); err != nil {
+			if err := to.Item(it); err != nil {
 				return Integrity{}, fmt.Errorf("follow recording %s: %w", r.ID, err)
 			}
 		}

@@ -365,3 +365,9 @@ func clampSize(n, def int) int {
 }
 
 func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }
+
+// Recording returns the row of a recording; db.ErrNotFound when there is none.
+// Who may see it is the caller's to decide.
+func (s *Store) Recording(ctx context.Context, id string) (*Recording, error) {
+	return s.Get(ctx, s.cfg.DB, id)
+}

@@ -29,8 +29,10 @@ const (
 	syncAfter  = 400 * time.Millisecond
 	// stallAfter is how long storage may take nothing before the recording fails.
 	stallAfter = 5 * time.Second
-	maxField   = 4096
-	maxPiece   = 32 << 10
+	// flushFollowed is flushAfter while somebody follows.
+	flushFollowed = 20 * time.Millisecond
+	maxField      = 4096
+	maxPiece      = 32 << 10
 )
 
 // Writer writes one recording. Safe for concurrent use; a write that cannot
@@ -64,6 +66,8 @@ type Writer struct {
 	tot      totals
 	size     int64
 	started  time.Time
+	// followers are those who want data written out soon.
+	followers int
 }
 
 // Output records bytes the user sees (stderr is merged, as on a terminal).
@@ -206,7 +210,34 @@ func (w *Writer) armLocked() {
 		return
 	}
 	w.armed = true
-	w.timer.Reset(flushAfter)
+	after := flushAfter
+	if w.followers > 0 {
+		after = flushFollowed
+	}
+	w.timer.Reset(after)
+}
+
+// hasten has data written out soon until the returned function is called.
+func (w *Writer) hasten() (done func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.followers++
+	w.signal()
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.followers--
+	}
+}
+
+// taken is closed when storage takes something; nil for no writer.
+func (w *Writer) taken() <-chan struct{} {
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.progress
 }
 
 func (w *Writer) signal() {

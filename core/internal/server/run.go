@@ -96,15 +96,14 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 	if s.certDoor != nil {
 		front.Go("client certificates", s.certDoor.Run)
 	}
+	front.Go("terminals", s.terminals.Run)
 	front.Go("https", func(ctx context.Context) error { return s.serveHTTPS(ctx) })
 	if s.listen.http != nil {
 		front.Go("http", func(ctx context.Context) error {
 			return serveHTTP(ctx, &http.Server{Handler: s.plainHandler(), ReadHeaderTimeout: 10 * time.Second, WriteTimeout: writeTime, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}, s.listen.http)
 		})
 	}
-	if s.hostKey != nil {
-		front.Go("bastion host key", s.hostKey.Run)
-	}
+	front.Go("bastion host key", s.hostKey.Run)
 	if s.listen.bastion != nil {
 		front.Go("bastion", func(ctx context.Context) error { return s.bastion.Serve(ctx, s.listen.bastion) })
 	}

@@ -31,6 +31,7 @@ import (
 	"caponier/core/internal/sshca"
 	"caponier/core/internal/target"
 	"caponier/core/internal/user"
+	"caponier/core/internal/webterm"
 	"caponier/core/internal/webui"
 	"caponier/shared/config"
 	"caponier/shared/daemon"
@@ -68,6 +69,7 @@ type Server struct {
 	bastion    *bastion.Server
 	console    http.Handler
 	hostKey    *hostKey // of the bastion
+	terminals  *webterm.Service
 }
 
 func newCoreID() string { return "core_" + strings.ToLower(rand.Text()) }
@@ -177,7 +179,8 @@ func (s *Server) buildRooms(ctx context.Context) (err error) {
 	s.conns, err = conn.New(conn.Config{
 		DB: s.db, Audit: s.audit, Authorizer: s.policy, Logins: s.users, LoginGone: loginGone,
 		RoleNames: s.roleNames, RecordingStatus: s.recordings.Statuses, CoreID: s.id,
-		Limits: s.connLimits, Now: time.Now, Log: s.log, Metrics: s.reg,
+		TellWatched: func() bool { return settings.ConnectionTellWatched.Get(s.settings) },
+		Limits:      s.connLimits, Now: time.Now, Log: s.log, Metrics: s.reg,
 	})
 	return err
 }
@@ -248,10 +251,16 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.listen.bastion != nil || s.listen.socks != nil {
-		if err := s.buildBastion(ctx, pub.Hostname()); err != nil {
-			return err
-		}
+	// Also without an SSH port: terminals in browsers go through it.
+	if err := s.buildBastion(ctx, pub.Hostname()); err != nil {
+		return err
+	}
+	s.terminals, err = webterm.New(webterm.Config{
+		Bastion: s.bastion, Policy: s.policy, Connections: s.conns, Recordings: s.recordings, Notes: s.db, Auth: s.users,
+		Origins: []string{pub.Scheme + "://" + pub.Host}, Log: s.log, Now: time.Now, Metrics: s.reg,
+	})
+	if err != nil {
+		return err
 	}
 	if err := s.buildSignIn(pub); err != nil {
 		return err
@@ -287,6 +296,7 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 		return err
 	}
 	look.Routes(s.frame)
+	s.terminals.Routes(s.frame)
 	return nil
 }
 

@@ -53,6 +53,8 @@ var (
 		"How long live connections go on while the database does not answer; then they are closed.")
 	BastionSeparator = charKey("bastion.separator", "%", "%+~,^=",
 		"Stands between user, account and target in an SSH login name; doubled, it stands for itself. People's command lines learn it at their next login.")
+	ConnectionTellWatched = boolKey("connection.tell_watched", true,
+		"Tell users when somebody watches their live connection, and who.")
 )
 
 // Settings about recordings.
@@ -79,7 +81,7 @@ func All() []Definition {
 		LoginBurst.def, LoginPerMinute.def, LoginSubnetBurst.def, LoginSubnetPerMinute.def, LoginAllow.def,
 		LoginLockAfter.def, LoginLockFor.def, LoginKeyNeedsCode.def, LoginHashes.def, PasswordMinLength.def,
 		SessionIdle.def, SessionAbsolute.def, SessionBinding.def, TokenMaxAge.def,
-		ReauthorizeEvery.def, ConnectionIdle.def, ConnectionMax.def, ConnectionLease.def, BastionSeparator.def,
+		ReauthorizeEvery.def, ConnectionIdle.def, ConnectionMax.def, ConnectionLease.def, ConnectionTellWatched.def, BastionSeparator.def,
 		RecordingOwnView.def, RecordingFileMax.def,
 		RecordingRetention.def, ConnectionRetention.def, AuditRetention.def,
 	}

@@ -20,7 +20,7 @@ import (
 // role has them all.
 var AllPermissions = []api.Permission{
 	api.UsersView, api.UsersManage, api.TargetsView, api.TargetsManage, api.EdgesView, api.EdgesManage,
-	api.ConnectionsView, api.ConnectionsManage, api.RecordingsView, api.AuditView,
+	api.ConnectionsView, api.ConnectionsManage, api.ConnectionsWatch, api.RecordingsView, api.AuditView,
 	api.SettingsView, api.SettingsManage, api.SecretsManage,
 }
 

@@ -61,8 +61,8 @@ bench: build ## tunnel and decision benchmarks, table with pass/short per row
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@sh deploy/dev/fuzz.sh $(FUZZTIME)
 
-images: ## container images
-	@echo "images: nothing to build yet; the carrier's browser image comes with the carrier"
+images: ## the image that browser sessions run in (needs Docker and mmdebstrap)
+	@sh carrier/image/build.sh
 
 clean: ## remove build output
 	@echo "clean: removing bin/"

@@ -1,0 +1,194 @@
+// Command init is process 1 of a browser container. The container has no
+// network but loopback: what the browser asks its proxy at 127.0.0.1:18080 is
+// passed to a unix socket of the carrier, and the screen is served on another.
+// init starts the X server, the window manager and the browser, reaps every
+// process, and ends when the browser does: a used container is not started again.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Files and sockets that the carrier shares with this container alone.
+const (
+	shared = "/run/caponier"
+	egress = shared + "/egress.sock" // the carrier listens
+	screen = shared + "/rfb.sock"    // Xvnc listens
+	// proxy is what the browser's policy names; nothing else listens here.
+	proxy = "127.0.0.1:18080"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "init:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	size, err := geometry(os.Getenv("CAPONIER_SCREEN"))
+	if err != nil {
+		return err
+	}
+	home, err := profile()
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", proxy)
+	if err != nil {
+		return fmt.Errorf("listen for the browser: %w", err)
+	}
+	go relay(ln, egress)
+
+	env := []string{"PATH=/usr/bin:/bin", "HOME=" + home, "DISPLAY=:1", "LANG=C.UTF-8", "MOZ_CRASHREPORTER_DISABLE=1", "MOZ_DISABLE_CONTENT_SANDBOX_WARNING=1"}
+	if tz := os.Getenv("TZ"); tz != "" {
+		env = append(env, "TZ="+tz)
+	}
+	// Xvnc is shared with nobody but the carrier; it neither asks nor listens on TCP.
+	xvnc, err := start(env, "Xvnc", ":1", "-geometry", size, "-depth", "24", "-rfbport", "-1", "-rfbunixpath", screen, "-rfbunixmode", "0666",
+		"-SecurityTypes", "None", "-AlwaysShared", "-AcceptSetDesktopSize", "-nolisten", "tcp", "-MaxCutText", "67108864", "-FrameRate", "30")
+	if err != nil {
+		return err
+	}
+	if err := await(ctx, "/tmp/.X11-unix/X1", xvnc); err != nil {
+		return err
+	}
+	if _, err := start(env, "openbox", "--sm-disable"); err != nil {
+		return err
+	}
+	args := []string{"--profile", filepath.Join(home, "profile"), "--no-remote", "--new-instance"}
+	if os.Getenv("CAPONIER_BROWSER_MODE") != "bar" {
+		args = append(args, "--kiosk")
+	}
+	browser, err := start(env, "firefox-esr", append(args, "http://park.caponier.internal/")...)
+	if err != nil {
+		return err
+	}
+	return wait(ctx, xvnc, browser)
+}
+
+// geometry checks WIDTHxHEIGHT; empty is 1280x800.
+func geometry(s string) (string, error) {
+	if s == "" {
+		return "1280x800", nil
+	}
+	w, h, ok := strings.Cut(s, "x")
+	x, err1 := strconv.Atoi(w)
+	y, err2 := strconv.Atoi(h)
+	if !ok || err1 != nil || err2 != nil || x < 320 || y < 240 || x > 7680 || y > 4320 {
+		return "", fmt.Errorf("screen %q is not WIDTHxHEIGHT between 320x240 and 7680x4320", s)
+	}
+	return s, nil
+}
+
+// profile copies the profile made with the image to memory: it is used once.
+func profile() (home string, err error) {
+	home = "/tmp/home"
+	if err := os.Mkdir(home, 0o700); err != nil {
+		return "", fmt.Errorf("make home: %w", err)
+	}
+	dir := filepath.Join(home, "profile")
+	if err := os.CopyFS(dir, os.DirFS("/usr/share/caponier/profile")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("copy profile: %w", err)
+	}
+	return home, os.MkdirAll(dir, 0o700)
+}
+
+func start(env []string, name string, args ...string) (*exec.Cmd, error) {
+	cmd := exec.Command(name, args...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = env, os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	return cmd, nil
+}
+
+// await waits for a socket to appear, at most 10 s.
+func await(ctx context.Context, path string, of *exec.Cmd) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for tick := time.NewTicker(5 * time.Millisecond); ; {
+		if _, err := os.Stat(path); err == nil {
+			tick.Stop()
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s did not start: no %s", of.Path, path)
+		}
+	}
+}
+
+// wait reaps whatever ends until the browser or the X server is among it, or
+// the container is stopped.
+func wait(ctx context.Context, xvnc, browser *exec.Cmd) error {
+	child := make(chan os.Signal, 16)
+	signal.Notify(child, syscall.SIGCHLD)
+	for {
+		for {
+			var st syscall.WaitStatus
+			pid, err := syscall.Wait4(-1, &st, syscall.WNOHANG, nil)
+			if pid <= 0 || err != nil {
+				break
+			}
+			switch pid {
+			case browser.Process.Pid:
+				return nil
+			case xvnc.Process.Pid:
+				return fmt.Errorf("the X server ended with status %d", st.ExitStatus())
+			}
+		}
+		select {
+		case <-child:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// relay passes each connection of the browser to the carrier, unread.
+func relay(ln net.Listener, socket string) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			up, err := net.Dial("unix", socket)
+			if err != nil {
+				return
+			}
+			defer up.Close()
+			var wg sync.WaitGroup
+			wg.Go(func() { pass(up.(*net.UnixConn), c) })
+			wg.Go(func() { pass(c.(*net.TCPConn), up) })
+			wg.Wait()
+		}()
+	}
+}
+
+// pass copies until end and hands the half-close on.
+func pass(dst interface {
+	io.Writer
+	CloseWrite() error
+}, src io.Reader) {
+	_, _ = io.Copy(dst, src)
+	_ = dst.CloseWrite()
+}

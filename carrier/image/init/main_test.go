@@ -1,0 +1,65 @@
+package main
+
+import (
+	"io"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func TestGeometry(t *testing.T) {
+	for in, want := range map[string]string{"": "1280x800", "320x240": "320x240", "7680x4320": "7680x4320"} {
+		if got, err := geometry(in); err != nil || got != want {
+			t.Errorf("%q: %q, %v; want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"x", "1280", "1280x", "319x240", "7681x100", "1280x800x24", "-1x800", "1280x800; reboot"} {
+		if got, err := geometry(in); err == nil {
+			t.Errorf("%q was taken as %q", in, got)
+		}
+	}
+}
+
+// What the browser says reaches the carrier's socket unread, the answer comes
+// back, and the end of one direction does not end the other.
+func TestRelayKeepsHalfClose(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "egress.sock")
+	carrier, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer carrier.Close()
+	browser, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer browser.Close()
+	go relay(browser, path)
+	got := make(chan string, 1)
+	go func() {
+		c, err := carrier.Accept()
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer c.Close()
+		b, _ := io.ReadAll(c) // until the browser has said all
+		io.WriteString(c, "answer")
+		got <- string(b)
+	}()
+	c, err := net.Dial("tcp", browser.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	io.WriteString(c, "question")
+	c.(*net.TCPConn).CloseWrite()
+	if b, err := io.ReadAll(c); err != nil || string(b) != "answer" {
+		t.Errorf("answer %q, %v", b, err)
+	}
+	if q := <-got; q != "question" {
+		t.Errorf("the carrier saw %q", q)
+	}
+}

@@ -54,8 +54,8 @@ END
 %[5]s
 END
 systemctl daemon-reload
-systemctl enable --now %[2]s.service
-rm -f /etc/caponier/%[1]s.env
+systemctl enable --now %[2]s.service &&
+  rm -f /etc/caponier/%[1]s.env
 `, kind, bin, token, core, strings.TrimRight(unit, "\n"))
 }
 

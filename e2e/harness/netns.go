@@ -106,7 +106,7 @@ func (n *Net) Command(ctx context.Context, short, prog string, args ...string) *
 // in the namespace it was made in, so only its making happens there.
 func (n *Net) Dial(ctx context.Context, short, network, addr string) (net.Conn, error) {
 	var conn net.Conn
-	err := n.within(short, func() (err error) {
+	err := n.Within(short, func() (err error) {
 		conn, err = (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, network, addr)
 		return err
 	})
@@ -116,15 +116,15 @@ func (n *Net) Dial(ctx context.Context, short, network, addr string) (net.Conn, 
 // Listen listens inside a namespace.
 func (n *Net) Listen(short, network, addr string) (net.Listener, error) {
 	var l net.Listener
-	err := n.within(short, func() (err error) {
+	err := n.Within(short, func() (err error) {
 		l, err = (&net.ListenConfig{}).Listen(context.Background(), network, addr)
 		return err
 	})
 	return l, err
 }
 
-// within runs f on a thread that has moved into the namespace.
-func (n *Net) within(short string, f func() error) error {
+// Within runs f on a thread that has moved into the namespace.
+func (n *Net) Within(short string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()

@@ -114,7 +114,7 @@ func TestWindowGrows(t *testing.T) {
 		st := newStream(s, 1, wire.Preface{}, true)
 		before := st.window
 		st.rmu.Lock()
-		st.creditAt = s.now() - int64(tc.after)
+		st.grownAt = s.now() - int64(tc.after)
 		grant := st.consumeLocked(9 * wire.MaxFrameData) // over half of it
 		st.rmu.Unlock()
 		if grown := st.window > before; grown != tc.grows || grant < 9*wire.MaxFrameData {

@@ -27,6 +27,22 @@ func (l *innerLink) writePieces(ps []piece) error {
 	return err
 }
 
+func (l *innerLink) tryPieces(ps []piece) (pending bool, err error) {
+	l.gather.cork()
+	for _, p := range ps {
+		if _, err = l.Conn.Write(p.buf[p.off:p.end]); err != nil {
+			break
+		}
+	}
+	pending, ferr := l.gather.tryUncork()
+	if err == nil {
+		err = ferr
+	}
+	return pending, err
+}
+
+func (l *innerLink) flush() error { return l.gather.flush() }
+
 func (l *innerLink) boundQueues(mode queueMode) { l.gather.boundQueues(mode) }
 func (l *innerLink) unread() bool               { return l.gather.unread() }
 
@@ -60,6 +76,19 @@ func (g *gatherConn) cork() {
 }
 
 func (g *gatherConn) uncork() error {
+	return g.release(g.writePieces)
+}
+
+func (g *gatherConn) tryUncork() (pending bool, err error) {
+	err = g.release(func(ps []piece) (err error) {
+		pending, err = g.tryPieces(ps)
+		return err
+	})
+	return pending, err
+}
+
+// release sends what was gathered.
+func (g *gatherConn) release(send func([]piece) error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.corked = false
@@ -71,7 +100,7 @@ func (g *gatherConn) uncork() error {
 	for c := g.q.head; c != nil; c = c.next {
 		ps = append(ps, piece{c.buf, c.off, c.end})
 	}
-	err := g.wsConn.writePieces(ps)
+	err := send(ps)
 	g.q.drop()
 	return err
 }

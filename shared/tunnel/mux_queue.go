@@ -18,6 +18,11 @@ const (
 	mixedFor = time.Second
 	// batchBytes is about how much one write carries while only bulk runs.
 	batchBytes = 128 << 10
+	// eagerBatch is the same for who sends without waiting. With one whole
+	// chunk on top it is still less than wireBuffer.
+	eagerBatch = 48 << 10
+	// eagerControl is how many bytes of control frames may be part of it.
+	eagerControl = 4 << 10
 	// mixedBatch is the same while somebody waits for short answers: what is
 	// urgent waits for at most one batch.
 	mixedBatch = 16 << 10

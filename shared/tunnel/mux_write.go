@@ -90,26 +90,87 @@ func (s *muxSession) writeLoop() {
 		case <-s.done:
 			return
 		}
-		b := batchPool.Get().(*batch)
-		for {
-			last := s.pick(b)
-			if len(b.pieces) == 0 {
-				batchPool.Put(b)
-				if last {
-					return
-				}
-				break
-			}
-			s.out.Add(uint64(b.bytes))
-			err := s.link.writePieces(b.pieces)
-			b.reset()
-			if err != nil {
-				batchPool.Put(b)
-				s.workers.Go(func() { s.failUnlessTold(err) })
-				return
-			}
+		last, err := s.writeBatches()
+		if err != nil {
+			s.workers.Go(func() { s.failUnlessTold(err) })
+			return
+		}
+		if last {
+			return
 		}
 	}
+}
+
+// writeBatches sends all there is, unless somebody else is sending: who wakes
+// the writer when through. last means that nothing more will be sent.
+func (s *muxSession) writeBatches() (last bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writing {
+		return false, nil
+	}
+	b := batchPool.Get().(*batch)
+	defer batchPool.Put(b)
+	for {
+		if s.broken != nil {
+			return false, s.broken
+		}
+		s.writing = true
+		if s.pending {
+			s.mu.Unlock()
+			err = s.eager.flush()
+			s.mu.Lock()
+			s.pending = false
+		}
+		if err == nil {
+			if last = s.pickLocked(b, batchBytes); len(b.pieces) == 0 {
+				s.writing = false
+				return last, nil
+			}
+			s.mu.Unlock()
+			s.out.Add(uint64(b.bytes))
+			err = s.link.writePieces(b.pieces)
+			b.reset()
+			s.mu.Lock()
+		}
+		if err != nil {
+			return false, err // and nobody else writes any more
+		}
+		s.writing = false
+	}
+}
+
+// sendLocking is called with mu held and returns without. It sends what is
+// queued if that needs no waiting, else it leaves it to the writer.
+//
+// Of several bulky streams, or beside interactive ones, none sends itself: a
+// goroutine that reads and writes without ever waiting keeps its processor
+// from asking the network who else is ready, for up to 10 ms.
+func (s *muxSession) sendLocking() {
+	if s.eager == nil || s.bulk.head != nil && s.hot.head == nil && (s.bulk.head != s.bulk.tail || s.mixed(s.now())) || s.writing || s.pending || s.broken != nil || s.goaway || len(s.control) > eagerControl {
+		s.wakeLocked()
+		s.mu.Unlock()
+		return
+	}
+	b := batchPool.Get().(*batch)
+	s.pickLocked(b, eagerBatch)
+	if len(b.pieces) == 0 {
+		s.mu.Unlock()
+		batchPool.Put(b)
+		return
+	}
+	s.writing = true
+	s.mu.Unlock()
+	s.out.Add(uint64(b.bytes))
+	pending, err := s.eager.tryPieces(b.pieces)
+	b.reset()
+	batchPool.Put(b)
+	s.mu.Lock()
+	s.writing, s.pending, s.broken = false, pending, err
+	if pending || err != nil || s.goaway || len(s.control) > 0 || s.hot.head != nil || s.bulk.head != nil {
+		signal(s.wake)
+	}
+	s.mu.Unlock()
 }
 
 // failUnlessTold ends the session for a broken write, unless the reader finds
@@ -124,11 +185,10 @@ func (s *muxSession) failUnlessTold(err error) {
 	}
 }
 
-// pick fills b with the most urgent frames: control, then hot streams, then
-// bulky ones in turn. It reports whether the session ends after b.
-func (s *muxSession) pick(b *batch) (last bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// pickLocked fills b, up to about limit bytes, with the most urgent frames:
+// control, then hot streams, then bulky ones in turn. It reports whether the
+// session ends after b.
+func (s *muxSession) pickLocked(b *batch, limit int) (last bool) {
 	if len(s.control) > 0 {
 		b.addControl(s.control)
 		if s.control = s.control[:0]; cap(s.control) > 4<<10 {
@@ -138,9 +198,8 @@ func (s *muxSession) pick(b *batch) (last bool) {
 	if s.goaway {
 		return true
 	}
-	limit := batchBytes
 	if s.mixed(s.now()) {
-		limit = mixedBatch
+		limit = min(limit, mixedBatch)
 	}
 	for b.bytes < limit {
 		st := s.hot.pop()
@@ -207,8 +266,9 @@ func (s *muxSession) sendLocked(b *batch, st *stream) {
 	s.bulk.push(st)
 }
 
-// scheduleLocked queues st if it has something to send that it may send. A
-// stream that was idle begins among the hot ones, unless it said it is bulky.
+// scheduleLocked queues st if it has something to send that it may send; the
+// caller then wakes the writer or sends. A stream that was idle begins among
+// the hot ones, unless it said it is bulky.
 func (s *muxSession) scheduleLocked(st *stream) {
 	if st.listed || s.err != nil || !st.sendableLocked() {
 		return
@@ -225,7 +285,6 @@ func (s *muxSession) scheduleLocked(st *stream) {
 			s.bulk.push(st)
 		}
 	}
-	signal(s.wake)
 }
 
 // earnLocked gives st what it earned since it was last scheduled.

@@ -23,14 +23,18 @@ func readRaw(fd uintptr, p []byte) (n int, again bool, err error) {
 	}
 }
 
-// writeRaw writes what a non-blocking descriptor takes at once.
-func writeRaw(fd uintptr, p []byte) int {
+// writeRaw writes what a non-blocking descriptor takes at once, which may be
+// nothing.
+func writeRaw(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := unix.Write(int(fd), p)
-		if err == unix.EINTR {
+		switch err {
+		case unix.EINTR:
 			continue
+		case unix.EAGAIN:
+			err = nil
 		}
-		return max(n, 0)
+		return max(n, 0), err
 	}
 }
 

@@ -196,7 +196,7 @@ type sink struct {
 // error shows when the relay writes the rest.
 func (k *sink) take(p []byte) (n int) {
 	_ = k.raw.Write(func(fd uintptr) bool {
-		n = writeRaw(fd, p)
+		n, _ = writeRaw(fd, p)
 		return true
 	})
 	k.n += int64(n)

@@ -113,10 +113,10 @@ func TestRelayHalfClose(t *testing.T) {
 func TestRelaySlowTarget(t *testing.T) {
 	onEach(t, func(t *testing.T, c carrier) {
 		r := relay(t, c)
-		if err := r.target.SetReadBuffer(8 << 10); err != nil {
+		if err := r.target.SetReadBuffer(64 << 10); err != nil {
 			t.Fatal(err)
 		}
-		sent := make([]byte, 12<<20)
+		sent := make([]byte, 4<<20)
 		rnd := rand.New(rand.NewPCG(1, 2))
 		for i := 0; i < len(sent); i += 8 {
 			binary.LittleEndian.PutUint64(sent[i:], rnd.Uint64())

@@ -22,6 +22,14 @@ type link interface {
 	Close() error
 }
 
+// eagerLink is a link that can send without waiting. What the kernel does not
+// take at once stays in the link until flush.
+type eagerLink interface {
+	link
+	tryPieces([]piece) (pending bool, err error)
+	flush() error
+}
+
 const (
 	// maxControl bounds the control frames waiting to be sent, in bytes. Only
 	// a peer that provokes answers without reading them gets there.
@@ -40,9 +48,12 @@ const lateTick = 100 * time.Millisecond
 var errSilent = fmt.Errorf("the peer went silent: %w", net.ErrClosed)
 
 // muxSession is a Session over a link: our own multiplexer. One goroutine
-// reads, one writes; neither waits for a stream's user.
+// reads, one writes; neither waits for a stream's user. Who has something to
+// send and finds nobody writing and the link free sends it itself (see
+// sendLocking), which spares waking the writer.
 type muxSession struct {
 	link    link
+	eager   eagerLink // link, if it can send without waiting; else nil
 	br      *bufio.Reader
 	dialer  bool // we dialled: our streams have odd numbers
 	lim     Limits
@@ -80,6 +91,9 @@ type muxSession struct {
 	tickAt   int64 // when tick last ran, ns since Started
 	tickDue  int64 // when it should run next
 	starved  int64 // how late ticks came since the peer was heard, ns
+	writing  bool  // somebody is between taking a batch and having sent it
+	pending  bool  // the link holds what the kernel did not take
+	broken   error // why sending failed, for the writer to report
 	goaway   bool  // the writer ends after what is queued
 	err      error
 
@@ -101,6 +115,9 @@ func newMuxSession(l link, dialer bool, info Info, lim Limits) *muxSession {
 	}
 	if dialer {
 		s.nextID = 1
+	}
+	if e, ok := l.(eagerLink); ok && canWriteRaw(l) {
+		s.eager = e
 	}
 	s.heard.Store(s.now())
 	s.workers.Go(s.readLoop)
@@ -254,7 +271,7 @@ func (s *muxSession) sayGoodbye(reason *wire.Error) {
 			s.controlLocked(wire.FrameGoAway, 0, wire.AppendError(nil, reason))
 		}
 		s.goaway = true
-		signal(s.wake)
+		s.wakeLocked()
 	}
 	s.mu.Unlock()
 	t := time.NewTimer(goodbye)
@@ -351,7 +368,14 @@ func (s *muxSession) controlLocked(t wire.FrameType, id uint32, payload []byte) 
 		return
 	}
 	s.control = wire.AppendFrame(s.control, t, id, payload)
-	signal(s.wake)
+	s.wakeLocked()
+}
+
+// wakeLocked has the writer look for work, unless somebody is at it who will.
+func (s *muxSession) wakeLocked() {
+	if !s.writing {
+		signal(s.wake)
+	}
 }
 
 func (s *muxSession) sendControl(t wire.FrameType, id uint32, payload []byte) {

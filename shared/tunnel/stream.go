@@ -17,6 +17,10 @@ import (
 const (
 	// sendLimit is how much a stream queues for sending before Write waits.
 	sendLimit = 256 << 10
+	// creditParts is in how many parts the credit of a window is given, and
+	// minCredit the least worth a frame, if half the window is not less.
+	creditParts = 8
+	minCredit   = 256 << 10
 	// lingerFor is how long a closed stream waits for the peer to take what
 	// was written before it is reset.
 	lingerFor = 15 * time.Second
@@ -50,19 +54,21 @@ type stream struct {
 	wready    chan struct{} // capacity 1: Write may go on
 	wdeadline deadline
 
-	rmu       sync.Mutex // guards the receiving half below
-	inq       chunkQueue
-	allowed   int64 // what the peer may still send
-	window    int64
-	consumed  int64 // read since the last credit
-	creditAt  int64 // when that was, ns since the session started
-	eof       bool
-	discard   bool
-	rerr      error // what Read returns once inq is empty
-	grownBy   atomic.Int64
-	rready    chan struct{} // capacity 1: Read may go on
-	rdeadline deadline
-	sink      *sink // while a relay waits for data: where the session's reader may put it
+	rmu      sync.Mutex // guards the receiving half below
+	inq      chunkQueue
+	allowed  int64 // what the peer may still send
+	window   int64
+	consumed int64 // read since the last credit
+	// sinceGrown is what was read and credited since grownAt (ns since the
+	// session started), when the window was last considered.
+	sinceGrown, grownAt int64
+	eof                 bool
+	discard             bool
+	rerr                error // what Read returns once inq is empty
+	grownBy             atomic.Int64
+	rready              chan struct{} // capacity 1: Read may go on
+	rdeadline           deadline
+	sink                *sink // while a relay waits for data: where the session's reader may put it
 
 	inTalk talk // the session's reader's own
 
@@ -74,7 +80,7 @@ func newStream(s *muxSession, id uint32, p wire.Preface, opener bool) *stream {
 	st := &stream{
 		s: s, id: id, preface: p, opener: opener,
 		credit: wire.InitialWindow, allowed: wire.InitialWindow, window: wire.InitialWindow,
-		creditAt: s.now(), allowance: quantum,
+		grownAt: s.now(), allowance: quantum,
 		wready: make(chan struct{}, 1), rready: make(chan struct{}, 1),
 	}
 	if opener {
@@ -117,8 +123,7 @@ func (st *stream) Write(p []byte) (int, error) {
 			c.end += copy(c.room(), b)
 			st.outq.push(c)
 		}
-		st.queuedLocked()
-		st.s.mu.Unlock()
+		st.queuedLocking()
 		if sent += len(b); sent == len(p) {
 			return sent, nil
 		}
@@ -132,17 +137,18 @@ func (st *stream) writeChunk(c *chunk) error {
 		return err
 	}
 	st.outq.push(c)
-	st.queuedLocked()
-	st.s.mu.Unlock()
+	st.queuedLocking()
 	return nil
 }
 
-func (st *stream) queuedLocked() {
+// queuedLocking is called with s.mu held and returns without.
+func (st *stream) queuedLocking() {
 	st.confirmed = true
 	st.s.scheduleLocked(st)
 	if st.roomLocked() {
 		signal(st.wready) // for another writer
 	}
+	st.s.sendLocking()
 }
 
 func (st *stream) roomLocked() bool {
@@ -183,6 +189,7 @@ func (st *stream) credited(n int64) error {
 		return fmt.Errorf("%w: credit of %d bytes", wire.ErrFrame, st.credit)
 	}
 	st.s.scheduleLocked(st)
+	st.s.wakeLocked()
 	return nil
 }
 
@@ -206,6 +213,7 @@ func (st *stream) stopped() {
 	st.dropOutLocked(syscall.EPIPE)
 	st.finQueued = true
 	st.s.scheduleLocked(st)
+	st.s.wakeLocked()
 }
 
 // onStop has f called (once, on its own goroutine) when nothing written can
@@ -223,11 +231,11 @@ func (st *stream) onStop(f func()) {
 // CloseWrite ends our direction after what was written.
 func (st *stream) CloseWrite() error {
 	st.s.mu.Lock()
-	defer st.s.mu.Unlock()
-	if st.finQueued {
-		return nil
-	}
-	if st.werr != nil {
+	if st.finQueued || st.werr != nil {
+		defer st.s.mu.Unlock()
+		if st.finQueued {
+			return nil
+		}
 		return st.werr
 	}
 	st.finQueued = true
@@ -235,6 +243,7 @@ func (st *stream) CloseWrite() error {
 	st.confirmed = true
 	st.s.scheduleLocked(st)
 	signal(st.wready)
+	st.s.sendLocking()
 	return nil
 }
 
@@ -264,7 +273,7 @@ func (st *stream) Close() error {
 	st.stopHook = nil
 	st.s.scheduleLocked(st)
 	signal(st.wready)
-	st.s.mu.Unlock()
+	st.s.sendLocking()
 	st.ended(net.ErrClosed, true)
 	return nil
 }
@@ -504,10 +513,10 @@ func (st *stream) awaitDataLocking(k *sink) error {
 	}
 }
 
-// consumeLocked accounts for n bytes read and returns the credit to give. The
-// window doubles while half of it is read in less than two round trips: a
-// window that limits is read through once in a round trip, but a chunk that
-// crosses its half may leave the other half short of the next credit.
+// consumeLocked accounts for n bytes read and returns the credit to give.
+// Credit comes in parts of the window, so that a sender far away can have
+// nearly all of it under way. The window doubles when half of it is read in
+// less than two round trips: a window that limits is read through once in one.
 func (st *stream) consumeLocked(n int) int64 {
 	st.s.buffered.Add(-int64(n))
 	return st.countLocked(n)
@@ -516,23 +525,28 @@ func (st *stream) consumeLocked(n int) int64 {
 // countLocked is consumeLocked for bytes that were never buffered.
 func (st *stream) countLocked(n int) int64 {
 	st.consumed += int64(n)
-	if st.eof || st.discard || st.consumed < st.window/2 {
+	if st.eof || st.discard || st.consumed < max(st.window/creditParts, min(st.window/2, minCredit)) {
 		return 0
 	}
 	grant := st.consumed
 	st.consumed = 0
+	st.allowed += grant
+	if st.sinceGrown += grant; st.sinceGrown < st.window/2 {
+		return grant
+	}
+	st.sinceGrown = 0
 	now := st.s.now()
-	if now-st.creditAt < 2*st.s.minRTT.Load() && 2*st.window <= int64(st.s.lim.MaxWindow) {
+	if now-st.grownAt < 2*st.s.minRTT.Load() && 2*st.window <= int64(st.s.lim.MaxWindow) {
 		if st.s.grown.Add(st.window) <= int64(st.s.lim.MaxBuffered)*3/4 {
 			grant += st.window
+			st.allowed += st.window
 			st.grownBy.Add(st.window)
 			st.window *= 2
 		} else {
 			st.s.grown.Add(-st.window)
 		}
 	}
-	st.creditAt = now
-	st.allowed += grant
+	st.grownAt = now
 	return grant
 }
 

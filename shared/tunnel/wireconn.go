@@ -33,7 +33,7 @@ var wirePool = sync.Pool{New: func() any { b := make([]byte, wireBuffer); return
 // there is something in it.
 type corkedConn struct {
 	net.Conn
-	raw syscall.RawConn // nil if the connection has no descriptor
+	raw syscall.RawConn // nil if the connection has no descriptor; reads and writes need not wait
 
 	rbuf *[]byte // pooled, nil when empty
 	r    []byte  // unread part of rbuf
@@ -117,15 +117,18 @@ func (c *corkedConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.corked {
-		return c.Conn.Write(p)
-	}
-	if len(c.w)+len(p) > wireBuffer {
 		if err := c.flushLocked(); err != nil {
 			return 0, err
 		}
-		if len(p) > wireBuffer {
-			return c.Conn.Write(p)
+		return c.Conn.Write(p)
+	}
+	if c.wbuf != nil && cap(c.w)-len(c.w) < len(p) {
+		if err := c.flushLocked(); err != nil {
+			return 0, err
 		}
+	}
+	if len(p) > wireBuffer {
+		return c.Conn.Write(p)
 	}
 	if c.wbuf == nil {
 		c.wbuf = wirePool.Get().(*[]byte)
@@ -146,6 +149,31 @@ func (c *corkedConn) uncork() error {
 	defer c.mu.Unlock()
 	c.corked = false
 	return c.flushLocked()
+}
+
+// tryUncork is uncork without waiting. What the socket does not take stays for
+// the next write or uncork.
+func (c *corkedConn) tryUncork() (pending bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.corked = false
+	if c.wbuf == nil {
+		return false, nil
+	}
+	n, werr := 0, error(nil)
+	err = c.raw.Write(func(fd uintptr) bool {
+		n, werr = writeRaw(fd, c.w)
+		return true
+	})
+	if err == nil {
+		err = werr
+	}
+	if c.w = c.w[n:]; len(c.w) > 0 && err == nil {
+		return true, nil
+	}
+	wirePool.Put(c.wbuf)
+	c.wbuf, c.w = nil, nil
+	return false, err
 }
 
 func (c *corkedConn) flushLocked() error {

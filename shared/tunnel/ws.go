@@ -258,6 +258,46 @@ func (w *wsConn) writePieces(ps []piece) error {
 	return err
 }
 
+// tryPieces is writePieces without waiting: what the kernel does not take
+// stays with the corked connection until flush.
+func (w *wsConn) tryPieces(ps []piece) (pending bool, err error) {
+	w.wmu.Lock()
+	if w.closed {
+		w.wmu.Unlock()
+		return false, net.ErrClosed
+	}
+	w.cork.cork()
+	for _, p := range ps {
+		if _, err = w.nc.Write(w.frame(opBinary, p.buf[:p.end], p.off)); err != nil {
+			break
+		}
+	}
+	pending, ferr := w.cork.tryUncork()
+	if err == nil {
+		err = ferr
+	}
+	w.wmu.Unlock()
+	w.settlePing()
+	return pending, err
+}
+
+func (w *wsConn) flush() error {
+	w.wmu.Lock()
+	defer w.wmu.Unlock()
+	return w.cork.uncork()
+}
+
+// canWriteRaw reports whether l can send without waiting.
+func canWriteRaw(l link) bool {
+	switch l := l.(type) {
+	case *wsConn:
+		return l.cork != nil && l.cork.raw != nil
+	case *innerLink:
+		return canWriteRaw(l.gather.wsConn)
+	}
+	return false
+}
+
 // Write sends p as frames.
 func (w *wsConn) Write(p []byte) (int, error) {
 	n := 0

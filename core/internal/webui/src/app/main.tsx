@@ -28,7 +28,7 @@ createRoot(root).render(
         <SessionGate
           loading={<Loading />}
           failed={(error, again) => <Unreachable error={error} again={again} />}
-          signIn={(done, why) => (location.pathname.startsWith("/first-run") ? <FirstRun done={done} /> : <SignIn done={done} why={why} />)}
+          signIn={(done, why) => (location.pathname.startsWith("/setup") ? <FirstRun done={done} /> : <SignIn done={done} why={why} />)}
         >
           <Console />
         </SessionGate>

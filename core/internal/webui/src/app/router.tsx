@@ -16,15 +16,18 @@ const Gone = () => <NotFound />;
 // makeRouter turns the table of pages into routes. Pages read their parameters
 // with useParams({ strict: false }) and their search with useSearch.
 export function makeRouter(can: (permission: string) => boolean) {
+  const toHome = () => {
+    throw redirect({ to: home(can), replace: true });
+  };
   const root = createRootRoute({ component: Outlet, notFoundComponent: Gone });
   const shell = createRoute({ getParentRoute: () => root, id: "shell", component: Shell });
   const start = createRoute({
     getParentRoute: () => root,
     path: "/",
-    beforeLoad: () => {
-      throw redirect({ to: home(can), replace: true });
-    },
+    beforeLoad: toHome,
   });
+  // Paths of the way in lead on when one is in already.
+  const inside = ["/sign-in", "/sign-in/$", "/setup"].map((path) => createRoute({ getParentRoute: () => root, path, beforeLoad: toHome }));
   const make = (parent: typeof shell | typeof root, page: (typeof pages)[number]) =>
     createRoute({
       getParentRoute: () => parent,
@@ -35,7 +38,7 @@ export function makeRouter(can: (permission: string) => boolean) {
   const framed = pages.filter((p) => !p.bare).map((p) => make(shell, p));
   const bare = pages.filter((p) => p.bare).map((p) => make(root, p));
   return createRouter({
-    routeTree: root.addChildren([start, ...bare, shell.addChildren(framed)]),
+    routeTree: root.addChildren([start, ...inside, ...bare, shell.addChildren(framed)]),
     defaultPendingComponent: Loading,
     defaultErrorComponent: PageFailed,
     defaultNotFoundComponent: Gone,

@@ -8,6 +8,7 @@ import type { List } from "./useList";
 export interface Column<T> {
   key: string;
   header: string;
+  quiet?: boolean; // the header is for screen readers only
   // width as in grid-template-columns: "120px", "minmax(140px, 1.5fr)".
   width: string;
   render: (row: T) => ReactNode;
@@ -81,7 +82,7 @@ export function DataTable<T>({ label, columns, list, rowKey, empty, open, compac
                 <div key={c.key} role="columnheader" className={classes.cell} data-from={c.from} data-align={c.align} aria-sort={c.sort === "asc" ? "ascending" : c.sort === "desc" ? "descending" : undefined}>
                   {c.onSort ? (
                     <button type="button" className={classes.sort} onClick={c.onSort}>{c.header}<span aria-hidden>{c.sort === "asc" ? " ↑" : c.sort === "desc" ? " ↓" : ""}</span></button>
-                  ) : c.header}
+                  ) : c.quiet ? <span className={classes.quiet}>{c.header}</span> : c.header}
                 </div>
               ))}
             </div>

@@ -1,0 +1,182 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"caponier/e2e/harness"
+)
+
+// needConsole skips where no browser or no Node is; the console is built
+// before the binaries are.
+func needConsole(t *testing.T) {
+	t.Helper()
+	needRig(t)
+	consoleOnce.Do(func() {
+		for _, tool := range []string{"node", "chromium"} {
+			if _, consoleErr = exec.LookPath(tool); consoleErr != nil {
+				return
+			}
+		}
+		if out, err := exec.Command("sh", "../deploy/dev/console.sh").CombinedOutput(); err != nil {
+			consoleErr = fmt.Errorf("build the console: %w: %s", err, out)
+			return
+		}
+		if _, err := os.Stat("../core/internal/webui/dist/index.html"); err != nil {
+			consoleErr = fmt.Errorf("the console is not built: %w", err)
+		}
+	})
+	if consoleErr != nil {
+		if os.Getenv(envAll) != "" {
+			t.Fatalf("no console: %v", consoleErr)
+		}
+		t.Skipf("no console: %v", consoleErr)
+	}
+}
+
+var (
+	consoleOnce sync.Once
+	consoleErr  error
+)
+
+type login struct {
+	Name     string `json:"name"`
+	Password string `json:"password"`
+}
+
+// browse runs a script of e2e/console on the user's machine. It gets cfg and
+// the address of core on standard input.
+func (w *world) browse(t *testing.T, script string, limit time.Duration, cfg map[string]any) string {
+	t.Helper()
+	all := map[string]any{"url": w.core.Ready.URL, "admin": login{"admin", w.core.Password}, "user": login{"demo", w.demo}}
+	for k, v := range cfg {
+		all[k] = v
+	}
+	in, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := filepath.Abs(filepath.Join("console", script))
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := exec.LookPath("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := w.net.Command(t.Context(), "user", node, path)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8"}
+	cmd.Stdin = bytes.NewReader(in)
+	p, err := harness.Start(strings.TrimSuffix(script, ".mjs"), t.TempDir(), cmd, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	code, err := p.WaitExit(limit)
+	if err != nil || code != 0 {
+		t.Fatalf("%s: exit %d, %v:\n%s", script, code, err, p.Output())
+	}
+	return p.Output()
+}
+
+// furnish fills core with what a small company has, so that pages have
+// something to show: sites, targets, people, roles, sessions past and live.
+func (w *world) furnish(t *testing.T) {
+	t.Helper()
+	admin := w.core.Admin
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range []string{"frankfurt", "virginia", "plant-7"} {
+		must(admin.Site(t.Context(), s))
+	}
+	var csv strings.Builder
+	csv.WriteString("name,kind,site,host,port,tags,accounts,comment\n")
+	for i, what := range []string{"billing", "orders", "search", "mail", "wiki", "build"} {
+		for n := 1; n <= 4; n++ {
+			site := []string{"vpc-a", "frankfurt", "virginia"}[(i+n)%3]
+			fmt.Fprintf(&csv, "%s-%02d,ssh,%s,10.%d.0.%d,22,linux;%s,deploy;root,%s server %d\n", what, n, site, 20+i, n, what, strings.ToUpper(what[:1])+what[1:], n)
+		}
+	}
+	csv.WriteString("orders-db,tcp,vpc-a,10.21.0.50,5432,database,,PostgreSQL of orders\nplc-gateway,tcp,plant-7,192.168.7.20,502,plant,,Modbus gateway of line 7\n")
+	must(importCSV(t, admin, csv.String()))
+	for _, tag := range []string{"linux", "database", "plant"} {
+		must(admin.Do(t.Context(), http.MethodPost, "/grants", harness.Grant{Role: w.role, Tag: tag, Accounts: []string{"*"}, Features: []string{"all"}}, nil))
+	}
+	for _, name := range []string{"anna.berg", "ben.okafor", "chloe.martin", "dmitri.ivanov", "elena.rossi"} {
+		_, _, err := admin.User(t.Context(), name, "correct horse battery staple")
+		must(err)
+	}
+	w.mustSSH(t, dbA, "uptime")
+	w.mustSSH(t, "demo%carol%db-a", "df -h /; ls -l /etc | head")
+	s := w.shell(t, dbA)
+	s.say(t, "echo 'SELECT count(*) FROM orders;'; ls --color=always -l /usr | head -20")
+	s.say(t, "for i in 1 2 3 4 5 6; do printf 'restarting worker %s ... ' $i; sleep 0.3; echo done; done")
+	s.say(t, "exit")
+	s.ended(t, 20*time.Second)
+	if r := w.ssh(t, "demo%deploy%billing-02", "true"); r.code == 0 {
+		t.Fatalf("a host that is not there answers: %v", r)
+	}
+	live := w.shell(t, dbA)
+	live.say(t, "tail -n 3 /etc/passwd")
+	until(t, 20*time.Second, "recordings are complete", func() error {
+		done := 0
+		for _, r := range w.recordings(t) {
+			if r.Status == "complete" {
+				done++
+			}
+		}
+		if done < 3 {
+			return fmt.Errorf("%+v", w.recordings(t))
+		}
+		return nil
+	})
+}
+
+// importCSV imports targets.
+func importCSV(t *testing.T, a *harness.API, csv string) error {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, a.URL+"/api/v1/targets/import", strings.NewReader(csv))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "text/csv")
+	req.Header.Set("Authorization", "Bearer "+a.Token)
+	resp, err := a.HTTP().Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		var b bytes.Buffer
+		b.ReadFrom(resp.Body)
+		return fmt.Errorf("import: %d %s", resp.StatusCode, b.String())
+	}
+	return nil
+}
+
+// Every page works, keeps to the policy it is served with, is accessible and
+// fits its window. CAPONIER_SCREENSHOTS is a directory for pictures of all of
+// them (make screenshots); CAPONIER_SCREENSHOTS_ONLY names some of them.
+func TestConsolePages(t *testing.T) {
+	needConsole(t)
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	w.furnish(t)
+	cfg := map[string]any{}
+	if out := os.Getenv("CAPONIER_SCREENSHOTS"); out != "" {
+		cfg["out"], cfg["only"] = out, os.Getenv("CAPONIER_SCREENSHOTS_ONLY")
+	}
+	w.browse(t, "pages.mjs", 8*time.Minute, cfg)
+}

@@ -16,27 +16,24 @@ export function useConnect() {
   const { me } = useSession();
   const [asking, setAsking] = useState<Entry>();
   const go = useCallback(
-    (e: Entry, reason: string) => {
-      // The reason goes by the history entry, not by the address.
-      void navigate({ href: connectPath(e), state: { reason } as object });
-    },
+    (e: Entry) => void navigate({ href: connectPath(e) }),
     [navigate],
   );
   const start = useCallback(
     (e: Entry) => {
       if (wayOf(e) === "none") return;
-      if (wayOf(e) === "network" || (wayOf(e) === "terminal" && !e.need_reason && !(e.need_mfa && !me.mfa))) go(e, "");
-      else setAsking(e);
+      if (wayOf(e) === "port" || (e.need_mfa && !me.mfa)) setAsking(e);
+      else go(e);
     },
     [go, me.mfa],
   );
-  return { asking, start, go, stop: () => setAsking(undefined) };
+  return { asking, start, stop: () => setAsking(undefined) };
 }
 
 export function Connecting({ state }: { state: ReturnType<typeof useConnect> }) {
   const { asking: e, stop } = state;
   return (
-    <Modal opened={e !== undefined} onClose={stop} title={e && (wayOf(e) === "port" ? `Open a port to ${e.target.name}` : `Connect to ${e.target.name}${e.account ? ` as ${e.account}` : ""}`)}>
+    <Modal opened={e !== undefined} onClose={stop} title={e && `${wayOf(e) === "port" ? "Open a port" : "Connect"} to ${e.target.name}`}>
       {e && <Ask key={e.target.id + e.account} e={e} state={state} />}
     </Modal>
   );
@@ -64,25 +61,20 @@ function Ask({ e, state }: { e: Entry; state: ReturnType<typeof useConnect> }) {
   if (port.data) return <PortAddress port={port.data} close={state.stop} />;
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    if (wayOf(e) === "port") port.mutate();
-    else state.go(e, reason.trim());
+    port.mutate();
   };
   return (
     <form onSubmit={submit}>
       <Stack gap="md">
-        {wayOf(e) === "port" && (
-          <>
-            <Text size="sm" c="dimmed">A port of core leads to {e.target.host}:{e.target.port}, for connections from {me.source} only.</Text>
-            <Select label="Open for" data={spans} value={span} onChange={(v) => setSpan(v ?? "3600")} allowDeselect={false} />
-          </>
-        )}
+        <Text size="sm" c="dimmed">A port of core leads to {e.target.host}:{e.target.port}, for connections from {me.source} only.</Text>
+        <Select label="Open for" data={spans} value={span} onChange={(v) => setSpan(v ?? "3600")} allowDeselect={false} />
         {e.need_reason && (
           <Textarea label="Reason" description="Others see it beside the connection." value={reason} onChange={(x) => setReason(x.currentTarget.value)} required maxLength={500} autosize minRows={2} data-autofocus placeholder="For example a ticket number" />
         )}
         {port.error && <ErrorBox error={port.error} />}
         <Group justify="flex-end" gap="xs">
           <Button variant="default" onClick={state.stop}>Cancel</Button>
-          <Button type="submit" loading={port.isPending} disabled={e.need_reason && !reason.trim()}>{wayOf(e) === "port" ? "Open port" : "Connect"}</Button>
+          <Button type="submit" loading={port.isPending} disabled={e.need_reason && !reason.trim()}>Open port</Button>
         </Group>
       </Stack>
     </form>

@@ -35,13 +35,14 @@ export function wayOf(e: Entry): Way {
   }
 }
 
-// connectable tells whether one click is enough: nothing has to be asked first.
+// connectable tells whether a link is enough: the terminal itself asks for a
+// reason where one is needed.
 export function connectable(e: Entry): boolean {
-  return wayOf(e) === "terminal" && !e.need_reason;
+  return wayOf(e) === "terminal";
 }
 
 // connectPath is the page that opens the connection.
 export function connectPath(e: Entry): string {
   if (wayOf(e) === "network") return `/network?target=${encodeURIComponent(e.target.name)}`;
-  return `/terminal/${encodeURIComponent(e.target.name)}?account=${encodeURIComponent(e.account)}`;
+  return `/terminal?target=${encodeURIComponent(e.target.name)}&account=${encodeURIComponent(e.account)}`;
 }

@@ -35,8 +35,10 @@ func topicNeeds(topic string) (Permission, bool) {
 		return TargetsView, true
 	case "edge", "token":
 		return EdgesView, true
-	case "connection":
+	case "connection", "network":
 		return ConnectionsView, true
+	case "router":
+		return EdgesView, true
 	case "recording":
 		return RecordingsView, true
 	case "secret":

@@ -189,6 +189,11 @@ const (
 	PortOpened Type = "port.opened"
 	PortClosed Type = "port.closed"
 	PortDenied Type = "port.denied"
+
+	NetworkRouterChanged  Type = "network.router_changed"
+	NetworkRemovalDelayed Type = "network.removal_delayed"
+	NetworkRemovalDone    Type = "network.removal_done"
+	NetworkRouterFailed   Type = "network.router_failed"
 )
 
 // numbers are the stable numbers of the types; a number is never used again.
@@ -250,6 +255,8 @@ var numbers = map[Type]uint32{
 	AnchorCreated: 4006, AnchorChanged: 4007, AnchorDeleted: 4008, AnchorCRL: 4009,
 
 	PortOpened: 1900, PortClosed: 1901, PortDenied: 1902,
+
+	NetworkRouterChanged: 2100, NetworkRemovalDelayed: 2101, NetworkRemovalDone: 2102, NetworkRouterFailed: 2103,
 }
 
 // Number returns t's stable number, 0 for an unknown type.

@@ -98,5 +98,5 @@ func (f *Fleet) Ask(ctx context.Context, nodeID, method, path string, in, out an
 	if n == nil {
 		return ErrOffline
 	}
-	return control.Call(ctx, n.session, method, path, in, out)
+	return control.Exchange(ctx, n.session, method, path, in, out, wire.MaxRouterBody)
 }

@@ -32,6 +32,7 @@ type Config struct {
 	Proxy     Proxy               `toml:"proxy"`
 	Dial      Dial                `toml:"dial"`
 	Limits    Limits              `toml:"limits"`
+	Network   Network             `toml:"network"`
 	Log       telemetry.LogConfig `toml:"log"`
 
 	// Grace is how long a stopping core waits for live connections before it
@@ -123,6 +124,16 @@ type Limits struct {
 	ConnectionsPerUser int `toml:"connections_per_user"` // default 200
 }
 
+// Network says where sessions to network targets behind a site arrive: routers
+// send their packets to ports of core.
+type Network struct {
+	// RelayAddresses are core's own addresses as routers reach them, one IPv4
+	// and one IPv6 at most. Default none: network targets cannot have a site.
+	RelayAddresses []string         `toml:"relay_addresses"`
+	RelayTCP       config.PortRange `toml:"relay_tcp"` // default 11000-11999
+	RelayUDP       config.PortRange `toml:"relay_udp"` // default 12000-12999
+}
+
 // Default is the configuration before file and environment.
 func Default() Config {
 	name, err := os.Hostname()
@@ -141,6 +152,7 @@ func Default() Config {
 		Recording: Recording{MinFree: 256},
 		Proxy:     Proxy{Hops: 1},
 		Limits:    Limits{Connections: 5000, ConnectionsPerUser: 200},
+		Network:   Network{RelayTCP: config.PortRange{Low: 11000, High: 11999}, RelayUDP: config.PortRange{Low: 12000, High: 12999}},
 		Grace:     config.Duration(30 * time.Second),
 	}
 }
@@ -216,6 +228,16 @@ func (c *Config) Validate() []config.Problem {
 			}
 		}
 	}
+	for i, text := range c.Network.RelayAddresses {
+		if a, err := netip.ParseAddr(text); err != nil || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
+			bad(fmt.Sprintf("network.relay_addresses[%d]", i), fmt.Sprintf("%q is not an address of core", text), "write it like 10.0.0.2: the address routers reach core by")
+		}
+	}
+	for key, r := range map[string]config.PortRange{"network.relay_tcp": c.Network.RelayTCP, "network.relay_udp": c.Network.RelayUDP} {
+		if len(c.Network.RelayAddresses) > 0 && (r.Low < 1 || r.High < r.Low) {
+			bad(key, "is not a range of ports", "write it like 11000-11999")
+		}
+	}
 	if c.Proxy.Hops < 1 || c.Proxy.Hops > 10 {
 		bad("proxy.hops", "must be 1 to 10", "")
 	}
@@ -242,6 +264,15 @@ func (c *Config) database() (db.Config, error) {
 		u = strings.TrimSpace(string(b))
 	}
 	return db.Config{Engine: db.Engine(c.Database.Engine), Path: c.Database.Path, URL: u, AllowPlaintext: c.Database.AllowPlaintext, MaxConns: c.Database.MaxConns}, nil
+}
+
+// relayAddresses are those of the configuration, which was validated.
+func (c *Config) relayAddresses() []netip.Addr {
+	out := make([]netip.Addr, 0, len(c.Network.RelayAddresses))
+	for _, s := range c.Network.RelayAddresses {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
 }
 
 func prefixes(cidrs []string) []netip.Prefix {

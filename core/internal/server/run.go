@@ -88,9 +88,15 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 	}
 	context.AfterFunc(backCtx, stopDoors) // a failed part stops the whole
 
+	// Before the connection manager runs: what an earlier run left is not lost.
+	if err := s.network.Restore(ctx); err != nil {
+		stopBack()
+		return errors.Join(err, behind.Wait())
+	}
 	front, frontCtx := daemon.NewGroup(doors)
 	front.Go("connections", func(ctx context.Context) error { return s.conns.Run(ctx, closeTime) })
 	front.Go("session ports", s.ports.Run)
+	front.Go("network sessions", s.network.Run)
 	front.Go("users", s.users.Run)
 	front.Go("sign-in", s.signin.Run)
 	if s.certDoor != nil {
@@ -119,6 +125,8 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 		case <-frontCtx.Done():
 		}
 	}
+	// The next run takes network sessions over: a restart cuts no flows.
+	s.network.Leave()
 	stopDoors()
 	ferr := front.Wait()
 	stopBack()
@@ -165,7 +173,7 @@ func (s *Server) drain(ctx context.Context) {
 	defer deadline.Stop()
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
-	for s.conns.Count() > 0 {
+	for s.conns.Count() > s.network.Count() {
 		select {
 		case <-ctx.Done():
 			return

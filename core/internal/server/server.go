@@ -22,6 +22,7 @@ import (
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
 	"caponier/core/internal/fleet"
+	"caponier/core/internal/netaccess"
 	"caponier/core/internal/overview"
 	"caponier/core/internal/policy"
 	"caponier/core/internal/portaccess"
@@ -66,6 +67,7 @@ type Server struct {
 	conns      *conn.Manager
 	recordings *recording.Store
 	ports      *portaccess.Service
+	network    *netaccess.Service
 	bastion    *bastion.Server
 	console    http.Handler
 	hostKey    *hostKey // of the bastion
@@ -251,6 +253,9 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := s.buildNetwork(); err != nil {
+		return err
+	}
 	// Also without an SSH port: terminals in browsers go through it.
 	if err := s.buildBastion(ctx, pub.Hostname()); err != nil {
 		return err
@@ -279,7 +284,7 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.audit.Routes(s.frame, s.auditKeys, headFile(s.cfg))
 	s.vault.Routes(s.frame, s.users, s.targets)
 	s.settings.Routes(s.frame)
-	s.users.Routes(s.frame, s.vault, s.conns, s.recordings, s.signin)
+	s.users.Routes(s.frame, s.vault, s.conns, s.recordings, s.signin, s.network)
 	s.signin.Routes(s.frame)
 	s.ca.Routes(s.frame)
 	s.fleet.Routes(s.frame)
@@ -288,6 +293,7 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.recordings.Routes(s.frame)
 	s.conns.Routes(s.frame)
 	s.ports.Routes(s.frame)
+	s.network.Routes(s.frame)
 	look, err := overview.New(overview.Config{
 		DB: s.db, Audit: s.audit, Edges: s.fleet, Certificates: s.certificates, Space: s.recordings.Space,
 		Now: time.Now, Log: s.log,
@@ -310,6 +316,25 @@ func (s *Server) certificates() []overview.Certificate {
 		list = append(list, overview.Certificate{Name: "edge CA", NotAfter: c.NotAfter, Renews: true})
 	}
 	return list
+}
+
+// buildNetwork makes the door to network targets. Consoles exist only after
+// it, so it publishes through the frame of the moment.
+func (s *Server) buildNetwork() (err error) {
+	s.network, err = netaccess.New(netaccess.Config{
+		DB: s.db, Audit: s.audit, Policy: s.policy, Conns: s.conns, Targets: s.targets, Fleet: s.fleet,
+		Lease:    func() time.Duration { return settings.NetworkLease.Get(s.settings) },
+		Presence: func() time.Duration { return settings.NetworkPresence.Get(s.settings) },
+		Away:     func() time.Duration { return settings.ConnectionLease.Get(s.settings) },
+		Relay: netaccess.Relay{
+			Dialer: s.fleet, Addresses: s.cfg.relayAddresses(),
+			TCPFirst: s.cfg.Network.RelayTCP.Low, TCPLast: s.cfg.Network.RelayTCP.High,
+			UDPFirst: s.cfg.Network.RelayUDP.Low, UDPLast: s.cfg.Network.RelayUDP.High,
+		},
+		Publish: func(e api.Event) { s.frame.Publish(e) },
+		Log:     s.log, Now: time.Now, Metrics: s.reg,
+	})
+	return err
 }
 
 // bastionAlias is a name in the bastion's host certificate that holds under

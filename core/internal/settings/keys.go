@@ -57,6 +57,14 @@ var (
 		"Tell users when somebody watches their live connection, and who.")
 )
 
+// Settings about network sessions.
+var (
+	NetworkLease = durationKey("network.lease", 15*time.Second, 2*time.Second, time.Minute,
+		"How long a router keeps rules in force without hearing from core; core renews five times as often.")
+	NetworkPresence = durationKey("network.presence", 45*time.Second, 10*time.Second, time.Hour,
+		"A network session ends when its user's console or command line was not heard of for this long.")
+)
+
 // Settings about recordings.
 var (
 	RecordingOwnView = boolKey("recording.own_view", true,
@@ -82,6 +90,7 @@ func All() []Definition {
 		LoginLockAfter.def, LoginLockFor.def, LoginKeyNeedsCode.def, LoginHashes.def, PasswordMinLength.def,
 		SessionIdle.def, SessionAbsolute.def, SessionBinding.def, TokenMaxAge.def,
 		ReauthorizeEvery.def, ConnectionIdle.def, ConnectionMax.def, ConnectionLease.def, ConnectionTellWatched.def, BastionSeparator.def,
+		NetworkLease.def, NetworkPresence.def,
 		RecordingOwnView.def, RecordingFileMax.def,
 		RecordingRetention.def, ConnectionRetention.def, AuditRetention.def,
 	}

@@ -120,6 +120,17 @@ func viewDestination(d *netrule.Destination) DestinationText {
 	return v
 }
 
+// Read turns the text into a NetworkSpec, or says what is wrong with it.
+func (v *NetworkText) Read() (*NetworkSpec, error) {
+	var p problems
+	n := v.read(&p)
+	if len(p) == 0 {
+		t := Target{Kind: Network, Network: n}
+		t.validateNetwork(&p)
+	}
+	return n, p.err()
+}
+
 // read turns the text into a NetworkSpec.
 func (v *NetworkText) read(p *problems) *NetworkSpec {
 	n := &NetworkSpec{SNAT: v.SNAT, Exclusive: v.Exclusive, Instructions: v.Instructions, Provider: Provider(v.Provider)}

@@ -193,3 +193,12 @@ func (s *Service) SecretUses(ctx context.Context, q db.Querier, secretID string)
 	}
 	return uses, nil
 }
+
+// ByName returns a target by its unique name.
+func (s *Service) ByName(ctx context.Context, q db.Querier, name string) (*Target, error) {
+	t, err := scanTarget(q.QueryRowContext(ctx, sqlTargetByName, name))
+	if err != nil {
+		return nil, fmt.Errorf("read target %.80s: %w", name, err)
+	}
+	return &t, nil
+}

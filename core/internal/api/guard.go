@@ -137,7 +137,7 @@ func (f *Frame) handle(op Op, raw bool, h http.HandlerFunc) {
 func (f *Frame) authenticate(r *http.Request, who Who) (*Principal, *Problem) {
 	if r.Header.Get("Authorization") != "" {
 		r.Header.Del("Cookie")
-	} else if err := f.origin.Check(r); err != nil {
+	} else if err := f.origin.Check(asWrite(r)); err != nil {
 		return nil, Denied("cross_origin", "A page of another origin may not do this with your session.")
 	}
 	p, err := f.auth.Authenticate(r, SourceFrom(r.Context()))
@@ -167,6 +167,18 @@ func (f *Frame) authenticate(r *http.Request, who Who) (*Principal, *Problem) {
 		return p, nil
 	}
 	return nil, Denied("permission_missing", "This needs the permission "+string(who.needs)+".")
+}
+
+// asWrite is r as the check of origins is to see it. Opening a websocket is a
+// GET, which that check lets pass, but carries what the page sends: it counts
+// as a write (RFC 6455 §10.2).
+func asWrite(r *http.Request) *http.Request {
+	if r.Method != http.MethodGet || r.Header.Get("Upgrade") == "" {
+		return r
+	}
+	w := *r
+	w.Method = http.MethodPost
+	return &w
 }
 
 // readBody reads a request's body, refusing one that says it is too large

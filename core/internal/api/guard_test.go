@@ -113,6 +113,9 @@ func TestCrossOriginWritesAreRefused(t *testing.T) {
 		{"login from elsewhere", "POST", "/login", sent{header: map[string]string{"Sec-Fetch-Site": "cross-site"}}, 403},
 		{"no browser", "POST", "/write", sent{cookie: "admin"}, 204},
 		{"bearer from elsewhere", "POST", "/write", sent{token: "admin", header: map[string]string{"Sec-Fetch-Site": "cross-site"}}, 204},
+		{"websocket of our page", "GET", "/read", sent{cookie: "admin", header: map[string]string{"Upgrade": "websocket", "Origin": "https://core.test"}}, 204},
+		{"websocket of another origin", "GET", "/read", sent{cookie: "admin", header: map[string]string{"Upgrade": "websocket", "Origin": "https://evil.core.test"}}, 403},
+		{"websocket of another port", "GET", "/read", sent{cookie: "admin", header: map[string]string{"Upgrade": "websocket", "Sec-Fetch-Site": "same-site"}}, 403},
 		{"reading changes nothing", "GET", "/read", sent{cookie: "admin", header: map[string]string{"Sec-Fetch-Site": "cross-site"}}, 204},
 	} {
 		res, body := call1(t, f, c.method, Prefix+c.path, c.s)

@@ -52,6 +52,26 @@ func (migrateCmd) Run(e *env) error {
 
 type adminCmds struct {
 	Bootstrap bootstrapCmd `cmd:"" help:"Create the first administrator, or give one a new password."`
+	Code      codeCmd      `cmd:"" help:"Make a new set-up code for the first administrator, to enter in the console."`
+}
+
+type codeCmd struct{}
+
+func (codeCmd) Run(e *env) error {
+	cfg, err := e.config()
+	if err != nil {
+		return err
+	}
+	code, until, err := server.SetupCode(e.ctx, cfg, e.environ)
+	if errors.Is(err, server.ErrSetUp) {
+		return &daemon.Hinted{Err: errors.New("there is an administrator already"), Hint: "if nobody can get in: caponier-core admin bootstrap --name NAME gives an administrator a new password"}
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout, code)
+	fmt.Fprintf(e.stderr, "enter it in the console before %s; codes made before are void\n", until.Local().Format("15:04"))
+	return nil
 }
 
 type bootstrapCmd struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/core/internal/settings"
+	"caponier/core/internal/signin"
 	"caponier/core/internal/sshca"
 	"caponier/core/internal/user"
 	"caponier/core/internal/vault"
@@ -146,6 +148,24 @@ func BootstrapAdmin(ctx context.Context, cfg Config, environ []string, name, pas
 	defer b.db.Close()
 	_, password, err = b.users.BootstrapAdmin(ctx, name, password)
 	return password, err
+}
+
+// ErrSetUp says that there is, or was, an administrator.
+var ErrSetUp error = signin.ErrSetUp
+
+// SetupCode makes a code by which the first administrator is made in the
+// console. ErrSetUp when there is one.
+func SetupCode(ctx context.Context, cfg Config, environ []string) (code string, expires time.Time, err error) {
+	b, err := openBase(ctx, cfg, environ, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	defer b.db.Close()
+	s, err := signin.New(signin.Config{DB: b.db, Audit: b.audit, Users: b.users, Sealer: b.vault, URL: &url.URL{Scheme: "https", Host: cfg.Name}})
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	return s.SetupCode(ctx)
 }
 
 // SSHCAKey returns the lines for TrustedUserCAKeys.

@@ -235,6 +235,10 @@ func (s *Service) assert(ctx context.Context, c ceremony, state string, response
 	if err != nil {
 		return refuse("bad_passkey", badPasskey(err))
 	}
+	// Used up before it is looked at: a replay must not even move a counter.
+	if err := s.spend(ctx, s.db, state, ceremonyLife); err != nil {
+		return nil, err
+	}
 	h, made, err := s.validate(ctx, c, parsed)
 	if h.user.ID != "" {
 		a.UserID = h.user.ID
@@ -256,12 +260,7 @@ func (s *Service) assert(ctx context.Context, c ceremony, state string, response
 		return refuse("cloned_passkey", &api.Problem{Status: 401, Title: "The passkey was refused.", Code: "passkey_cloned",
 			Detail: "Its counter went backwards: there may be a copy of it. It is blocked; sign in another way and remove it."})
 	}
-	err = s.db.Tx(ctx, func(tx *db.Tx) error {
-		if err := s.spend(ctx, tx, state, ceremonyLife); err != nil {
-			return err
-		}
-		return s.passkeyUsed(ctx, tx, k, *made)
-	})
+	err = s.db.Tx(ctx, func(tx *db.Tx) error { return s.passkeyUsed(ctx, tx, k, *made) })
 	if err != nil {
 		return nil, fmt.Errorf("passkey login: %w", err)
 	}

@@ -290,6 +290,8 @@ func (s *Service) Reauthenticate(ctx context.Context, p *api.Principal, password
 		return limit.problem()
 	case errors.Is(err, ErrNeedCode) && !u.TOTP && p.MFA:
 		return nil // the password was right, and his passkey opened the session
+	case errors.Is(err, ErrNeedCode) && !u.TOTP:
+		return api.Denied("sign_in_again", "Sign out and in again with your passkey, or send a recovery code, too.")
 	case errors.Is(err, ErrNeedCode):
 		return api.Denied("totp_required", "Send the code of your second factor, too.")
 	case errors.Is(err, ErrBadCredentials):

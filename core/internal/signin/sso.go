@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -148,9 +149,24 @@ func (s *Service) callback(p Provider) string {
 	return s.url.JoinPath("sign-in", "sso", p.Name).String()
 }
 
-func (s *Service) oauth(p Provider, d discovered, secret string) oauth2.Config {
-	return oauth2.Config{ClientID: p.Config.ClientID, ClientSecret: secret, Endpoint: d.provider.Endpoint(),
+func (s *Service) oauth(p Provider, o *oidc.Provider, secret string) oauth2.Config {
+	return oauth2.Config{ClientID: p.Config.ClientID, ClientSecret: secret, Endpoint: endpoint(o, secret),
 		RedirectURL: s.callback(p), Scopes: p.Config.Scopes}
+}
+
+// endpoint says how the client secret travels: as the provider wants it, by
+// default in the Authorization header (OpenID Connect Discovery §3). The
+// library would try both, and show a code twice.
+func endpoint(o *oidc.Provider, secret string) oauth2.Endpoint {
+	e := o.Endpoint()
+	e.AuthStyle = oauth2.AuthStyleInHeader
+	var m struct {
+		Methods []string `json:"token_endpoint_auth_methods_supported"`
+	}
+	if err := o.Claims(&m); secret == "" || err == nil && slices.Contains(m.Methods, "client_secret_post") && !slices.Contains(m.Methods, "client_secret_basic") {
+		e.AuthStyle = oauth2.AuthStyleInParams
+	}
+	return e
 }
 
 // beginSSO sends a browser to a provider: the address, and what the browser
@@ -167,7 +183,7 @@ func (s *Service) beginSSO(ctx context.Context, name string, link *api.Principal
 	if kept, err = s.sealState(flowKind, f, flowLife); err != nil {
 		return "", "", err
 	}
-	o := s.oauth(p, d, "")
+	o := s.oauth(p, d.provider, "")
 	return o.AuthCodeURL(f.State, oidc.Nonce(f.Nonce), oauth2.S256ChallengeOption(f.Verifier)), kept, nil
 }
 
@@ -262,7 +278,7 @@ func (s *Service) exchange(ctx context.Context, p Provider, d discovered, f flow
 		return nil, err
 	}
 	ctx = oidc.ClientContext(ctx, d.client)
-	o := s.oauth(p, d, secret)
+	o := s.oauth(p, d.provider, secret)
 	tok, err := o.Exchange(ctx, code, oauth2.VerifierOption(f.Verifier))
 	if err != nil {
 		return nil, s.exchangeProblem(p, err)

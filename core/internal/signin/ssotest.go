@@ -149,7 +149,7 @@ func (t *trial) capabilities(context.Context) (text, fix string, ok bool) {
 // clientSecret shows a code that cannot be right: what the provider complains
 // about tells whether it knows the client.
 func (t *trial) clientSecret(ctx context.Context) (text, fix string, ok bool) {
-	o := oauth2.Config{ClientID: t.p.Config.ClientID, ClientSecret: t.secret, Endpoint: t.provider.Endpoint(), RedirectURL: t.s.callback(t.p)}
+	o := t.s.oauth(t.p, t.provider, t.secret)
 	_, err := o.Exchange(oidc.ClientContext(ctx, t.client), "caponier-test", oauth2.VerifierOption(oauth2.GenerateVerifier()))
 	r, refused := errors.AsType[*oauth2.RetrieveError](err)
 	switch {

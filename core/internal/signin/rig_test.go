@@ -277,3 +277,13 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 func netOf(i int) string { return fmt.Sprintf("10.%d.%d.1", i/256, i%256) }
 
 func userChange(disabled *bool) user.Change { return user.Change{Disabled: disabled} }
+
+// freshLimits is the user room as another core has it: nothing in memory.
+func freshLimits(t testing.TB, r *rig) *user.Service {
+	t.Helper()
+	s, err := user.New(user.Config{DB: r.d, Audit: r.log, Sealer: placeSealer{}, Now: r.clock.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}

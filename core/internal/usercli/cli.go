@@ -48,6 +48,7 @@ Examples:
   caponier ssh db-1
   caponier ssh root@db-1 -- uptime
   caponier forward db-1:5432 15432
+  caponier network open plc-line-3
   caponier recordings play rec_…
 
 Exit codes: 0 fine, 1 failed, 2 wrong command line, 3 broken profile,
@@ -73,6 +74,7 @@ type commands struct {
 	SFTP        sftpCmd        `cmd:"" name:"sftp" help:"Open an SFTP session on a target."`
 	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print Host blocks for ~/.ssh/config, so that plain ssh, rsync and git work."`
 	Forward     forwardCmd     `cmd:"" help:"Listen locally and forward to a port of a target."`
+	Network     networkCmd     `cmd:"" help:"Open network targets, close and list network sessions."`
 	Connections connectionsCmd `cmd:"" help:"Live and past connections."`
 	Recordings  recordingsCmd  `cmd:"" help:"Recorded sessions."`
 	Edges       edgesCmd       `cmd:"" help:"Edge nodes."`

@@ -39,9 +39,9 @@ grace = "soon"
 https = "off"
 sesions = "1-2"
 `)
-	p, ok := errors.AsType[*config.Problems](err)
-	if !ok || len(p.List) != 2 {
-		t.Fatalf("got %v, want two type problems", err)
+	// Keys, types and values in one go.
+	if p, ok := errors.AsType[*config.Problems](err); !ok || len(p.List) != 4 {
+		t.Fatalf("got %v, want four problems", err)
 	}
 	_, err = load(t, `
 state_dir = ""

@@ -101,8 +101,8 @@ type Document struct {
 	// Revision grows with every request of a router, also over restarts.
 	Revision int64   `json:"revision"`
 	Router   router  `json:"router"`
-	Session  *entry  `json:"session,omitempty"`  // add, del
-	Sessions []entry `json:"sessions,omitempty"` // sync, renew, counters
+	Session  *entry  `json:"session,omitempty"` // add, del
+	Sessions []entry `json:"sessions,omitzero"` // sync, renew, counters
 	// Rules and Static of the session of add and del.
 	Rules  *rules          `json:"rules,omitempty"`
 	Static json.RawMessage `json:"static_config,omitempty"`

@@ -22,6 +22,7 @@ type journal struct {
 	mu    sync.Mutex
 	file  *os.File               // guarded by mu
 	lines int                    // in file; guarded by mu
+	notes int                    // since the start; guarded by mu
 	held  map[string]journalLine // guarded by mu
 }
 
@@ -117,6 +118,7 @@ func (j *journal) note(lines ...journalLine) error {
 		j.enter(l)
 	}
 	j.lines += len(lines)
+	j.notes++
 	if j.lines > 2*len(j.held)+maxHistory {
 		return j.rewriteLocked()
 	}
@@ -168,13 +170,19 @@ func (j *journal) get(id string) (s wire.RouterSession, sure, known bool) {
 
 // all returns every session that may hold, and whether it surely does.
 func (j *journal) all() map[string]bool {
+	out, _ := j.allAt()
+	return out
+}
+
+// allAt is all with a number that changes with every note.
+func (j *journal) allAt() (map[string]bool, int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	out := make(map[string]bool, len(j.held))
 	for id, l := range j.held {
 		out[id] = l.sure
 	}
-	return out
+	return out, j.notes
 }
 
 func (j *journal) close() error {

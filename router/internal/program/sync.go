@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -88,7 +89,8 @@ func (b *Backend) check(ctx context.Context) error {
 		return err
 	}
 	if r.Exit == exitUnsupported {
-		return nil
+		// Whether rules end by themselves must be known from the beginning.
+		return b.renew(ctx, []entry{})
 	}
 	if r.Exit != exitDone {
 		return fmt.Errorf("program check: %w", explain(r, nil))
@@ -127,7 +129,9 @@ func (b *Backend) syncByProgram(ctx context.Context, want []wire.RouterSession) 
 		}
 		d.Sessions = append(d.Sessions, e)
 		wanted[w.ID] = true
-		lines = append(lines, journalLine{Add: &w})
+		if was, sure, known := b.journal.get(w.ID); !known || !sure || hash(was) != e.Hash {
+			lines = append(lines, journalLine{Add: &w})
+		}
 	}
 	if err := b.journal.note(lines...); err != nil {
 		return res, false, err
@@ -279,12 +283,24 @@ func (b *Backend) Renew(ctx context.Context, _ time.Duration) error {
 	if !b.knows(verbRenew) {
 		return nil
 	}
-	d := Document{Op: verbRenew, Sessions: []entry{}, LeaseS: int(b.c.Lease.Seconds()), ExpiresAt: stamp(time.Now().Add(b.c.Lease))}
-	for id, sure := range b.journal.all() {
+	sessions := []entry{}
+	held, before := b.journal.allAt()
+	for id, sure := range held {
 		if sure {
-			d.Sessions = append(d.Sessions, entry{ID: id})
+			sessions = append(sessions, entry{ID: id})
 		}
 	}
+	err := b.renew(ctx, sessions)
+	if _, now := b.journal.allAt(); errors.Is(err, enforce.ErrChanged) && now != before {
+		// One may have been removed meanwhile, by ourselves. The next renewal
+		// tells.
+		return nil
+	}
+	return err
+}
+
+func (b *Backend) renew(ctx context.Context, sessions []entry) error {
+	d := Document{Op: verbRenew, Sessions: sessions, LeaseS: int(b.c.Lease.Seconds()), ExpiresAt: stamp(time.Now().Add(b.c.Lease))}
 	r, err := b.run(ctx, d, b.c.Quick)
 	switch {
 	case err != nil:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,7 +58,8 @@ type Config struct {
 	SSH      SSHConfig           `toml:"ssh"`
 	Log      telemetry.LogConfig `toml:"log"`
 
-	token config.Secret // from --token, --token-file or the environment
+	token    config.Secret // from --token, --token-file or the environment
+	unneeded []string      // keys that the command does not need
 }
 
 // NFTablesConfig is for the type nftables.
@@ -124,6 +126,7 @@ func (c *Config) Validate() []config.Problem {
 	add := func(key, text, hint string) { ps = append(ps, config.Problem{Key: key, Text: text, Hint: hint}) }
 	u, err := url.Parse(c.Core)
 	switch {
+	case c.Core == "" && slices.Contains(c.unneeded, "core"):
 	case c.Core == "":
 		add("core", "is missing", "give core's address, like core = \"https://pam.example.org\" or --core")
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):

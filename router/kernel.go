@@ -5,20 +5,86 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"caponier/router/internal/enforce"
+	"caponier/router/internal/nft"
 	"caponier/shared/daemon"
+	"caponier/shared/telemetry"
+	"caponier/shared/wire"
 )
 
-var errNoKernel = errors.New("this build has no nftables backend")
+// kernelBackend is the nftables table as an enforce.Backend.
+type kernelBackend struct{ t *nft.Table }
 
-type kernel struct{}
+func (b kernelBackend) Sync(ctx context.Context, want []wire.RouterSession) (enforce.Result, error) {
+	res, err := b.t.Replace(ctx, want)
+	return enforce.Result{Failed: res.Failed, Ended: res.Ended}, err
+}
 
-func (kernel) latch(context.Context) error  { return errNoKernel }
-func (kernel) remove(context.Context) error { return errNoKernel }
+func (b kernelBackend) Apply(ctx context.Context, add []wire.RouterSession, remove []string) (enforce.Result, error) {
+	res, err := b.t.Apply(ctx, add, remove)
+	return enforce.Result{Failed: res.Failed, Ended: res.Ended}, err
+}
 
-func onKernel(_ flags, _ []string, _ io.Writer, f func(kernel) error) error { return f(kernel{}) }
+func (b kernelBackend) Renew(ctx context.Context, d time.Duration) error { return b.t.Renew(ctx, d) }
 
-func openKernel(context.Context, *Config, *daemon.Group, *slog.Logger) (enforce.Backend, <-chan struct{}, error) {
-	return nil, nil, errNoKernel
+func (b kernelBackend) Counters(ctx context.Context, ids []string) ([]wire.RouterCount, error) {
+	return b.t.Counters(ctx, ids)
+}
+
+// Check is the table's own business: it tells by Changed.
+func (b kernelBackend) Check(context.Context) error { return nil }
+
+func (b kernelBackend) Info() enforce.Info {
+	return enforce.Info{Type: typeNFTables, Leased: true, Kernel: true}
+}
+
+func (b kernelBackend) Close() error { return b.t.Close() }
+
+func (c *NFTablesConfig) table(log *slog.Logger) nft.Config {
+	return nft.Config{Log: log, Table: c.Table, RulePriority: uint32(c.RulePriority), ClientInterfaces: c.Clients}
+}
+
+// openKernel opens the table; its watcher runs in g.
+func openKernel(ctx context.Context, cfg *Config, g *daemon.Group, log *slog.Logger) (enforce.Backend, <-chan struct{}, error) {
+	t, err := nft.Open(ctx, cfg.NFTables.table(log))
+	if err != nil {
+		return nil, nil, kernelHint(err)
+	}
+	g.Go("nftables", t.Run)
+	return kernelBackend{t}, t.Changed(), nil
+}
+
+// onKernel does something to the table while no router runs.
+func onKernel(ctx context.Context, file string, environ []string, stderr io.Writer, f func(context.Context, nft.Config) error) error {
+	// Nothing is connected: core's address need not be known yet.
+	cfg, err := load(flags{Config: file}, environ, "core")
+	if err != nil {
+		return err
+	}
+	log, err := telemetry.NewLogger(stderr, cfg.Log)
+	if err != nil {
+		return err
+	}
+	return kernelHint(f(ctx, cfg.NFTables.table(log)))
+}
+
+// kernelHint tells what to do about errors of the kernel's side.
+func kernelHint(err error) error {
+	text := ""
+	switch {
+	case errors.Is(err, nft.ErrLocked):
+		text = "stop the other router of this machine first (systemctl stop caponier-router)"
+	case errors.Is(err, unix.EPERM):
+		text = "run it as root or with CAP_NET_ADMIN"
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT):
+		text = "the kernel needs nf_tables with NAT and connection tracking (modprobe nf_tables nf_nat nf_conntrack)"
+	}
+	if err == nil || text == "" {
+		return err
+	}
+	return &daemon.Hinted{Err: err, Hint: text}
 }

@@ -17,6 +17,7 @@ import (
 
 	"caponier/router/internal/enforce"
 	"caponier/router/internal/logger"
+	"caponier/router/internal/nft"
 	"caponier/router/internal/program"
 	"caponier/router/internal/sshprogram"
 	"caponier/shared/config"
@@ -84,12 +85,11 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return daemon.Report(stderr, name, err)
 	case "latch":
 		return daemon.Run(stderr, name, func(ctx context.Context) error {
-			// Nothing is connected: core's address need not be known yet.
-			return onKernel(flags{Config: c.Latch.Config}, environ, stderr, func(n kernel) error { return n.latch(ctx) })
+			return onKernel(ctx, c.Latch.Config, environ, stderr, nft.Latch)
 		})
 	case "uninstall":
 		return daemon.Run(stderr, name, func(ctx context.Context) error {
-			return onKernel(flags{Config: c.Uninstall.Config}, environ, stderr, func(n kernel) error { return n.remove(ctx) })
+			return onKernel(ctx, c.Uninstall.Config, environ, stderr, nft.Remove)
 		})
 	}
 	return daemon.Run(stderr, name, func(ctx context.Context) error {
@@ -104,7 +104,8 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	})
 }
 
-func load(f flags, environ []string) (*Config, error) {
+// load reads the configuration. Keys named as unneeded may be missing.
+func load(f flags, environ []string, unneeded ...string) (*Config, error) {
 	cfg := defaults(func(key string) string { return edge.Env(environ, key) })
 	// Flags win: they are applied as if they were in the environment.
 	for key, v := range map[string]string{"core": f.Core, "state": f.State, "type": f.Type} {
@@ -112,6 +113,7 @@ func load(f flags, environ []string) (*Config, error) {
 			environ = append(environ, config.EnvName(key)+"="+v)
 		}
 	}
+	cfg.unneeded = unneeded
 	if err := config.Load(&cfg, f.Config, environ); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"caponier/shared/telemetry"
 	"caponier/shared/wire"
@@ -11,6 +13,9 @@ import (
 
 // ErrConflict is returned for changes that do not start from what is applied.
 var ErrConflict = errors.New("the router is at another revision")
+
+// errStopping refuses changes after rules were removed for the end.
+var errStopping = errors.New("the router is stopping")
 
 // maxSessions bounds the sessions of one router.
 const maxSessions = 100_000
@@ -24,6 +29,9 @@ func (r *Router) State(ctx context.Context, s wire.RouterState) (wire.RouterAck,
 		return wire.RouterAck{}, fmt.Errorf("state: %w", err)
 	}
 	defer r.unlock()
+	if r.isStopping() {
+		return wire.RouterAck{}, fmt.Errorf("state: %w", errStopping)
+	}
 	want, failed := valid(s.Sessions, nil)
 	r.begin(&underway{epoch: s.Epoch, to: s.Revision, removals: true})
 	defer r.begin(nil)
@@ -66,6 +74,10 @@ func (r *Router) Changes(ctx context.Context, c wire.RouterChanges) (wire.Router
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTimeout)
 	defer cancel()
 	res, err := r.c.Backend.Apply(ctx, add, c.Remove)
+	if err != nil {
+		r.log.Warn("changes went wrong: applying the whole state", "revision", c.To, telemetry.KeyErr, err)
+		res, err = r.c.Backend.Sync(ctx, r.after(add, c.Remove))
+	}
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -93,10 +105,27 @@ func (r *Router) Changes(ctx context.Context, c wire.RouterChanges) (wire.Router
 	return ack, nil
 }
 
+// after is what must hold when changes are applied.
+func (r *Router) after(add []wire.RouterSession, remove []string) []wire.RouterSession {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	hold := maps.Clone(r.sessions)
+	for _, id := range remove {
+		delete(hold, id)
+	}
+	for _, s := range add {
+		hold[s.ID] = s
+	}
+	return slices.Collect(maps.Values(hold))
+}
+
 // startChanges checks that c fits to what is applied and marks it as under way.
 func (r *Router) startChanges(c wire.RouterChanges) (add []wire.RouterSession, failed []wire.RouterFailure, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.stopping {
+		return nil, nil, errStopping
+	}
 	if !r.sure || c.Epoch != r.epoch || c.From != r.revision || c.To <= c.From || len(r.sessions)+len(c.Add) > maxSessions {
 		r.counts.Refused++
 		return nil, nil, ErrConflict

@@ -118,6 +118,7 @@ type Router struct {
 	underway *underway                     // the change being applied; guarded by mu
 	leaseEnd time.Time                     // of core's last lease; guarded by mu
 	lapsed   bool                          // everything was removed at leaseEnd; guarded by mu; never if Kernel
+	stopping bool                          // Run has ended; guarded by mu
 	counts   Counts                        // guarded by mu
 }
 
@@ -191,6 +192,12 @@ func (r *Router) lock(ctx context.Context) error {
 }
 
 func (r *Router) unlock() { <-r.busy }
+
+func (r *Router) isStopping() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stopping
+}
 
 // poke makes Run look again.
 func (r *Router) poke() {

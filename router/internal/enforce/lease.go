@@ -40,7 +40,7 @@ func (r *Router) Lease(ctx context.Context, l wire.RouterLease) wire.RouterLease
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return wire.RouterLeased{Revision: r.revision, Resync: !r.sure || l.Epoch != r.epoch, Sessions: len(r.sessions),
-		Ending: r.endingLocked(), Type: r.info.Type, Leased: r.info.Leased || r.info.Kernel}
+		Ending: r.endingLocked(), Type: r.info.Type, Leased: r.c.Backend.Info().Leased || r.info.Kernel}
 }
 
 // justifiedLocked reports whether what core wants is what holds, or will hold
@@ -168,18 +168,20 @@ func (r *Router) lapse(ctx context.Context) bool {
 // leave removes what nobody would end once this process is gone. The rest
 // stays: the lease ends it, or the next start takes it over.
 func (r *Router) leave(ctx context.Context) {
-	if r.info.Kernel || r.info.Leased {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
-	if r.lock(ctx) != nil {
+	err := r.lock(ctx)
+	r.mu.Lock()
+	r.stopping, r.sure = true, false
+	r.mu.Unlock()
+	if err != nil {
+		r.log.Error("stopping while the rules are being changed", telemetry.KeyErr, err)
 		return
 	}
 	defer r.unlock()
-	r.mu.Lock()
-	r.doubtLocked(errors.New("the router stops"))
-	r.mu.Unlock()
+	if r.info.Kernel || r.c.Backend.Info().Leased {
+		return
+	}
 	res, err := r.c.Backend.Sync(ctx, nil)
 	if err == nil && len(res.Ending) > 0 {
 		err = res.Ending[0].Error

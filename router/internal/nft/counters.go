@@ -121,18 +121,20 @@ func (t *Table) carry(k *kernel, m *ruleset.Model) {
 		sessions = append(sessions, s)
 	}
 	count := newTally(sessions)
-	read := map[uint32]bool{}
 	for i := range k.elems {
 		if e := &k.elems[i]; e.Kind == ruleset.Out || e.Kind == ruleset.In {
 			count.add(e)
-			read[e.Mark()] = true
 		}
 	}
 	carried := map[string][]wire.RouterDestCount{}
-	for i, c := range t.totals(sessions, count) {
+	for _, c := range t.totals(sessions, count) {
 		carried[c.ID] = c.Destinations
-		if !read[sessions[i].Block.Base] && t.last[c.ID] != nil {
-			carried[c.ID] = t.last[c.ID]
+		for i, l := range t.last[c.ID] {
+			if i < len(c.Destinations) {
+				d := &c.Destinations[i] // totals only grow
+				d.BytesOut, d.PacketsOut = max(d.BytesOut, l.BytesOut), max(d.PacketsOut, l.PacketsOut)
+				d.BytesIn, d.PacketsIn = max(d.BytesIn, l.BytesIn), max(d.PacketsIn, l.PacketsIn)
+			}
 		}
 	}
 	t.carried = carried

@@ -53,7 +53,7 @@ func newRig(t testing.TB) *rig {
 	}
 	rigOnce.Do(func() {
 		if rigErr = harness.Usable(); rigErr == nil {
-			for _, tool := range []string{"conntrack", "iperf3", "tcpdump", "nft"} {
+			for _, tool := range []string{"conntrack", "iperf3", "tcpdump", "nft", "ping"} {
 				if _, err := exec.LookPath(tool); err != nil {
 					rigErr = fmt.Errorf("%s is missing: run make setup", tool)
 				}

@@ -138,28 +138,33 @@ func (k *kernel) leaseFits() bool {
 	return true
 }
 
+// due are the blocks whose flows have been refused for long enough; the lock is
+// held.
+func (t *Table) due() (blocks []ruleset.Block) {
+	now := t.cfg.Now()
+	for _, s := range t.spent {
+		if now.Sub(s.at) >= keepFlows {
+			blocks = append(blocks, s.block)
+		}
+	}
+	return blocks
+}
+
 // forget deletes flows of ended sessions from the kernel's table. The walks are
 // long; changes do not wait for them.
 func (t *Table) forget(ctx context.Context) error {
 	if err := acquire(ctx, t.lock); err != nil {
 		return err
 	}
-	var due []ruleset.Block
-	now := t.cfg.Now()
-	if t.model != nil {
-		for _, s := range t.spent {
-			if now.Sub(s.at) >= keepFlows {
-				due = append(due, s.block)
-			}
-		}
-		if len(due) > manySpent {
-			t.sweep.Store(true)
-		}
+	if t.model == nil {
+		<-t.lock
+		return nil
 	}
-	sweep := t.model != nil && t.sweep.Load()
+	due := t.due()
+	sweep := t.sweep.Load() || len(due) > manySpent
 	<-t.lock
 	if sweep {
-		return t.sweepDead(ctx, t.flows)
+		return t.sweepDead(ctx)
 	}
 	for _, b := range due {
 		if err := forgetFlows(t.flows, b); err != nil {
@@ -183,21 +188,31 @@ func (t *Table) forgotten(done []ruleset.Block) {
 	t.model.Forget(done)
 }
 
-// sweepDead deletes every flow of ours without a session. What is dead when the
-// flows are listed stays so until its block is forgotten.
-func (t *Table) sweepDead(ctx context.Context, s *socket) error {
+// sweepDead deletes every flow of ours without a session, but those of sessions
+// that ended just now. What is dead when the flows are listed stays so until its
+// block is forgotten.
+func (t *Table) sweepDead(ctx context.Context) error {
 	t.sweep.Store(false)
 	if err := acquire(ctx, t.lock); err != nil {
 		return err
 	}
-	before := t.model.Spent()
+	due := t.due()
 	<-t.lock
-	n, err := forgetDead(s, func() (func(uint32) bool, error) {
+	n, err := forgetDead(t.flows, func() (func(uint32) bool, error) {
 		if err := acquire(ctx, t.lock); err != nil {
 			return nil, err
 		}
 		defer func() { <-t.lock }()
-		return t.model.Live(), nil
+		live := t.model.Live()
+		var young []ruleset.Block
+		for _, s := range t.spent {
+			if !slices.Contains(due, s.block) {
+				young = append(young, s.block)
+			}
+		}
+		return func(mark uint32) bool {
+			return live(mark) || slices.ContainsFunc(young, func(b ruleset.Block) bool { return b.Holds(mark) })
+		}, nil
 	})
 	if err != nil {
 		t.sweep.Store(true)
@@ -206,7 +221,7 @@ func (t *Table) sweepDead(ctx context.Context, s *socket) error {
 	if err := acquire(ctx, t.lock); err != nil {
 		return err
 	}
-	t.forgotten(before)
+	t.forgotten(due)
 	<-t.lock
 	if n > 0 {
 		t.cfg.Log.Info("flows of ended sessions deleted", "flows", n)

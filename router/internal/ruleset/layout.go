@@ -9,7 +9,7 @@
 //	out, in          mark, with a counter: packets to the target, packets back
 //	dnat4, dnat4port, dnat6, dnat6port
 //	                 mark -> where its packets are sent instead
-//	snat             mark, of sessions whose client is hidden
+//	hidden           mark, of sessions whose client is hidden
 //	lease            IP version, with a timeout: nothing passes without
 //	state            what a restarted router needs to know
 //
@@ -71,7 +71,7 @@ const (
 
 var kindNames = [...]string{
 	Dst4: "dst4", Dst6: "dst6", DNAT4: "dnat4", DNAT4Port: "dnat4port", DNAT6: "dnat6", DNAT6Port: "dnat6port",
-	SNAT: "snat", In: "in", Out: "out", Grants4: "grants4", Grants6: "grants6", Lease: "lease", State: "state", Interfaces: "interfaces",
+	SNAT: "hidden", In: "in", Out: "out", Grants4: "grants4", Grants6: "grants6", Lease: "lease", State: "state", Interfaces: "interfaces",
 }
 
 // Set names a set of the table.
@@ -446,7 +446,7 @@ func answer() Chain {
 
 func masquerade() Chain {
 	return Chain{Name: "masquerade", Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Priority: 100, Rules: []Rule{
-		{"ct mark @snat masquerade", []expr.Any{ctMark(reg0), in(reg0, Set{Kind: SNAT}), &expr.Masq{}}},
+		{"ct mark @hidden masquerade", []expr.Any{ctMark(reg0), in(reg0, Set{Kind: SNAT}), &expr.Masq{}}},
 	}}
 }
 

@@ -331,16 +331,30 @@ func TestReset(t *testing.T) {
 		if err := core.Reset(wire.Errorf(wire.CodeTerminated, "your role was withdrawn")); err != nil {
 			t.Fatal(err)
 		}
-		e, ok := errors.AsType[*wire.Error](readErr(edge))
+		err := readErr(edge)
+		e, ok := errors.AsType[*wire.Error](err)
 		if !ok || e.Code != wire.CodeTerminated {
-			t.Errorf("read got %v", e)
+			t.Errorf("read got %v", err)
 		}
-		if ok && c.transport == tunnel.WSS && e.Public != "your role was withdrawn" {
+		if ok && e.Public != "your role was withdrawn" {
 			t.Errorf("text %q", e.Public)
 		}
 		if _, err := edge.Write([]byte("x")); err == nil {
 			t.Error("writing to a reset stream worked")
 		}
+
+		// The other way round, and seen by who writes only.
+		core2, edge2 := p.stream(t, dialTo("a:1"))
+		_ = edge2.Confirm()
+		if err := core2.Accepted(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_ = edge2.Refuse(wire.Errorf(wire.CodeConnRefused, "nobody listens at a:1"))
+		until(t, "the reset arrives at the writer", func() bool { _, err = core2.Write([]byte("x")); return err != nil })
+		if e, ok := errors.AsType[*wire.Error](err); !ok || e.Code != wire.CodeConnRefused || e.Public != "nobody listens at a:1" {
+			t.Errorf("write got %v", err)
+		}
+		_ = core2.Close()
 		until(t, "streams are forgotten", func() bool { return p.core.Stats().Streams == 0 && p.edge.Stats().Streams <= 1 })
 	})
 }

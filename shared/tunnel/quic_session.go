@@ -23,7 +23,7 @@ const prefaceWithin = 10 * time.Second
 // quicSession is a Session over a QUIC connection. Streams are QUIC's own: the
 // opener's first bytes are the length of the preface (two bytes) and the
 // preface, the acceptor's first byte is its verdict. The first stream of the
-// dialling end carries pings, as frames.
+// dialling end carries pings and the texts of resets, as frames.
 type quicSession struct {
 	conn    *quic.Conn
 	control *quic.Stream
@@ -41,6 +41,8 @@ type quicSession struct {
 	pings  map[uint64]chan struct{} // guarded by mu
 	pingID uint64                   // guarded by mu
 	err    error                    // guarded by mu
+
+	resets resetReasons
 
 	backlog chan *quicStream
 }
@@ -205,7 +207,7 @@ func (s *quicSession) Ping(ctx context.Context) (time.Duration, error) {
 		delete(s.pings, id)
 		s.mu.Unlock()
 	}()
-	if err := s.writeControl(wire.FramePing, binary.BigEndian.AppendUint64(nil, id)); err != nil {
+	if err := s.writeControl(wire.FramePing, 0, binary.BigEndian.AppendUint64(nil, id)); err != nil {
 		return 0, quicReason(err)
 	}
 	select {
@@ -220,9 +222,9 @@ func (s *quicSession) Ping(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-func (s *quicSession) writeControl(t wire.FrameType, payload []byte) error {
+func (s *quicSession) writeControl(t wire.FrameType, stream uint32, payload []byte) error {
 	_ = s.control.SetWriteDeadline(time.Now().Add(s.lim.DeadAfter))
-	_, err := s.control.Write(wire.AppendFrame(nil, t, 0, payload))
+	_, err := s.control.Write(wire.AppendFrame(nil, t, stream, payload))
 	return err
 }
 
@@ -235,7 +237,7 @@ func (s *quicSession) readControl() {
 func (s *quicSession) serveControl() error {
 	br := bufio.NewReaderSize(s.control, 512)
 	for {
-		var b [wire.FrameHeader + 8]byte
+		var b [wire.FrameHeader + wire.MaxError]byte
 		if _, err := io.ReadFull(br, b[:wire.FrameHeader]); err != nil {
 			return errors.New("the control stream ended")
 		}
@@ -243,18 +245,30 @@ func (s *quicSession) serveControl() error {
 		if err != nil {
 			return err
 		}
+		if h.Type == wire.FrameReset {
+			text := b[wire.FrameHeader:][:h.Length]
+			if _, err := io.ReadFull(br, text); err != nil {
+				return errors.New("the control stream ended")
+			}
+			why, err := wire.ParseError(text)
+			if err != nil {
+				return err
+			}
+			s.resets.put(h.Stream, why)
+			continue
+		}
 		if h.Type != wire.FramePing && h.Type != wire.FramePong {
 			if _, err := br.Discard(h.Length); err != nil {
 				return errors.New("the control stream ended")
 			}
 			continue
 		}
-		token := b[wire.FrameHeader:]
+		token := b[wire.FrameHeader:][:8]
 		if _, err := io.ReadFull(br, token); err != nil {
 			return errors.New("the control stream ended")
 		}
 		if h.Type == wire.FramePing {
-			if err := s.writeControl(wire.FramePong, token); err != nil {
+			if err := s.writeControl(wire.FramePong, 0, token); err != nil {
 				return errors.New("answers are not read")
 			}
 			continue

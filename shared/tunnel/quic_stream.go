@@ -31,9 +31,10 @@ type quicStream struct {
 	rdeadline deadline
 
 	mu        sync.Mutex
-	answered  bool // the acceptor's verdict was written; guarded by mu
-	over      bool // Close or Reset was called; guarded by mu
-	wclosed   bool // CloseWrite was called; guarded by mu
+	answered  bool        // the acceptor's verdict was written; guarded by mu
+	over      bool        // Close or Reset was called; guarded by mu
+	wclosed   bool        // CloseWrite was called; guarded by mu
+	reset     *wire.Error // why the peer reset the stream; guarded by mu
 	rtime     time.Time
 	rtimeLate bool // rtime is to be set on qs once the verdict is known
 }
@@ -218,20 +219,24 @@ func (st *quicStream) Close() error {
 	return nil
 }
 
-// Reset aborts both directions. QUIC carries a number only: the peer sees
-// why's code with the text of that code.
+// Reset aborts both directions. The number travels in QUIC's own frames, the
+// text on the control stream, before them.
 func (st *quicStream) Reset(why *wire.Error) error {
 	if !st.end() {
 		return nil
 	}
-	code := quic.StreamErrorCode(wire.CodeInternal)
-	if why != nil {
-		code = quic.StreamErrorCode(why.Code)
+	if why == nil {
+		why = wire.Errorf(wire.CodeInternal, "%s", wire.CodeInternal.Text())
 	}
+	code := quic.StreamErrorCode(why.Code)
+	_ = st.s.writeControl(wire.FrameReset, st.number(), wire.AppendError(nil, why)) // without it the code's text is shown
 	st.qs.CancelWrite(code)
 	st.qs.CancelRead(code)
 	return nil
 }
+
+// number is what the control stream calls st.
+func (st *quicStream) number() uint32 { return uint32(st.qs.StreamID()) }
 
 // end reports whether this call is the first to end the stream.
 func (st *quicStream) end() bool {
@@ -261,11 +266,7 @@ func (st *quicStream) reason(err error) error {
 		case e.ErrorCode == 0:
 			return io.ErrUnexpectedEOF
 		}
-		code := wire.Code(min(e.ErrorCode, 0xffff))
-		if !code.Known() {
-			code = wire.CodeInternal
-		}
-		return wire.Errorf(code, "%s", code.Text())
+		return st.resetReason(wire.Code(min(e.ErrorCode, 0xffff)))
 	}
 	select {
 	case <-st.s.conn.Context().Done():
@@ -273,6 +274,26 @@ func (st *quicStream) reason(err error) error {
 	default:
 	}
 	return err
+}
+
+// resetReason is why the peer reset the stream with code.
+func (st *quicStream) resetReason(code wire.Code) error {
+	st.mu.Lock()
+	why := st.reset
+	st.mu.Unlock()
+	if why != nil {
+		return why
+	}
+	if why = st.s.resets.get(st.number(), st.s.done); why == nil || why.Code != code {
+		if !code.Known() {
+			code = wire.CodeInternal
+		}
+		why = wire.Errorf(code, "%s", code.Text())
+	}
+	st.mu.Lock()
+	st.reset = why
+	st.mu.Unlock()
+	return why
 }
 
 func (st *quicStream) writeReason(err error) error {

@@ -154,9 +154,10 @@ func (p *Proxy) Close() error {
 }
 
 type packet struct {
-	b   *[]byte
-	n   int
-	due time.Time
+	b    *[]byte
+	n    int
+	each int // length of each datagram in it but the last; 0 if it is one
+	due  time.Time
 }
 
 var packets = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
@@ -192,7 +193,7 @@ func (p *Proxy) pump(dst, src net.Conn) {
 			if p.tap != nil {
 				p.tap((*b)[:n])
 			}
-			queue <- packet{b, n, time.Now().Add(p.delay)}
+			queue <- packet{b, n, 0, time.Now().Add(p.delay)}
 		}
 		if err != nil {
 			if err != io.EOF {

@@ -2,6 +2,7 @@ package tunneltest
 
 import (
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -11,13 +12,13 @@ import (
 type PacketProxy struct {
 	Addr string
 
-	pc     *net.UDPConn
+	pc     segmented
 	target *net.UDPAddr
 	delay  time.Duration
 	wg     sync.WaitGroup
 	mu     sync.Mutex
-	up     map[string]*net.UDPConn // by client; guarded by mu
-	drop   bool                    // guarded by mu
+	up     map[netip.AddrPort]segmented // by client; guarded by mu
+	drop   bool                         // guarded by mu
 }
 
 // NewPacketProxy listens on loopback.
@@ -30,8 +31,7 @@ func NewPacketProxy(target string, delay time.Duration) (*PacketProxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = pc.SetReadBuffer(8 << 20)
-	p := &PacketProxy{Addr: pc.LocalAddr().String(), pc: pc, target: addr, delay: delay, up: map[string]*net.UDPConn{}}
+	p := &PacketProxy{Addr: pc.LocalAddr().String(), pc: newSegmented(pc), target: addr, delay: delay, up: map[netip.AddrPort]segmented{}}
 	p.wg.Go(p.run)
 	return p, nil
 }
@@ -50,7 +50,7 @@ func (p *PacketProxy) dropping() bool {
 }
 
 func (p *PacketProxy) run() {
-	queues := map[string]chan packet{}
+	queues := map[netip.AddrPort]chan packet{}
 	defer func() {
 		for _, q := range queues {
 			close(q)
@@ -58,48 +58,48 @@ func (p *PacketProxy) run() {
 	}()
 	for {
 		b := packets.Get().(*[]byte)
-		n, from, err := p.pc.ReadFromUDP(*b)
+		n, each, from, err := p.pc.read(*b)
 		if err != nil {
 			return
 		}
-		q := queues[from.String()]
+		q := queues[from]
 		if q == nil {
-			up, err := net.DialUDP("udp", nil, p.target)
+			conn, err := net.DialUDP("udp", nil, p.target)
 			if err != nil {
 				return
 			}
-			_ = up.SetReadBuffer(8 << 20)
+			up := newSegmented(conn)
 			p.mu.Lock()
-			p.up[from.String()] = up
+			p.up[from] = up
 			p.mu.Unlock()
 			q = make(chan packet, 64<<10)
-			queues[from.String()] = q
-			p.wg.Go(func() { p.deliver(q, func(b []byte) { _, _ = up.Write(b) }) })
+			queues[from] = q
+			p.wg.Go(func() { p.deliver(q, up, netip.AddrPort{}) })
 			p.wg.Go(func() {
 				back := make(chan packet, 64<<10)
-				p.wg.Go(func() { p.deliver(back, func(b []byte) { _, _ = p.pc.WriteToUDP(b, from) }) })
+				p.wg.Go(func() { p.deliver(back, p.pc, from) })
 				defer close(back)
 				for {
 					b := packets.Get().(*[]byte)
-					n, err := up.Read(*b)
+					n, each, _, err := up.read(*b)
 					if err != nil {
 						return
 					}
-					back <- packet{b, n, time.Now().Add(p.delay)}
+					back <- packet{b, n, each, time.Now().Add(p.delay)}
 				}
 			})
 		}
-		q <- packet{b, n, time.Now().Add(p.delay)}
+		q <- packet{b, n, each, time.Now().Add(p.delay)}
 	}
 }
 
-func (p *PacketProxy) deliver(q chan packet, send func([]byte)) {
+func (p *PacketProxy) deliver(q chan packet, out segmented, to netip.AddrPort) {
 	for pk := range q {
 		if d := time.Until(pk.due); d > 0 {
 			time.Sleep(d)
 		}
 		if !p.dropping() {
-			send((*pk.b)[:pk.n])
+			out.write((*pk.b)[:pk.n], pk.each, to)
 		}
 		packets.Put(pk.b)
 	}

@@ -1,7 +1,6 @@
 package sshprogram
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -102,9 +101,14 @@ func newServer(t *testing.T) *server {
 	_, port, _ := net.SplitHostPort(s.addr)
 	l.Close()
 	config := write("sshd_config", fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized_keys\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nLogLevel ERROR\n", port, s.dir, s.dir), 0o600)
-	var log bytes.Buffer
+	// A file, not a pipe: the sessions of sshd would keep that open.
+	log, err := os.Create(filepath.Join(s.dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
 	cmd := exec.Command(sshd, "-D", "-e", "-f", config)
-	cmd.Stderr = &log
+	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +125,8 @@ func newServer(t *testing.T) *server {
 		}
 		if time.Now().After(deadline) {
 			s.stop()
-			t.Fatalf("sshd does not listen: %v: %s", err, log.String())
+			said, _ := os.ReadFile(log.Name())
+			t.Fatalf("sshd does not listen: %v: %s", err, said)
 		}
 		<-time.After(20 * time.Millisecond)
 	}

@@ -108,13 +108,14 @@ func runIn(stdin, tool string, args ...string) error {
 }
 
 // Binaries are the paths of the built programs.
-type Binaries struct{ Core, Extender, CLI string }
+type Binaries struct{ Core, Extender, Router, CLI string }
 
 // Built names the programs that lie in dir.
 func Built(dir string) Binaries {
 	return Binaries{
 		Core:     filepath.Join(dir, "caponier-core"),
 		Extender: filepath.Join(dir, "caponier-extender"),
+		Router:   filepath.Join(dir, "caponier-router"),
 		CLI:      filepath.Join(dir, "caponier"),
 	}
 }
@@ -122,7 +123,7 @@ func Built(dir string) Binaries {
 // Build compiles the programs into dir.
 func Build(ctx context.Context, root, dir string) (Binaries, error) {
 	b := Built(dir)
-	for out, pkg := range map[string]string{b.Core: "./core", b.Extender: "./extender", b.CLI: "./core/cmd/caponier"} {
+	for out, pkg := range map[string]string{b.Core: "./core", b.Extender: "./extender", b.Router: "./router", b.CLI: "./core/cmd/caponier"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", out, pkg)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

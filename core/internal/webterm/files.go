@@ -42,6 +42,13 @@ func sortTerminals(ts []Terminal) {
 
 // files returns the session's SFTP client; release gives it back.
 func (x *session) files(ctx context.Context) (h *filesHandle, release func(), err error) {
+	// One opens, the others wait for it: each SFTP session is a connection.
+	select {
+	case x.opening <- struct{}{}:
+		defer func() { <-x.opening }()
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
 	x.mu.Lock()
 	if x.state.State == "ended" {
 		x.mu.Unlock()
@@ -112,12 +119,6 @@ func (x *session) openFiles(ctx context.Context) (*filesHandle, error) {
 	h := r.h
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.sftp != nil { // two at once: the first stays
-		go func() { _ = h.c.Close() }()
-		x.sftp.users++
-		x.sftp.timer.Stop()
-		return x.sftp, nil
-	}
 	h.users = 1
 	h.timer = time.AfterFunc(filesIdle, func() { x.dropFiles(h, false) })
 	h.timer.Stop()

@@ -43,6 +43,7 @@ type session struct {
 	cancel          context.CancelCauseFunc
 
 	transfers chan struct{} // bounds uploads and downloads at once
+	opening   chan struct{} // held (by sending) while the SFTP session is looked for
 
 	mu       sync.Mutex
 	ssh      *ssh.Session  // guarded by mu
@@ -74,7 +75,7 @@ func (s *Service) open(p *api.Principal, source netip.Addr, agent string, in ope
 	x := &session{
 		id: newID(), userID: p.UserID, target: in.Target, account: in.Account, createdAt: s.cfg.Now(), svc: s,
 		tape: newTape(s.limits.Tape, in.Cols, in.Rows), changed: make(chan struct{}), wake: make(chan struct{}, 1),
-		over: make(chan struct{}), opened: make(chan struct{}), transfers: make(chan struct{}, s.limits.Transfers),
+		over: make(chan struct{}), opened: make(chan struct{}), transfers: make(chan struct{}, s.limits.Transfers), opening: make(chan struct{}, 1),
 		state: State{State: "connecting"}, detached: time.Now(),
 	}
 	x.ctx, x.cancel = context.WithCancelCause(s.hard)

@@ -43,11 +43,11 @@ func (s *Service) originAllowed(r *http.Request) bool {
 
 // accept upgrades the request.
 func (s *Service) accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
-	if !s.originAllowed(r) {
-		return nil, api.Denied("cross_origin", "A page of another origin may not open this.")
-	}
 	if !headerHas(r.Header, "Upgrade", "websocket") {
 		return nil, &api.Problem{Status: http.StatusUpgradeRequired, Title: "This is a websocket.", Code: "websocket_expected"}
+	}
+	if !s.originAllowed(r) {
+		return nil, api.Denied("cross_origin", "A page of another origin may not open this.")
 	}
 	if r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Key")) != 1 {
 		return nil, &api.Problem{Status: http.StatusBadRequest, Title: "The websocket handshake is not complete.", Code: "websocket_handshake"}
@@ -80,9 +80,8 @@ type socket struct {
 	due    chan struct{}  // one token: check the login now
 
 	mu     sync.Mutex
-	acked  uint64   // guarded by mu: output the browser has shown
-	pongs  []uint64 // guarded by mu: tokens to send back
-	active bool     // guarded by mu: something was typed since the last check
+	acked  uint64 // guarded by mu: output the browser has shown
+	active bool   // guarded by mu: something was typed since the last check
 	wake   chan struct{}
 }
 
@@ -102,7 +101,8 @@ func (s *Service) newSocket(c *websocket.Conn, need api.Permission) *socket {
 	return k
 }
 
-// send writes one message within its bound.
+// send writes one message within its bound. Whole messages of several senders
+// do not mix.
 func (k *socket) send(p []byte) error {
 	ctx, cancel := context.WithTimeout(k.ctx, k.svc.limits.Write)
 	defer cancel()
@@ -150,12 +150,9 @@ func (k *socket) reader(handle func(message) error) error {
 		}
 		switch m.kind {
 		case msgPing:
-			k.mu.Lock()
-			if len(k.pongs) < 8 {
-				k.pongs = append(k.pongs, m.offset)
+			if err := k.send(offsetMessage(msgPong, m.offset, nil)); err != nil {
+				return err
 			}
-			k.mu.Unlock()
-			k.poke()
 			continue
 		case msgInput:
 			k.mu.Lock()
@@ -343,14 +340,8 @@ func (k *socket) play(x *session, from int64) error {
 			accepted = acc
 		}
 		k.mu.Lock()
-		acked, pongs := k.acked, k.pongs
-		k.pongs = nil
+		acked := k.acked
 		k.mu.Unlock()
-		for _, t := range pongs {
-			if err := k.send(offsetMessage(msgPong, t, nil)); err != nil {
-				return err
-			}
-		}
 		var more <-chan struct{}
 		if next < acked+window {
 			p, changed, ok := x.tape.read(next, min(outputPiece, int(acked+window-next)))

@@ -437,8 +437,10 @@ func (s *Service) receive(ctx context.Context, w http.ResponseWriter, r *http.Re
 	if u.size >= 0 && up.Size < u.size {
 		return up, nil
 	}
-	if err := f.Truncate(up.Size); err != nil { // what an earlier, longer attempt left
-		return nil, err
+	if u.offset > 0 { // an earlier attempt may have left more
+		if err := f.Truncate(up.Size); err != nil {
+			return nil, err
+		}
 	}
 	if err := f.Close(); err != nil {
 		return nil, err

@@ -131,10 +131,6 @@ type viewer struct {
 	id  string
 	rec *recording.Recording
 
-	// sending is held while a message goes out: output and states come from
-	// two goroutines.
-	sending sync.Mutex
-
 	screen *screen.Screen // until the first picture is sent
 	next   uint64         // bytes sent
 }
@@ -149,12 +145,6 @@ func (v *viewer) read(m message) error {
 	v.k.mu.Unlock()
 	v.k.poke()
 	return nil
-}
-
-func (v *viewer) send(p []byte) error {
-	v.sending.Lock()
-	defer v.sending.Unlock()
-	return v.k.send(p)
 }
 
 // run sends the picture as it is, then everything as it comes.
@@ -213,13 +203,13 @@ func (v *viewer) picture() error {
 	}
 	sc := v.screen
 	v.screen = nil
-	if err := v.send(helloMessage(0, 0, true)); err != nil {
+	if err := v.k.send(helloMessage(0, 0, true)); err != nil {
 		return err
 	}
-	if err := v.send(sizeMessage(sc.Size())); err != nil {
+	if err := v.k.send(sizeMessage(sc.Size())); err != nil {
 		return err
 	}
-	return v.send(offsetMessage(msgScreen, 0, sc.Draw()))
+	return v.k.send(offsetMessage(msgScreen, 0, sc.Draw()))
 }
 
 func (v *viewer) item(it recording.Item) error {
@@ -232,7 +222,7 @@ func (v *viewer) item(it recording.Item) error {
 	case it.Kind == recording.ItemOutput:
 		return v.output(it.Data)
 	case it.Kind == recording.ItemResize:
-		return v.send(sizeMessage(it.Width, it.Height))
+		return v.k.send(sizeMessage(it.Width, it.Height))
 	case it.Kind == recording.ItemEvent && v.screen == nil:
 		return v.state(WatchState{Event: &WatchEvent{At: it.At.Seconds(), Kind: it.Event, Fields: it.Fields}})
 	}
@@ -255,7 +245,7 @@ func (v *viewer) output(p []byte) error {
 			continue
 		}
 		n := min(room, len(p), outputPiece)
-		if err := v.send(offsetMessage(msgOutput, v.next, p[:n])); err != nil {
+		if err := v.k.send(offsetMessage(msgOutput, v.next, p[:n])); err != nil {
 			return err
 		}
 		v.next += uint64(n)
@@ -269,7 +259,7 @@ func (v *viewer) state(st WatchState) error {
 	if err != nil {
 		return err
 	}
-	return v.send(msg)
+	return v.k.send(msg)
 }
 
 // states tells the connection's record and its watchers when they change, and

@@ -32,10 +32,15 @@ export default function TerminalPage() {
     const wish = `${wanted ?? ""}\n${account}`;
     if (wanted && asked.current !== wish) {
       asked.current = wish;
-      open({ target: String(wanted), account: String(account) });
-      void navigate({ to: "/terminal", replace: true });
-    } else if (!wanted) asked.current = "";
-    void restore();
+      // First what goes on in core: a new session must not be taken for one of those.
+      void restore().then(() => {
+        open({ target: String(wanted), account: String(account) });
+        void navigate({ to: "/terminal", replace: true });
+      });
+    } else if (!wanted) {
+      asked.current = "";
+      void restore();
+    }
   }, [wanted, account, navigate]);
   useEffect(() => {
     page.say = (message) => notifications.show({ message });

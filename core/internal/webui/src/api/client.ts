@@ -46,7 +46,7 @@ const presence: Middleware = {
     return request;
   },
   onResponse({ response, schemaPath }) {
-    if (response.status === 401 && schemaPath !== "/login" && schemaPath !== "/me") ended();
+    if (response.status === 401 && !schemaPath.startsWith("/login") && schemaPath !== "/me") ended();
   },
 };
 

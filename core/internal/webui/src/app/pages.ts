@@ -47,6 +47,7 @@ export const pages: readonly Page[] = [
   { path: "/admin/settings", title: "Settings", icon: IconSettings, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/settings") },
   { path: "/admin/audit", title: "Audit log", icon: IconClipboardList, section: "admin", needs: ["audit:view"], load: () => import("~/pages/admin/audit") },
 
+  { path: "/sign-in/sso/$provider", title: "Single sign-on", icon: IconUserCircle, section: "me", hidden: true, bare: true, load: () => import("~/pages/account/linked") },
   { path: "/account", title: "My account", icon: IconUserCircle, section: "me", hidden: true, load: () => import("~/pages/account") },
 ];
 

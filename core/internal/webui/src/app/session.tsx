@@ -51,9 +51,11 @@ export function SessionGate(props: {
     }
   }, []);
   const signOut = useCallback(async () => {
+    // Who came by single sign-on may have to sign out there, too.
+    const next = await ask(api.GET("/login/logout-url")).then((o) => o.url, () => "");
     await ask(api.POST("/logout")).catch(() => undefined);
     // Everything the page holds in memory goes with the page.
-    location.assign("/");
+    location.assign(next || "/");
   }, []);
   useEffect(() => {
     onSignedOut(() => void refresh());

@@ -1,49 +1,45 @@
-import { Button, Center, Paper, PasswordInput, Stack, Text, TextInput, Title } from "@mantine/core";
-import { type FormEvent, useState } from "react";
-import { type ApiError, api, asError, ask } from "~/api/client";
+import { useEffect, useState } from "react";
+import { lazy, Suspense } from "react";
+import { type ApiError, api, asError, ask, type Schemas } from "~/api/client";
+import { Loading } from "~/app/Unreachable";
+import { Card } from "./Card";
+import { Form } from "./Form";
+import { Returning } from "./Returning";
 
-// SignIn asks for name and password, then for a code where the account has one.
-export default function SignIn({ done, why }: { done: () => Promise<void>; why?: string }) {
-  const [username, setUsername] = useState("");
-  const [password, setPassword] = useState("");
-  const [code, setCode] = useState<string>();
+export type Options = Schemas["GetLoginOptionsOptionsOutputBody"];
+
+const FirstRun = lazy(() => import("~/pages/firstrun"));
+
+interface Props {
+  done: () => Promise<void>;
+  why?: string;
+}
+
+// SignIn is what a stranger sees: the form; the first-run page while there is
+// no administrator; or the way back from a provider or the certificate door.
+export default function SignIn({ done, why }: Props) {
+  const [options, setOptions] = useState<Options>();
   const [error, setError] = useState<ApiError>();
-  const [busy, setBusy] = useState(false);
-  const submit = async (e: FormEvent) => {
-    e.preventDefault();
-    setBusy(true);
-    setError(undefined);
-    try {
-      await ask(api.POST("/login", { body: { username, password, code, cookie: true } }));
-      await done();
-    } catch (cause) {
-      const p = asError(cause);
-      if (p.code === "code_needed") setCode("");
-      else setError(p);
-    } finally {
-      setBusy(false);
-    }
-  };
+  const [back, setBack] = useState(() => /^\/sign-in\/(?:sso\/([a-z0-9-]+)|certificate)$/.exec(location.pathname));
+  useEffect(() => {
+    let gone = false;
+    ask(api.GET("/login/options")).then((o) => !gone && setOptions(o), (e: unknown) => !gone && setError(asError(e)));
+    return () => {
+      gone = true;
+    };
+  }, []);
+  if (back) {
+    const leave = () => {
+      history.replaceState(null, "", "/sign-in");
+      setBack(null);
+    };
+    return <Returning provider={back[1]} done={done} leave={leave} />;
+  }
+  if (options?.setup) return <Suspense fallback={<Loading />}><FirstRun done={done} /></Suspense>;
+  if (!options && !error) return <Loading />;
   return (
-    <Center mih="100dvh" p="md" component="main">
-      <Paper withBorder p="xl" w="100%" maw={380} radius="lg">
-        <form onSubmit={(e) => void submit(e)}>
-          <Stack gap="md">
-            <Title order={1}>Sign in</Title>
-            {why && <Text size="sm" c="dimmed">{why}</Text>}
-            {code === undefined ? (
-              <>
-                <TextInput label="User name" name="username" autoComplete="username" value={username} onChange={(e) => setUsername(e.currentTarget.value)} required data-autofocus autoFocus />
-                <PasswordInput label="Password" name="password" autoComplete="current-password" value={password} onChange={(e) => setPassword(e.currentTarget.value)} required />
-              </>
-            ) : (
-              <TextInput label="Code" description="From your authenticator, or a recovery code." name="code" autoComplete="one-time-code" inputMode="numeric" value={code} onChange={(e) => setCode(e.currentTarget.value)} required autoFocus />
-            )}
-            {error && <Text role="alert" size="sm" c="var(--bad)">{error.title} {error.detail}</Text>}
-            <Button type="submit" loading={busy}>Sign in</Button>
-          </Stack>
-        </form>
-      </Paper>
-    </Center>
+    <Card title="Sign in" hint={why}>
+      <Form options={options} done={done} trouble={error} />
+    </Card>
   );
 }

@@ -13,7 +13,6 @@ import { UserMenu } from "./UserMenu";
 export function Shell() {
   const [open, { toggle, close }] = useDisclosure(false);
   const path = useRouterState({ select: (s) => s.location.pathname });
-  // biome-ignore lint: path is what closes it
   useEffect(close, [path, close]);
   return (
     <AppShell header={{ height: 56 }} navbar={{ width: 232, breakpoint: "sm", collapsed: { mobile: !open } }} classNames={{ header: classes.header, navbar: classes.navbar, main: classes.main }}>

@@ -2,7 +2,7 @@
 // script unless it passes here. Libraries need two harmless things: rules for
 // style elements, and small inert templates of the recording player.
 
-const markup = /^(?:[^<]|<\/?(?:div|span|pre|svg|g|path|circle|rect|line|polygon|defs|use|symbol|title|text|br|b|i|em|button|kbd|p|ul|ol|li|dl|dt|dd|h1|h2|h3|table|tbody|thead|tr|td|th|video|audio|textarea|canvas)(?=[\s/>])[^<>]*>|<!--[^<>]*-->|<!>)*$/i;
+const markup = /^(?:[^<]|<\/?(?:div|span|pre|svg|g|path|circle|rect|line|polygon|polyline|defs|mask|use|symbol|title|text|br|b|i|em|button|kbd|p|ul|ol|li|dl|dt|dd|h1|h2|h3|table|tbody|thead|tr|td|th|video|audio|textarea|canvas)(?=[\s/>])[^<>]*>|<!--[^<>]*-->|<!>)*$/i;
 const active = /[\s"'/]on\w+\s*=|javascript:|srcdoc|\bhref\s*=/i;
 
 export function harmless(text: string): boolean {

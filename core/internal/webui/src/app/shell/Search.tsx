@@ -14,10 +14,10 @@ const mac = /Mac|iPhone|iPad/.test(navigator.userAgent);
 
 export function SearchButton() {
   return (
-    <button type="button" className={classes.search} onClick={spotlight.open} aria-label="Search" aria-keyshortcuts="Control+K">
+    <button type="button" className={classes.search} onClick={spotlight.open} aria-keyshortcuts="Control+K">
       <IconSearch size={16} aria-hidden />
       <span>Search</span>
-      <kbd aria-hidden>{mac ? "⌘ K" : "Ctrl K"}</kbd>
+      <kbd aria-hidden data-keys={mac ? "⌘ K" : "Ctrl K"} />
     </button>
   );
 }

@@ -1,13 +1,14 @@
 import { Button, Skeleton, Text } from "@mantine/core";
 import { api, ask, type Schemas } from "~/api/client";
 import { ErrorBox } from "~/ui/ErrorBox";
-import { Time } from "~/ui/Time";
 import { useList } from "~/ui/useList";
 import classes from "./connections.module.css";
 
 const names: Record<string, string> = {
-  shell: "Shell", exec: "Command", sftp: "Files", file: "File", forward: "Forward", remote_forward: "Remote port", x11: "X11", agent: "Agent", window: "Window",
+  shell: "Shell", exec: "Command", sftp: "Files", file: "File", forward: "Forward", remote_forward: "Remote port", x11: "X11", agent: "Agent", window: "Window", certificate: "Certificate", exit: "Exit status", lock: "Locked", unlock: "Unlocked", watch: "Watched",
 };
+
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 
 // Channels is what happened inside a connection, in order.
 export function Channels({ id }: { id: string }) {
@@ -20,7 +21,7 @@ export function Channels({ id }: { id: string }) {
     <>
       <ol className={classes.channels} tabIndex={0} aria-label="What happened inside the connection">
         {list.rows.map((e) => (
-          <li key={e.seq}><Time at={e.at} /><span>{names[e.kind] ?? e.kind}</span><code>{e.detail}</code></li>
+          <li key={e.seq}><time dateTime={e.at}>{clock.format(new Date(e.at))}</time><span>{names[e.kind] ?? e.kind}</span><code>{e.detail}</code></li>
         ))}
       </ol>
       {list.more && <Button size="xs" variant="default" mt="sm" onClick={list.loadMore} loading={list.fetching}>Show more</Button>}

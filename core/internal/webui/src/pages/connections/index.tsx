@@ -51,7 +51,7 @@ export default function Connections() {
     { key: "state", header: "State", width: "104px", render: (c) => <StateBadge {...stateOf(c)} /> },
     { key: "user", header: "User", width: "minmax(110px, 0.9fr)", render: (c) => <Two a={c.user_name} b={c.source} /> },
     { key: "target", header: "Target", width: "minmax(150px, 1.3fr)", render: (c) => <Two a={c.account ? `${c.account} on ${c.target_name}` : c.target_name} b={[c.site, c.target_address].filter(Boolean).join(" · ")} /> },
-    { key: "kind", header: "Kind", width: "84px", from: 700, render: (c) => <span className={classes.kind}>{kindName(c.kind)}{c.recording_id && <IconVideo size={15} stroke={1.7} role="img" aria-label="recorded" />}{c.locked_at && <IconLock size={15} role="img" aria-label="locked" />}</span> },
+    { key: "kind", header: "Kind", width: "108px", from: 700, render: (c) => <span className={classes.kind}>{kindName(c.kind)}{c.recording_id && <IconVideo size={15} stroke={1.7} role="img" aria-label="recorded" />}{c.locked_at && <IconLock size={15} role="img" aria-label="locked" />}</span> },
     { key: "started", header: "Started", width: "112px", from: 700, render: (c) => <Ago at={c.requested_at} /> },
     { key: "lasting", header: "Lasting", width: "96px", from: 700, render: (c) => <Lasting from={c.connected_at} to={c.ended_at} seconds={c.duration_s} /> },
     { key: "bytes", header: "To user", width: "82px", from: 1000, align: "end", render: (c) => <span className="nums">{bytes(c.bytes_out)}</span> },

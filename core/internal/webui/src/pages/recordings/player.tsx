@@ -87,10 +87,10 @@ function One({ r }: { r: Recording }) {
         <div className={classes.side}>
           <Tabs defaultValue="transcript" keepMounted={false}>
             <Tabs.List>
-              <Tabs.Tab value="transcript">Search</Tabs.Tab>
-              <Tabs.Tab value="events">Events</Tabs.Tab>
-              <Tabs.Tab value="files">Files</Tabs.Tab>
-              <Tabs.Tab value="keeping">Keeping</Tabs.Tab>
+              <Tabs.Tab px="sm" value="transcript">Search</Tabs.Tab>
+              <Tabs.Tab px="sm" value="events">Events</Tabs.Tab>
+              <Tabs.Tab px="sm" value="files">Files</Tabs.Tab>
+              <Tabs.Tab px="sm" value="keeping">Keeping</Tabs.Tab>
             </Tabs.List>
             <Tabs.Panel value="transcript"><Transcript id={r.id} start={search.q ?? ""} jump={jump} /></Tabs.Panel>
             <Tabs.Panel value="events"><Events id={r.id} jump={jump} /></Tabs.Panel>

@@ -111,7 +111,7 @@ func (d *demo) down() error {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
-	harness.Forget(prefix, link)
+	harness.Forget(prefix, link, plantLink)
 	// Fails where the table is not there.
 	harness.HostNFT("table ip " + table + "\ndelete table ip " + table + "\n")
 	if s.Scratch != "" {

@@ -34,6 +34,7 @@ type demo struct {
 	net       *harness.Net
 	core      *harness.Core
 	access    access
+	role      string // of the user demo
 }
 
 // access is var/demo/access.json.
@@ -84,7 +85,7 @@ func (d *demo) up(ctx context.Context) error {
 	if err := errors.Join(os.WriteFile(ownerFile, []byte(d.root+"\n"), 0o644), d.saveState(), os.Chmod(scratch, 0o755)); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{d.startCore, d.privateNetwork, d.extender, d.hosts, d.people, d.finish} {
+	for _, step := range []func(context.Context) error{d.startCore, d.privateNetwork, d.extender, d.hosts, d.people, d.plant, d.finish} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -161,15 +162,16 @@ table ip %[1]s {
 		type nat hook prerouting priority dstnat;
 		iifname %[2]q ip daddr %[3]s tcp dport 443 dnat to 127.0.0.1:%[4]s
 		iifname %[2]q ip daddr %[3]s udp dport 443 dnat to 127.0.0.1:%[4]s
+		iifname %[5]q ip daddr %[6]s tcp dport 443 dnat to 127.0.0.1:%[4]s
 	}
 	chain guard {
 		type filter hook input priority filter;
-		iifname %[2]q ct status dnat accept
-		iifname %[2]q ct state established,related accept
-		iifname %[2]q drop
+		iifname { %[2]q, %[5]q } ct status dnat accept
+		iifname { %[2]q, %[5]q } ct state established,related accept
+		iifname { %[2]q, %[5]q } drop
 	}
 }
-`, table, link, near, port))
+`, table, link, near, port, plantLink, plantNear))
 }
 
 func (d *demo) extender(ctx context.Context) error {
@@ -297,6 +299,7 @@ func (d *demo) people(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	d.role = role
 	for _, t := range d.access.Targets {
 		in := harness.Target{Name: t.Name, Kind: t.Kind, Site: t.Site, Host: t.Host, Port: t.Port, Comment: t.Comment, Tags: []string{"demo"}}
 		for _, a := range t.Accounts {
@@ -368,7 +371,7 @@ Caponier runs. Status page and API: %[1]s  (CA: var/demo/ca.pem; API: %[1]s/api/
   admin  %[2]s
   demo   %[3]s
 
-Three things to try:
+Things to try:
 
   1. A shell on a host that nobody can reach directly (password of demo):
        ssh -p %[4]s 'demo%%root%%db-1'@%[5]s
@@ -385,7 +388,14 @@ Three things to try:
        bin/caponier recordings
        bin/caponier recordings play <ID>
 
+  4. A controller that only the engineer's machine may speak to, while it is open:
+       eng() { %[6]s env CAPONIER_CONFIG_DIR=var/demo/engineer "$@"; }
+       eng nc -w 2 10.20.0.5 502                    # nothing
+       eng bin/caponier network open plc-line-3 --detach
+       eng nc -w 2 10.20.0.5 502                    # line 3: 42 bottles a minute
+       eng bin/caponier network close plc-line-3    # and it is closed
+
 Everything for scripts: var/demo/access.json. Remove it all: make stop
-`, d.access.URL, d.access.Admin.Password, d.access.User.Password, port, host)
+`, d.access.URL, d.access.Admin.Password, d.access.User.Password, port, host, d.inEngineer())
 	return nil
 }

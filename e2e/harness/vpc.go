@@ -149,6 +149,22 @@ func (n *Net) VPCBehindHost(name, dev, near, far string) error {
 	return n.lan(rtr, ext, host)
 }
 
+// PlugHost joins this machine by a cable to a bridge of a namespace: the end
+// here is called dev and gets the addresses.
+func (n *Net) PlugHost(dev, at, bridge string, addrs ...string) error {
+	port := "p" + dev
+	lines := [][]string{{"link", "add", dev, "type", "veth", "peer", "name", port, "netns", n.NS(at)}}
+	for _, a := range addrs {
+		lines = append(lines, []string{"addr", "add", a, "dev", dev})
+	}
+	for _, args := range append(lines, []string{"link", "set", dev, "up"}) {
+		if out, err := run("ip", args...); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	return n.IP(at, "link set "+port+" master "+bridge+" up")
+}
+
 // HostNFT loads an nftables script on this machine itself.
 func HostNFT(script string) error { return runIn(script, "nft", "-f", "-") }
 
@@ -159,8 +175,8 @@ func HostSysctl(setting string) error {
 }
 
 // Forget removes namespaces whose names begin with prefix, with everything
-// that runs in them, and a link of this machine.
-func Forget(prefix, dev string) {
+// that runs in them, and links of this machine.
+func Forget(prefix string, devs ...string) {
 	entries, err := os.ReadDir("/run/netns")
 	if err != nil {
 		return // no namespace was ever made here
@@ -171,5 +187,7 @@ func Forget(prefix, dev string) {
 			run("ip", "netns", "del", e.Name())
 		}
 	}
-	run("ip", "link", "del", dev)
+	for _, dev := range devs {
+		run("ip", "link", "del", dev)
+	}
 }

@@ -128,14 +128,7 @@ func (t *Table) carry(k *kernel, m *ruleset.Model) {
 	}
 	carried := map[string][]wire.RouterDestCount{}
 	for _, c := range t.totals(sessions, count) {
-		carried[c.ID] = c.Destinations
-		for i, l := range t.last[c.ID] {
-			if i < len(c.Destinations) {
-				d := &c.Destinations[i] // totals only grow
-				d.BytesOut, d.PacketsOut = max(d.BytesOut, l.BytesOut), max(d.PacketsOut, l.PacketsOut)
-				d.BytesIn, d.PacketsIn = max(d.BytesIn, l.BytesIn), max(d.PacketsIn, l.PacketsIn)
-			}
-		}
+		carried[c.ID] = t.atLeast(c)
 	}
 	t.carried = carried
 }
@@ -174,6 +167,19 @@ func (t *Table) count(count tally) error {
 		}
 	}
 	return nil
+}
+
+// atLeast is what a session has counted by destination, not less than was told
+// before.
+func (t *Table) atLeast(c wire.RouterCount) []wire.RouterDestCount {
+	for i, l := range t.last[c.ID] {
+		if i < len(c.Destinations) {
+			d := &c.Destinations[i] // totals only grow
+			d.BytesOut, d.PacketsOut = max(d.BytesOut, l.BytesOut), max(d.PacketsOut, l.PacketsOut)
+			d.BytesIn, d.PacketsIn = max(d.BytesIn, l.BytesIn), max(d.PacketsIn, l.PacketsIn)
+		}
+	}
+	return c.Destinations
 }
 
 // ended are the last counters of sessions the kernel knows and the new model
@@ -222,9 +228,10 @@ func (t *Table) ended(k *kernel, m *ruleset.Model) []wire.RouterCount {
 		c.BytesIn += d.BytesIn
 		c.PacketsOut += d.PacketsOut
 		c.PacketsIn += d.PacketsIn
-		if w.position < len(c.Destinations) {
-			plus(&c.Destinations[w.position], *d)
+		for len(c.Destinations) <= w.position {
+			c.Destinations = append(c.Destinations, wire.RouterDestCount{})
 		}
+		plus(&c.Destinations[w.position], *d)
 	}
 	out := make([]wire.RouterCount, 0, len(by))
 	for _, c := range by {

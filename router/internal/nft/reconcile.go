@@ -49,7 +49,7 @@ func (t *Table) replace(ctx context.Context, desired []wire.RouterSession) (res 
 	if intact {
 		t.stored, t.depth = k.stored, k.depth
 		m, unknown = ruleset.Adopt(k.dump(), k.depth, desired)
-		res.Ended = t.ended(&k, m)
+		res.Ended = t.settle(t.ended(&k, m), desired)
 		if err := t.drop(unknown); err != nil {
 			return res, err
 		}
@@ -104,6 +104,25 @@ func (t *Table) replace(ctx context.Context, desired []wire.RouterSession) (res 
 	t.renewable.Store(true)
 	t.poke()
 	return res, nil
+}
+
+// settle splits what the kernel had and the model has not: sessions that have
+// to be made again keep their counters, the others have ended.
+func (t *Table) settle(gone []wire.RouterCount, desired []wire.RouterSession) (ended []wire.RouterCount) {
+	wanted := make(map[string]bool, len(desired))
+	for _, rs := range desired {
+		wanted[rs.ID] = true
+	}
+	for _, c := range gone {
+		if wanted[c.ID] {
+			t.carried[c.ID] = t.atLeast(c)
+			continue
+		}
+		delete(t.carried, c.ID)
+		delete(t.last, c.ID)
+		ended = append(ended, c)
+	}
+	return ended
 }
 
 func normal(desired []wire.RouterSession) []wire.RouterSession {

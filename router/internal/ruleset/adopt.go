@@ -19,62 +19,70 @@ func Adopt(kernel Dump, depth int, desired []wire.RouterSession) (m *Model, unkn
 	a := newSurvey(kernel)
 	m.nextDest = a.maxDest + 1
 	m.marks.next, m.marks.reserved = a.reserved, a.reserved
-	for mark := range a.marks {
+	for mark := range a.granted {
 		if mark&^MarkBit >= a.reserved {
 			m.marks.wrapped = true // or what was reserved got lost: look twice
 		}
 	}
-	expected := make(map[Ident]struct{}, len(kernel))
 	for _, rs := range desired {
 		if _, twice := m.sessions[rs.ID]; twice || m.Check(rs) != nil {
 			continue
 		}
 		if s := a.session(m, rs); s != nil {
 			m.put(s)
-			for _, e := range s.elems() {
-				expected[e.Ident()] = struct{}{}
-			}
 		}
 	}
 	for _, all := range m.dests {
 		for _, d := range all {
-			e := dstElem(d)
-			expected[e.Ident()] = struct{}{}
+			a.used[a.dests[d.ID]] = true
 		}
 	}
 	for i := range kernel {
-		e := &kernel[i]
-		switch e.Kind {
+		switch kernel[i].Kind {
 		case Lease, Interfaces, State:
-			continue
-		}
-		if _, ok := expected[e.Ident()]; !ok {
-			unknown = append(unknown, *e)
+		default:
+			if !a.used[i] {
+				unknown = append(unknown, kernel[i])
+			}
 		}
 	}
 	return m, unknown
 }
 
+// grantAt is a grant and where the dump has it.
 type grantAt struct {
 	client     netip.Addr
 	dest, mark uint32
+	position   int
+	at         int
 }
 
-// survey is a dump, ordered for questions.
+// markAt is an element whose key is a mark.
+type markAt struct {
+	kind Kind
+	mark uint32
+}
+
+// survey is a dump, ordered for questions. Its numbers are places in the dump.
 type survey struct {
-	by       map[Ident]*Elem
-	grants   map[string]map[int]grantAt // session, position
-	dests    map[uint32]*Elem           // nil: two elements lead to it
-	marks    map[uint32]bool            // true: granted once
+	kernel   Dump
+	used     []bool // explained by an adopted session
+	marks    map[markAt]int
+	grants   map[string][]grantAt // by session
+	granted  map[uint32]int       // how often a mark is granted
+	dests    map[uint32]int       // -1: two elements lead to it
 	maxDest  uint32
 	reserved uint32
 }
 
 func newSurvey(kernel Dump) *survey {
-	a := &survey{by: make(map[Ident]*Elem, len(kernel)), grants: map[string]map[int]grantAt{}, dests: map[uint32]*Elem{}, marks: map[uint32]bool{}}
+	n := len(kernel)
+	a := &survey{
+		kernel: kernel, used: make([]bool, n), marks: make(map[markAt]int, n), grants: make(map[string][]grantAt, n/8),
+		granted: make(map[uint32]int, n/4), dests: map[uint32]int{},
+	}
 	for i := range kernel {
 		e := &kernel[i]
-		a.by[e.Ident()] = e
 		switch e.Kind {
 		case State:
 			if e.Comment == marksComment {
@@ -84,24 +92,18 @@ func newSurvey(kernel Dump) *survey {
 			id := e.value()
 			a.maxDest = max(a.maxDest, id)
 			if _, twice := a.dests[id]; twice {
-				a.dests[id] = nil
+				a.dests[id] = -1
 			} else {
-				a.dests[id] = e
+				a.dests[id] = i
 			}
 		case Grants4, Grants6:
 			client, dest, mark, id, position, ok := parseGrant(e)
-			_, twice := a.marks[mark]
-			a.marks[mark] = !twice
-			if !ok {
-				continue
+			a.granted[mark]++
+			if ok {
+				a.grants[id] = append(a.grants[id], grantAt{client, dest, mark, position, i})
 			}
-			if a.grants[id] == nil {
-				a.grants[id] = map[int]grantAt{}
-			}
-			if _, twice := a.grants[id][position]; twice {
-				position = -1 // nothing explains two: neither is adopted
-			}
-			a.grants[id][position] = grantAt{client, dest, mark}
+		default:
+			a.marks[markAt{e.Kind, e.Mark()}] = i
 		}
 	}
 	return a
@@ -110,22 +112,33 @@ func newSurvey(kernel Dump) *survey {
 // session is the kernel's version of a desired session, nil if it is not
 // exactly there. Destinations it uses become the model's.
 func (a *survey) session(m *Model, rs wire.RouterSession) *Session {
-	at := a.grants[rs.ID]
-	if at == nil {
+	all := a.grants[rs.ID]
+	if len(all) == 0 {
 		return nil
 	}
-	s := &Session{RouterSession: rs, Grants: make([]Grant, len(rs.Rules.Destinations))}
-	own := newIndex()
-	size := blockSize(len(s.Grants))
-	var adopt []*Dest
-	fresh := map[Set]*index{} // of adopt
-	n := 0
+	at := make([]*grantAt, len(rs.Rules.Destinations))
+	for i := range all {
+		g := &all[i]
+		if g.position >= len(at) || at[g.position] != nil {
+			return nil
+		}
+		at[g.position] = g
+	}
+	s := &Session{RouterSession: rs, Grants: make([]Grant, len(at))}
+	size := blockSize(len(at))
+	var (
+		own   = newIndex()
+		adopt []*Dest
+		fresh = map[Set]*index{} // of adopt
+		used  []int
+		n     int
+	)
 	for i, d := range rs.Rules.Destinations {
 		if !rs.Rules.Reaches(d) {
 			continue
 		}
-		g, ok := at[i]
-		if !ok || g.client != rs.Rules.Client || !a.marks[g.mark] || g.mark&(size-1) != uint32(i) {
+		g := at[i]
+		if g == nil || g.client != rs.Rules.Client || a.granted[g.mark] != 1 || g.mark&(size-1) != uint32(i) {
 			return nil
 		}
 		if b := (Block{g.mark - uint32(i), size}); n == 0 {
@@ -134,10 +147,11 @@ func (a *survey) session(m *Model, rs wire.RouterSession) *Session {
 			return nil
 		}
 		n++
-		e := a.dests[g.dest]
-		if e == nil {
+		place, there := a.dests[g.dest]
+		if !there || place < 0 {
 			return nil
 		}
+		e := &a.kernel[place]
 		if sel, ok := parseDst(e); !ok || sel != d.Selector {
 			return nil
 		}
@@ -162,9 +176,13 @@ func (a *survey) session(m *Model, rs wire.RouterSession) *Session {
 		}
 		own.add(dest)
 		s.Grants[i] = Grant{Dest: dest, Mark: g.mark}
+		used = append(used, g.at)
 	}
-	if n != len(at) || !a.complete(s) {
+	if n != len(all) || !a.complete(s, &used) {
 		return nil
+	}
+	for _, i := range used {
+		a.used[i] = true
 	}
 	for _, d := range adopt {
 		m.putDest(d)
@@ -183,28 +201,33 @@ func (m *Model) known(e *Elem) *Dest {
 	return nil
 }
 
-// complete reports whether every element of the session is there and says what
-// it should, and no other translation hangs on its marks.
-func (a *survey) complete(s *Session) bool {
-	mine := s.elems()
-	want := make(map[Ident]struct{}, len(mine))
-	for i := range mine {
-		e, ok := a.by[mine[i].Ident()]
-		if !ok || !e.same(&mine[i]) {
-			return false
-		}
-		want[mine[i].Ident()] = struct{}{}
-	}
-	for _, g := range s.Grants {
+// markKinds are the sets whose elements belong to a mark.
+var markKinds = []Kind{In, Out, SNAT, DNAT4, DNAT4Port, DNAT6, DNAT6Port}
+
+// complete reports whether every element of the session's marks is there and
+// says what it should, and no other hangs on them. It adds their places to used.
+func (a *survey) complete(s *Session, used *[]int) bool {
+	for i, g := range s.Grants {
 		if g.Dest == nil {
 			continue
 		}
-		for _, k := range []Kind{DNAT4, DNAT4Port, DNAT6, DNAT6Port, SNAT} {
-			e := MarkElem(k, g.Mark)
-			_, there := a.by[e.Ident()]
-			if _, wanted := want[e.Ident()]; there && !wanted {
+		var dnat Elem
+		if n := s.Rules.Destinations[i].DNAT; n != nil {
+			dnat = dnatElem(g.Mark, *n)
+		}
+		for _, k := range markKinds {
+			want := k == In || k == Out || k == SNAT && s.Rules.SNAT || k == dnat.Kind
+			place, there := a.marks[markAt{k, g.Mark}]
+			if there != want {
 				return false
 			}
+			if !there {
+				continue
+			}
+			if k == dnat.Kind && !dnat.same(&a.kernel[place]) {
+				return false
+			}
+			*used = append(*used, place)
 		}
 	}
 	return true

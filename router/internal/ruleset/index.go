@@ -2,21 +2,24 @@ package ruleset
 
 import (
 	"net/netip"
+	"slices"
 
 	"caponier/shared/netrule"
 )
 
 // index finds what overlaps a selector among the destinations of one layer (or
 // of one session). Each is kept under the shortest of a few prefix lengths that
-// holds its whole range, so that hosts and networks far apart never meet.
+// holds its whole range, so that hosts and networks far apart never meet. A few
+// are simply looked through.
 type index struct {
+	few   []*Dest // while at is nil
 	at    map[netip.Prefix][]*Dest
 	below map[netip.Prefix]int // destinations under longer prefixes
 }
 
-func newIndex() *index {
-	return &index{at: map[netip.Prefix][]*Dest{}, below: map[netip.Prefix]int{}}
-}
+const fewDests = 16
+
+func newIndex() *index { return &index{} }
 
 // place is the prefix a range is kept under.
 func place(r netrule.Range) netip.Prefix {
@@ -51,12 +54,27 @@ func above(p netip.Prefix, f func(netip.Prefix) bool) {
 }
 
 func (x *index) add(d *Dest) {
+	if x.at == nil {
+		if x.few = append(x.few, d); len(x.few) <= fewDests {
+			return
+		}
+		all := x.few
+		*x = index{at: map[netip.Prefix][]*Dest{}, below: map[netip.Prefix]int{}}
+		for _, d := range all {
+			x.add(d)
+		}
+		return
+	}
 	p := place(d.Selector.Addrs)
 	x.at[p] = append(x.at[p], d)
 	above(p, func(q netip.Prefix) bool { x.below[q]++; return true })
 }
 
 func (x *index) remove(d *Dest) {
+	if x.at == nil {
+		x.few = slices.DeleteFunc(x.few, func(o *Dest) bool { return o == d })
+		return
+	}
 	p := place(d.Selector.Addrs)
 	all := x.at[p]
 	for i := range all {
@@ -90,6 +108,10 @@ func (x *index) each(s netrule.Selector, f func(*Dest) bool) {
 			}
 		}
 		return true
+	}
+	if x.at == nil {
+		look(x.few)
+		return
 	}
 	p := place(s.Addrs)
 	if !look(x.at[p]) {

@@ -213,7 +213,9 @@ func playEdge(ctx context.Context, keyFile, transport, addr string) error {
 				_ = nc.Close()
 				return
 			}
-			_, _, _ = tunnel.Relay(ctx, st, nc, tunnel.Counters{})
+			// Not on the stack that dialling made large; the extender dials
+			// on a goroutine of its own, too.
+			go func() { _, _, _ = tunnel.Relay(ctx, st, nc, tunnel.Counters{}) }()
 		}()
 	}
 }

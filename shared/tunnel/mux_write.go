@@ -242,7 +242,9 @@ func (s *muxSession) sendLocked(b *batch, st *stream) {
 		s.saw(st.preface.Class, n, s.now(), &st.outTalk)
 		st.credit -= int64(n)
 		st.allowance -= n
-		signal(st.wready)
+		if st.outq.bytes <= sendLimit/2 {
+			signal(st.wready)
+		}
 	}
 	if st.finQueued && !st.finSent && st.outq.bytes == 0 {
 		st.finSent = true

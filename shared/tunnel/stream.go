@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	// sendLimit is how much a stream queues for sending before Write waits.
+	// sendLimit is how much a stream queues for sending before Write waits,
+	// until half of it has gone.
 	sendLimit = 256 << 10
-	// creditParts is in how many parts the credit of a window is given, and
-	// minCredit the least worth a frame, if half the window is not less.
+	// creditParts is in how many parts the credit of a window is given on a
+	// long path.
 	creditParts = 8
-	minCredit   = 256 << 10
 	// lingerFor is how long a closed stream waits for the peer to take what
 	// was written before it is reset.
 	lingerFor = 15 * time.Second
@@ -514,8 +514,9 @@ func (st *stream) awaitDataLocking(k *sink) error {
 }
 
 // consumeLocked accounts for n bytes read and returns the credit to give.
-// Credit comes in parts of the window, so that a sender far away can have
-// nearly all of it under way. The window doubles when half of it is read in
+// On a long path credit comes in small parts of the window, so that the sender
+// can have nearly all of it under way; on a short one that is not worth the
+// frames. The window doubles when half of it is read in
 // less than two round trips: a window that limits is read through once in one.
 func (st *stream) consumeLocked(n int) int64 {
 	st.s.buffered.Add(-int64(n))
@@ -525,7 +526,11 @@ func (st *stream) consumeLocked(n int) int64 {
 // countLocked is consumeLocked for bytes that were never buffered.
 func (st *stream) countLocked(n int) int64 {
 	st.consumed += int64(n)
-	if st.eof || st.discard || st.consumed < max(st.window/creditParts, min(st.window/2, minCredit)) {
+	part := st.window / 2
+	if st.s.minRTT.Load() > int64(shortPath) {
+		part = st.window / creditParts
+	}
+	if st.eof || st.discard || st.consumed < part {
 		return 0
 	}
 	grant := st.consumed

@@ -271,7 +271,8 @@ func cut(t *testing.T, c net.Conn) time.Time {
 	t.Helper()
 	last := time.Now()
 	for deadline := last.Add(30 * time.Second); time.Now().Before(deadline); {
-		c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		// Long enough that a busy machine is not taken for a cut.
+		c.SetDeadline(time.Now().Add(3 * time.Second))
 		buf := []byte{1}
 		if _, err := c.Write(buf); err != nil {
 			return last
@@ -474,7 +475,9 @@ func TestNetworkCommandLine(t *testing.T) {
 	if err := proc.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	<-proc.Exited()
+	if _, err := proc.WaitExit(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
 	if !strings.Contains(proc.Output(), "closed") {
 		t.Errorf("it said %s", proc.Output())
 	}
@@ -488,6 +491,16 @@ func TestNetworkCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	cut(t, flow)
+	sessionOver := func() error {
+		var open []struct{}
+		if err := json.Unmarshal([]byte(c.must(t, "--output", "json", "network", "list")), &open); err != nil || len(open) > 0 {
+			return fmt.Errorf("%d open, %v", len(open), err)
+		}
+		return nil
+	}
+	if err := harness.Until(t.Context(), 20*time.Second, "the session is over", sessionOver); err != nil {
+		t.Fatal(err)
+	}
 	var list []struct {
 		EndReason string `json:"end_reason"`
 	}
@@ -498,7 +511,9 @@ func TestNetworkCommandLine(t *testing.T) {
 	if err := proc.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	<-proc.Exited()
+	if _, err := proc.WaitExit(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
 	if !strings.Contains(proc.Output(), "nothing was heard of you") {
 		t.Errorf("it said %s", proc.Output())
 	}

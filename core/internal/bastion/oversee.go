@@ -49,11 +49,20 @@ func (g *gate) Read(p []byte) (int, error) {
 	}
 }
 
+// sentence ends a text that somebody typed.
+func sentence(t string) string {
+	t = strings.TrimSpace(t)
+	if t == "" || strings.ContainsAny(t[len(t)-1:], ".!?:;") {
+		return t
+	}
+	return t + "."
+}
+
 // oversightLines says what changed, for the user; and the same for the record.
 func oversightLines(was, is conn.Oversight) (lines []string, kind string) {
 	switch {
 	case is.Locked && !was.Locked:
-		lines, kind = append(lines, "This session is locked: "+is.Text+" What you type is ignored until it is unlocked."), "locked"
+		lines, kind = append(lines, "This session is locked: "+sentence(is.Text)+" What you type is ignored until it is unlocked."), "locked"
 	case !is.Locked && was.Locked:
 		lines, kind = append(lines, "The session is unlocked. What you type counts again."), "unlocked"
 	}

@@ -136,7 +136,7 @@ func blocked(ctx context.Context, q db.Querier, s Spec) error {
 	if err != nil {
 		return fmt.Errorf("read locks of %s: %w", s.Principal.UserID, err)
 	}
-	public := "A connection of yours to " + name + " was locked: " + text + " "
+	public := "A connection of yours to " + name + " was locked: " + strings.TrimRight(text, ". ") + ". "
 	if b == BlockTarget {
 		public += "Until it is unlocked, you cannot connect to " + s.TargetName + "."
 	} else {

@@ -55,9 +55,12 @@ export function Notice({ session }: { session: Session }) {
       );
     }
   }
-  if (state?.locked) return <Box live="assertive" icon={<IconLock size={20} />} tone="warn" title="This session is locked" text={`${state.lock_text ?? ""} What you type is ignored; output goes on.`} />;
+  if (state?.locked) return <Box live="assertive" icon={<IconLock size={20} />} tone="warn" title="This session is locked" text={`${sentence(state.lock_text ?? "")} What you type is ignored; output goes on.`} />;
   return null;
 }
+
+// sentence ends a text that somebody typed.
+const sentence = (t: string) => (t === "" || /[.!?:;]$/.test(t) ? t : `${t}.`);
 
 function Box({ title, text, icon, tone, live, children }: { title: ReactNode; text?: ReactNode; icon?: ReactNode; tone?: string; live: "polite" | "assertive"; children?: ReactNode }) {
   return (

@@ -88,7 +88,7 @@ async function run(u: Upload): Promise<void> {
     const now = find(u.key);
     if (!now || now.state === "cancelled") return;
     const error = asError(e);
-    if (error.code === "exists") update(u.key, { state: "exists", error });
+    if (error.code === "exists") update(u.key, { state: "exists", sent: 0, error });
     else if (passing(error) && now.tries < maxTries) {
       update(u.key, { state: "waiting", error });
       running.delete(u.key);

@@ -1,4 +1,4 @@
-import { Button, Group, Select, Text, useComputedColorScheme } from "@mantine/core";
+import { Anchor, Button, Group, Select, Text, useComputedColorScheme } from "@mantine/core";
 import { IconEye, IconLock, IconLockOpen, IconPlayerPlay, IconPlayerStop } from "@tabler/icons-react";
 import { Link, useParams } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
@@ -30,7 +30,7 @@ export default function Watch() {
   return (
     <Page
       title={c ? `${c.user_name} on ${c.target_name}` : "Watch"} fill
-      back={<Link to="/connections">Connections</Link>}
+      back={<Anchor renderRoot={(p) => <Link {...p} to="/connections" />}>Connections</Anchor>}
       hint={c && <Facts c={c} />}
       actions={c && <Orders c={c} over={view?.at === "ended"} />}
     >

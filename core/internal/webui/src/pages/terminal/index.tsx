@@ -88,7 +88,7 @@ export default function TerminalPage() {
           {finding && current && <Find key={`f${current.key}`} session={current} close={() => (setFinding(false), current.term.focus())} />}
           {sessions.map((s) => <Screen key={s.key} session={s} shown={s.key === active} />)}
         </div>
-        {files && current?.id && (
+        {files && current?.id && current.live && (
           <div className={classes.side}>
             <Files key={current.id} id={current.id} say={(message) => notifications.show({ message })} close={() => setFiles(false)} />
           </div>

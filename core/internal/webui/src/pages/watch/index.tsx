@@ -53,7 +53,7 @@ export default function Watch() {
           <h2><IconEye size={16} /> Watching now</h2>
           <ul>{(view?.watchers ?? []).map((w, i) => <li key={w.user_id + i}>{w.user_name}</li>)}</ul>
           <h2>What happens</h2>
-          <ol>{(view?.events ?? []).slice(-30).reverse().map((e, i) => <li key={i}><span className="mono">{clock(e.at)}</span> {e.kind}{e.fields && Object.values(e.fields).length > 0 ? `: ${Object.values(e.fields).join(", ")}` : ""}</li>)}</ol>
+          <ol>{(view?.events ?? []).slice(-30).reverse().map((e, i) => <li key={i}><span className="mono">{clock(e.at)}</span> {e.kind}{e.fields && Object.values(e.fields).some(Boolean) ? `: ${Object.values(e.fields).filter(Boolean).join(", ")}` : ""}</li>)}</ol>
           {(view?.events ?? []).length === 0 && <Text size="sm" c="dimmed">Commands, files and locks appear here.</Text>}
         </aside>
       </div>

@@ -7,5 +7,11 @@ echo "bench: access decision with 100,000 users, 10,000 targets, 1,000 roles"
 go test -run '^$' -bench . -benchmem ./core/internal/access/ ./core/internal/policy/
 echo "bench: import of 20,000 hosts"
 go test -count=1 -v -run '^TestImportMany$' ./core/internal/target/ -hosts 20000 | grep -E 'hosts|FAIL|ok'
+if [ "$(id -u)" = 0 ]; then
+	echo "bench: router, 10,000 sessions, in network namespaces"
+	go test -count=1 -v -timeout 5m -run '^TestBench$' ./router/internal/nft -sessions 10000 | grep -v '^[=-]'
+else
+	echo "bench: router: skipped, it needs root for network namespaces"
+fi
 echo "bench: tunnel"
 go run ./e2e/tunnelbench "$@"

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -316,9 +317,12 @@ func Remove(ctx context.Context, cfg Config) error {
 }
 
 // Latch closes the router before anything else runs: at boot. It leaves a table
-// that is there alone.
+// that is there alone, and is content where a router works already.
 func Latch(ctx context.Context, cfg Config) error {
 	t, err := Open(ctx, cfg)
+	if errors.Is(err, ErrLocked) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -362,12 +362,16 @@ func (s *muxSession) keepAliveLocked() {
 	}
 }
 
-// controlLocked queues a control frame.
-func (s *muxSession) controlLocked(t wire.FrameType, id uint32, payload []byte) {
-	if s.err != nil || s.goaway {
-		return
+// queueControlLocked queues a control frame.
+func (s *muxSession) queueControlLocked(t wire.FrameType, id uint32, payload []byte) {
+	if s.err == nil && !s.goaway {
+		s.control = wire.AppendFrame(s.control, t, id, payload)
 	}
-	s.control = wire.AppendFrame(s.control, t, id, payload)
+}
+
+// controlLocked queues a control frame for the writer.
+func (s *muxSession) controlLocked(t wire.FrameType, id uint32, payload []byte) {
+	s.queueControlLocked(t, id, payload)
 	s.wakeLocked()
 }
 

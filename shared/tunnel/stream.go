@@ -301,15 +301,16 @@ func (st *stream) Refuse(why *wire.Error) error { return st.Reset(why) }
 // Confirm tells the opener that its destination is connected.
 func (st *stream) Confirm() error {
 	st.s.mu.Lock()
-	defer st.s.mu.Unlock()
-	if st.confirmed || st.opener {
-		return nil
-	}
-	if st.werr != nil {
+	if st.confirmed || st.opener || st.werr != nil {
+		defer st.s.mu.Unlock()
+		if st.confirmed || st.opener {
+			return nil
+		}
 		return st.werr
 	}
 	st.confirmed = true
-	st.s.controlLocked(wire.FrameAccept, st.id, nil)
+	st.s.queueControlLocked(wire.FrameAccept, st.id, nil)
+	st.s.sendLocking()
 	return nil
 }
 

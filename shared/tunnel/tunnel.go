@@ -11,6 +11,13 @@
 // instead of) its first bytes: a refused stream's Read and Accepted return the
 // acceptor's *wire.Error.
 //
+// Bytes change hands as seldom as possible. Over a websocket, who writes to a
+// stream encrypts and sends itself when nobody else does and the socket has
+// room; what arrives for a stream in Relay goes straight from the decrypted
+// record into the socket behind it. Whatever would have to wait is queued
+// instead and left to a goroutine of the session's or the relay's: neither the
+// session's reader nor a caller ever waits for another stream.
+//
 // Both ends ping; a peer silent for DeadAfter is dead and the session closes.
 package tunnel
 

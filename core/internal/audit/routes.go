@@ -2,19 +2,10 @@ package audit
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
-	"strconv"
 	"time"
 
 	"caponier/core/internal/api"
-)
-
-// exportPage is how many events an export reads at once; exportDeadline is how
-// long the reader may take for one of them.
-const (
-	exportPage     = 500
-	exportDeadline = 30 * time.Second
 )
 
 // FilterIn are the query parameters that make a Filter.
@@ -84,85 +75,16 @@ func (l *Log) Routes(f *api.Frame, keys Keys, headFile string) {
 		if err != nil {
 			return nil, err
 		}
-		outcome := OK
-		if !report.OK {
-			outcome = Failed
-		}
-		err = l.Write(ctx, Event{
-			Type: AuditVerified, Outcome: outcome, Actor: By(api.PrincipalFrom(ctx)), Object: Object{Kind: "audit"},
-			Fields: map[string]string{"events": strconv.FormatInt(report.Events, 10), "findings": strconv.Itoa(len(report.Findings))},
-		})
-		return &verifyOut{report}, err
+		return &verifyOut{report}, l.noteVerified(ctx, report)
 	})
 
 	api.RegisterRaw(f, api.Op{
+		Method: "GET", Path: "/audit-events/verification", ID: "watch-audit-verification", Tag: "audit-events", Who: api.Needs(api.AuditView), Type: "application/jsonl",
+		Summary: "Verify as /audit-events/verify does, however long it takes: lines {events, total} on the way, {report} as the last; without it the verification was broken off",
+	}, func(w http.ResponseWriter, r *http.Request) { l.serveVerification(f, keys, headFile, w, r) })
+
+	api.RegisterRaw(f, api.Op{
 		Method: "GET", Path: "/audit-events/export", ID: "export-audit-events", Tag: "audit-events", Who: api.Needs(api.AuditView), Type: "application/jsonl",
-		Summary: "Events after a seq as JSON lines, oldest first; go on from the last seq received",
+		Summary: "Events after a seq as JSON lines, or format=csv, oldest first; filters as in the list; go on from the last seq received",
 	}, func(w http.ResponseWriter, r *http.Request) { l.export(f, w, r) })
-}
-
-func (l *Log) export(f *api.Frame, w http.ResponseWriter, r *http.Request) {
-	ctx := r.Context()
-	after, filter, problem := exportQuery(r)
-	if problem != nil {
-		f.Fail(w, r, problem)
-		return
-	}
-	err := l.Write(ctx, Event{
-		Type: AuditExported, Outcome: OK, Actor: By(api.PrincipalFrom(ctx)), Object: Object{Kind: "audit"},
-		Fields: map[string]string{"after": strconv.FormatInt(after, 10)},
-	})
-	if err != nil {
-		f.Fail(w, r, err)
-		return
-	}
-	page, err := l.After(ctx, l.db, filter, after, exportPage)
-	if err != nil {
-		f.Fail(w, r, err)
-		return
-	}
-	w.Header().Set("Content-Type", "application/jsonl")
-	rc := http.NewResponseController(w)
-	defer rc.SetWriteDeadline(time.Time{})
-	enc := json.NewEncoder(w)
-	for {
-		rc.SetWriteDeadline(time.Now().Add(exportDeadline))
-		for i := range page {
-			if enc.Encode(page[i]) != nil {
-				return
-			}
-		}
-		if len(page) < exportPage {
-			return
-		}
-		after = page[len(page)-1].Seq
-		if page, err = l.After(ctx, l.db, filter, after, exportPage); err != nil {
-			// Headers are gone: cut the stream, so that the reader sees an
-			// incomplete answer and goes on from the last seq it has.
-			panic(http.ErrAbortHandler)
-		}
-	}
-}
-
-// exportQuery reads the query of an export. Only what can be checked against
-// the chain is offered: a start and a type.
-func exportQuery(r *http.Request) (after int64, filter Filter, problem *api.Problem) {
-	for name, values := range r.URL.Query() {
-		v := values[0]
-		switch name {
-		case "after":
-			n, err := strconv.ParseInt(v, 10, 64)
-			if err != nil || n < 0 {
-				return 0, Filter{}, api.Invalid(api.FieldError{Field: "query.after", Message: "must be the seq of an event, or 0"})
-			}
-			after = n
-		case "type":
-			filter.Type = v
-		case "about":
-			filter.About = v
-		default:
-			return 0, Filter{}, api.Invalid(api.FieldError{Field: "query." + name, Message: "unknown query parameter"})
-		}
-	}
-	return after, filter, nil
 }

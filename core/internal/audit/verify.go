@@ -57,7 +57,13 @@ const verifyPage = 500
 // Verify reads the whole log in one snapshot and reports what is wrong with
 // it. headFile may be empty; see Keeper.
 func (l *Log) Verify(ctx context.Context, keys Keys, headFile string) (Report, error) {
-	v := verifier{keys: keys, limit: maxFindings}
+	return l.verify(ctx, keys, headFile, nil)
+}
+
+// verify is Verify; progress, when set, hears how many events were looked at,
+// once for each page of them.
+func (l *Log) verify(ctx context.Context, keys Keys, headFile string, progress func(events int64)) (Report, error) {
+	v := verifier{keys: keys, limit: maxFindings, progress: progress}
 	err := l.db.View(ctx, func(tx *db.Tx) error {
 		if err := v.run(ctx, tx, 0); err != nil {
 			return err
@@ -87,8 +93,9 @@ type verifier struct {
 	limit int
 	until int64 // 0 = to the end
 	// erased holds who was erased by a user.erased event.
-	erased map[string]bool
-	report Report
+	erased   map[string]bool
+	report   Report
+	progress func(events int64)
 }
 
 func (v *verifier) found(seq int64, kind FindingKind, format string, args ...any) {
@@ -133,6 +140,9 @@ func (v *verifier) run(ctx context.Context, tx *db.Tx, from int64) error {
 		v.report.Last = last
 		if len(rows) < verifyPage {
 			break
+		}
+		if v.progress != nil {
+			v.progress(v.report.Events)
 		}
 	}
 	if v.until > 0 || len(v.report.Findings) >= v.limit {

@@ -121,6 +121,7 @@ func (v *Vault) Routes(f *api.Frame, roles Roles, users SecretUsers) {
 	reveal := op("POST", "/secrets/{id}/reveal", "reveal-secret", "Read the value; audited")
 	reveal.Sensitive = true
 	api.Register(f, reveal, r.reveal)
+	api.Register(f, op("GET", "/secrets/{id}/uses", "list-secret-uses", "What logs in with the secret; at most 10"), r.uses)
 	api.Register(f, op("DELETE", "/secrets/{id}", "delete-secret", "Delete a secret with all versions"), r.delete)
 }
 
@@ -389,6 +390,39 @@ func (r routes) versions(ctx context.Context, in *PathID) (*versionsOut, error) 
 		res.Body = append(res.Body, x)
 	}
 	return res, rows.Err()
+}
+
+type usesOut struct {
+	Body struct {
+		Items []string `json:"items" nullable:"false" doc:"accounts on targets, as target/account"`
+	}
+}
+
+// uses names what refers to a secret, for those who may manage it: others
+// must not learn of targets this way.
+func (r routes) uses(ctx context.Context, in *PathID) (*usesOut, error) {
+	c, err := r.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.find(ctx, r.db, in.ID, c, manage)
+	if _, refused := errors.AsType[*refusal](err); refused {
+		return nil, api.Denied("secret_manage", "Your roles do not allow this with this secret.")
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := &usesOut{}
+	out.Body.Items = []string{}
+	if r.users == nil {
+		return out, nil
+	}
+	uses, err := r.users.SecretUses(ctx, r.db, s.ID)
+	if err != nil {
+		return nil, fmt.Errorf("uses of secret %s: %w", s.ID, err)
+	}
+	out.Body.Items = append(out.Body.Items, uses...)
+	return out, nil
 }
 
 func (r routes) reveal(ctx context.Context, in *revealIn) (*revealOut, error) {

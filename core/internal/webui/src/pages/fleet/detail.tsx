@@ -38,7 +38,7 @@ export default function EdgeNode() {
       <div className={classes.two}>
         <Panel title="Identity">
           <Facts rows={[
-            ["ID", <CopyText key="i" text={e.id} />], ["Enrolled", <Time key="e" at={e.created_at} />], ["Certificate ends", <span key="c"><Ago at={e.certificate_not_after} />, serial <span className="mono">{e.certificate_serial.slice(0, 12)}…</span></span>],
+            ["ID", <CopyText key="i" text={e.id} />], ["Enrolled", <Time key="e" at={e.created_at} />], ["Certificate ends", <span key="c"><Time at={e.certificate_not_after} />, serial <span className="mono">{e.certificate_serial.slice(0, 12)}…</span></span>],
             ["Enrolment token", <span key="t" className="mono">{e.enrolment_token_id}</span>], ["Labels", Object.keys(e.labels).length ? <span key="l" className="mono">{labelText(e.labels).replaceAll("\n", ", ")}</span> : "none"],
           ]} />
         </Panel>

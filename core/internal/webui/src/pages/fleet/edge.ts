@@ -6,6 +6,7 @@ export type Edge = Schemas["FleetEdgeOut"];
 const words: Record<string, string> = { extender: "Extender", router: "Router", carrier: "Carrier", webproxy: "Web proxy", host: "Host" };
 
 export const kindWord = (kind: string) => words[kind] ?? kind;
+export const kindWords = (kind: string) => (kind === "webproxy" ? "Web proxies" : `${kindWord(kind)}s`);
 
 const healths: Record<Edge["health"], { tone: Tone; label: string }> = {
   online: { tone: "good", label: "Online" },

@@ -9,14 +9,14 @@ import { Empty } from "~/ui/Empty";
 import { Page } from "~/ui/Page";
 import { Sparkline } from "~/ui/Plot";
 import { StateBadge } from "~/ui/StateBadge";
-import { Ago } from "~/ui/Time";
+import { Ago, Time } from "~/ui/Time";
 import { useList } from "~/ui/useList";
 import { useSearchText } from "../admin/parts/SearchBox";
 import { Enrol } from "./Enrol";
 import { Feed } from "./Feed";
 import classes from "./Fleet.module.css";
 import { Tokens } from "./Tokens";
-import { type Edge, health, kindWord, matches, rtt, worst } from "./edge";
+import { type Edge, health, kindWord, kindWords, matches, rtt, worst } from "./edge";
 
 export default function Fleet() {
   const { can } = useSession();
@@ -44,12 +44,12 @@ const kinds = ["", "extender", "router", "carrier", "webproxy"] as const;
 const columns: Column<Edge>[] = [
   { key: "name", header: "Node", width: "minmax(150px, 1.4fr)", render: (e) => <span className={classes.name}><b>{e.name}</b><small>{kindWord(e.kind)}{e.site ? ` in ${e.site}` : ""}</small></span> },
   { key: "health", header: "Health", width: "minmax(118px, 0.8fr)", render: (e) => <Health e={e} /> },
-  { key: "rtt", header: "Round trip", width: "168px", from: 700, render: (e) => e.tunnel ? <span className={classes.spark}><span className="nums">{rtt(e.tunnel.rtt_ms)}</span>{(e.tunnel.history?.rtt_ms.length ?? 0) > 1 && <Sparkline values={e.tunnel.history?.rtt_ms ?? []} width={76} label={`Round-trip time of the last ${e.tunnel.history?.rtt_ms.length} reports`} />}</span> : "–" },
+  { key: "rtt", header: "Round trip", width: "150px", from: 700, render: (e) => e.tunnel ? <span className={classes.spark}><span className="nums">{rtt(e.tunnel.rtt_ms)}</span>{(e.tunnel.history?.rtt_ms.length ?? 0) > 1 && <Sparkline values={e.tunnel.history?.rtt_ms ?? []} width={64} label={`Round-trip time of the last ${e.tunnel.history?.rtt_ms.length} reports`} />}</span> : "–" },
   { key: "streams", header: "Streams", width: "70px", from: 700, align: "end", render: (e) => <span className="nums">{e.tunnel?.streams ?? "–"}</span> },
-  { key: "transport", header: "Tunnel", width: "minmax(130px, 0.9fr)", from: 1000, render: (e) => e.tunnel ? <Tunnel e={e} /> : "–" },
-  { key: "version", header: "Version", width: "92px", from: 1250, render: (e) => e.tunnel?.build ?? "–" },
-  { key: "cert", header: "Certificate ends", width: "120px", from: 1250, render: (e) => <Ago at={e.certificate_not_after} /> },
-  { key: "seen", header: "Connected", width: "120px", from: 1000, render: (e) => e.tunnel ? <Ago at={e.tunnel.connected_at} /> : e.last_seen ? <Text size="sm" c="dimmed" span>seen <Ago at={e.last_seen} /></Text> : "never" },
+  { key: "transport", header: "Tunnel", width: "minmax(150px, 1fr)", from: 700, render: (e) => e.tunnel ? <Tunnel e={e} /> : "–" },
+  { key: "version", header: "Version", width: "76px", from: 1000, render: (e) => e.tunnel?.build ?? "–" },
+  { key: "cert", header: "Certificate ends", width: "140px", from: 1250, render: (e) => <Time at={e.certificate_not_after} /> },
+  { key: "seen", header: "Connected", width: "124px", from: 700, render: (e) => e.tunnel ? <Ago at={e.tunnel.connected_at} /> : e.last_seen ? <Text size="sm" c="dimmed" span>seen <Ago at={e.last_seen} /></Text> : "never" },
 ];
 
 function Health({ e }: { e: Edge }) {
@@ -74,7 +74,7 @@ function Nodes({ enrol }: { enrol?: () => void }) {
     <>
       <div className={classes.bar}>
         {box}
-        <SegmentedControl aria-label="Kind" size="xs" value={kind} onChange={setKind} data={kinds.map((k) => ({ value: k, label: k ? `${kindWord(k)}s` : "All" }))} />
+        <SegmentedControl aria-label="Kind" size="xs" value={kind} onChange={setKind} data={kinds.map((k) => ({ value: k, label: k ? kindWords(k) : "All" }))} />
       </div>
       <DataTable
         label="Edge nodes" columns={columns} list={list} rowKey={(e) => e.id} rowHeight={58} open={(e) => void go({ href: `/fleet/${e.id}` })}

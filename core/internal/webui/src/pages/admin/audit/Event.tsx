@@ -34,9 +34,9 @@ export function EventModal({ e, close, filter }: { e?: Entry; close: () => void;
           ]} />
           <div className={classes.hash}><Text size="xs" c="dimmed">Hash</Text><CopyText text={e.hash} /></div>
           <Group gap="xs">
-            {e.actor.id && <Button size="compact-sm" variant="default" onClick={() => only({ about: e.actor.id ?? "", type: "" })}>All of this actor</Button>}
-            {e.object.id && e.object.id !== e.actor.id && <Button size="compact-sm" variant="default" onClick={() => only({ about: e.object.id ?? "", type: "" })}>All about this</Button>}
-            <Button size="compact-sm" variant="default" onClick={() => only({ type: e.type, about: "" })}>All of this type</Button>
+            {e.actor.id && <Button size="compact-xs" variant="default" onClick={() => only({ about: e.actor.id ?? "", type: "" })}>All of this actor</Button>}
+            {e.object.id && e.object.id !== e.actor.id && <Button size="compact-xs" variant="default" onClick={() => only({ about: e.object.id ?? "", type: "" })}>All about this</Button>}
+            <Button size="compact-xs" variant="default" onClick={() => only({ type: e.type, about: "" })}>All of this type</Button>
           </Group>
         </Stack>
       )}

@@ -15,12 +15,20 @@ import { type Entry, OutcomeBadge } from "./Line";
 import { Verify } from "./Verify";
 import { sentence } from "./words";
 
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+
+// In a log the seconds matter.
+function When({ at }: { at: string }) {
+  const d = new Date(at);
+  return d.toDateString() === new Date().toDateString() ? <time dateTime={at} className="nums">{clock.format(d)}</time> : <Time at={at} />;
+}
+
 const columns: Column<Entry>[] = [
-  { key: "at", header: "When", width: "150px", render: (e) => <Time at={e.time} /> },
+  { key: "at", header: "When", width: "150px", render: (e) => <When at={e.time} /> },
   { key: "what", header: "What", width: "minmax(220px, 3fr)", render: (e) => <span title={sentence(e)}>{sentence(e)}</span> },
   { key: "out", header: "Outcome", width: "90px", from: 700, render: (e) => <OutcomeBadge outcome={e.outcome} /> },
-  { key: "from", header: "From", width: "minmax(110px, 1fr)", from: 1000, render: (e) => e.actor.source ? <span className="mono">{e.actor.source}</span> : "–" },
-  { key: "type", header: "Type", width: "minmax(150px, 1fr)", from: 1000, render: (e) => <span className="mono">{e.type}</span> },
+  { key: "from", header: "From", width: "118px", from: 700, render: (e) => e.actor.source ? <span className="mono">{e.actor.source}</span> : "–" },
+  { key: "type", header: "Type", width: "minmax(150px, 0.8fr)", from: 700, render: (e) => <span className="mono">{e.type}</span> },
   { key: "seq", header: "No.", width: "70px", from: 1250, align: "end", render: (e) => <span className="nums">{e.seq}</span> },
 ];
 

@@ -24,6 +24,7 @@ const texts: Record<string, string> = {
   "secret.created": "{a} stored secret {o}", "secret.changed": "{a} changed secret {o}", "secret.written": "{a} stored a new value of secret {o}", "secret.deleted": "{a} deleted secret {o}", "secret.used": "Secret {o} was used", "secret.revealed": "{a} read secret {o}", "secret.refused": "{a} was refused secret {o}",
   "connection.requested": "{a} asks for {o}", "connection.denied": "{a} was denied {o}", "connection.established": "{a} is connected to {o}", "connection.failed": "{a} could not connect to {o}", "connection.closed": "The connection of {a} to {o} ended", "connection.terminated": "{a} ended a connection",
   "recording.started": "A session of {a} is recorded", "recording.completed": "A recording was completed", "recording.played": "{a} played a recording", "recording.exported": "{a} exported a recording", "recording.damaged": "A recording is damaged", "recording.expired": "A recording reached its end",
+  "ca.issued": "A certificate was issued: {o}", "ca.created": "An SSH authority was made: {o}", "ca.renewed": "{a} made a new key of an SSH authority", "ca.activated": "{a} made a key of an SSH authority active", "ca.revoked": "{a} revoked a key of an SSH authority", "ca.cert_revoked": "{a} revoked a certificate",
   "setting.changed": "{a} changed {o} from {old} to {new}",
 };
 

@@ -1,4 +1,4 @@
-import { Alert, Anchor, Badge, Button, Group, Skeleton, Text } from "@mantine/core";
+import { Alert, Anchor, Badge, Button, Group, Skeleton, Text, VisuallyHidden } from "@mantine/core";
 import { IconUserPlus } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
@@ -62,19 +62,19 @@ function Members({ role }: { role: { id: string; name: string } }) {
   const [removing, setRemoving] = useState<Member>();
   const list = useList(["user", "members", role.id], (cursor, signal) => ask(api.GET("/roles/{id}/members", { params: { path: { id: role.id }, query: { cursor, limit: 100 } }, signal })));
   return (
-    <Panel title="Members" hint="When and from where each of them holds the role." actions={manage && <Button size="compact-md" variant="default" leftSection={<IconUserPlus size={16} />} onClick={() => setAdding(true)}>Add member</Button>}>
+    <Panel title="Members" hint="When and from where each of them holds the role." actions={manage && <Button size="xs" variant="default" leftSection={<IconUserPlus size={16} />} onClick={() => setAdding(true)}>Add member</Button>}>
       {list.error !== null && list.error !== undefined && <ErrorBox error={list.error} again={list.again} />}
       {list.loading ? <Skeleton height={90} /> : list.rows.length === 0 ? <Text size="sm" c="dimmed">Nobody yet.</Text> : (
         <div className={classes.scroll}>
           <table className={classes.plain}>
-            <thead><tr><th scope="col">Member</th><th scope="col">When</th><th scope="col">From where</th><th scope="col" data-end><span className="mantine-visually-hidden">Actions</span></th></tr></thead>
+            <thead><tr><th scope="col">Member</th><th scope="col">When</th><th scope="col">From where</th><th scope="col" data-end><VisuallyHidden>Actions</VisuallyHidden></th></tr></thead>
             <tbody>
               {list.rows.map((m) => (
                 <tr key={m.user_id}>
                   <td>{m.user_kind === "client" ? <span>{m.user_name} <Text span size="xs" c="dimmed">API client</Text></span> : <Link to={`/admin/users/${m.user_id}`}>{m.user_name}</Link>}</td>
                   <td>{windowText(m.window)}</td>
                   <td>{m.sources?.length ? m.sources.join(", ") : "anywhere"}</td>
-                  <td data-end>{manage && <Group gap={6} justify="flex-end" wrap="nowrap"><Button size="compact-sm" variant="default" onClick={() => setEditing(m)} aria-label={`Change the membership of ${m.user_name}`}>Change</Button><Button size="compact-sm" variant="default" onClick={() => setRemoving(m)} aria-label={`Remove ${m.user_name}`}>Remove</Button></Group>}</td>
+                  <td data-end>{manage && <Group gap={6} justify="flex-end" wrap="nowrap"><Button size="compact-xs" variant="default" onClick={() => setEditing(m)} aria-label={`Change the membership of ${m.user_name}`}>Change</Button><Button size="compact-xs" variant="default" onClick={() => setRemoving(m)} aria-label={`Remove ${m.user_name}`}>Remove</Button></Group>}</td>
                 </tr>
               ))}
             </tbody>

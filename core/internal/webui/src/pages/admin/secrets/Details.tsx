@@ -38,7 +38,7 @@ function Body({ id, close }: { id: string; close: () => void }) {
     <Stack gap="lg">
       <Group justify="space-between" align="flex-start">
         <div><Title order={2} size="h2">{s.name}</Title>{s.comment && <Text size="sm" c="dimmed">{s.comment}</Text>}</div>
-        <Group gap="xs"><Button size="compact-md" onClick={() => setOpen("value")}>New value</Button><Button size="compact-md" variant="default" onClick={() => setOpen("edit")}>Edit</Button><Button size="compact-md" variant="default" onClick={() => setOpen("delete")}>Delete</Button></Group>
+        <Group gap="xs"><Button size="xs" onClick={() => setOpen("value")}>New value</Button><Button size="xs" variant="default" onClick={() => setOpen("edit")}>Edit</Button><Button size="xs" variant="default" onClick={() => setOpen("delete")}>Delete</Button></Group>
       </Group>
       <Facts rows={[
         ["Kind", kindWord(s.kind)], ["ID", <CopyText key="i" text={s.id} />], ["Stored", <Time key="s" at={s.created_at} />], ["Changed", <Ago key="c" at={s.updated_at} />],

@@ -78,10 +78,10 @@ function Keys() {
                   <td data-end>
                     {manage && (
                       <Group gap={6} justify="flex-end" wrap="nowrap">
-                        {k.state === "active" ? <Button size="compact-sm" variant="default" onClick={() => setAct({ what: "renew", purpose: k.purpose as "target" })}>New key…</Button> : k.state !== "revoked" && (
+                        {k.state === "active" ? <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "renew", purpose: k.purpose as "target" })}>New key…</Button> : k.state !== "revoked" && (
                           <>
-                            <Button size="compact-sm" variant="default" onClick={() => setAct({ what: "activate", key: k })}>Make active…</Button>
-                            <Button size="compact-sm" variant="default" onClick={() => setAct({ what: "revoke", key: k })}>Revoke…</Button>
+                            <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "activate", key: k })}>Make active…</Button>
+                            <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "revoke", key: k })}>Revoke…</Button>
                           </>
                         )}
                       </Group>

@@ -28,7 +28,7 @@ export function Accounts({ target }: { target: Schemas["TargetView"] }) {
   const rows = q.data?.items ?? [];
   const edited = form?.account;
   return (
-    <Panel title="Accounts" hint="Logins on the target and how core proves itself." actions={manage && <Button size="compact-md" variant="default" leftSection={<IconPlus size={16} />} onClick={() => setForm({})}>Add account</Button>}>
+    <Panel title="Accounts" hint="Logins on the target and how core proves itself." actions={manage && <Button size="xs" variant="default" leftSection={<IconPlus size={16} />} onClick={() => setForm({})}>Add account</Button>}>
       {q.error && <ErrorBox error={q.error} again={() => void q.refetch()} />}
       {q.isPending ? <Skeleton height={70} /> : rows.length === 0 ? <Text size="sm" c="dimmed">None{target.kind === "ssh" ? ": nobody can log in." : "; a TCP service needs none."}</Text> : (
         <div className={classes.scroll}>
@@ -40,7 +40,7 @@ export function Accounts({ target }: { target: Schemas["TargetView"] }) {
                   <td><b className="mono">{a.name}</b>{a.disabled && <div><StateBadge state="disabled" /></div>}</td>
                   <td>{auths[a.auth as Auth] ?? a.auth}{a.secret && <Text size="xs" c="dimmed" className="mono">{a.secret}</Text>}</td>
                   <td>{a.features.map(featureWord).join(", ")}</td>
-                  <td data-end>{manage && <Group gap={6} justify="flex-end" wrap="nowrap"><Button size="compact-sm" variant="default" onClick={() => setForm({ account: a })}>Edit</Button><Button size="compact-sm" variant="default" onClick={() => setRemoving(a)}>Remove</Button></Group>}</td>
+                  <td data-end>{manage && <Group gap={6} justify="flex-end" wrap="nowrap"><Button size="compact-xs" variant="default" onClick={() => setForm({ account: a })}>Edit</Button><Button size="compact-xs" variant="default" onClick={() => setRemoving(a)}>Remove</Button></Group>}</td>
                 </tr>
               ))}
             </tbody>

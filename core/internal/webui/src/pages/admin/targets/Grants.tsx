@@ -41,7 +41,7 @@ export function Grants({ role, target }: { role?: { id: string; name: string }; 
   const [deleting, setDeleting] = useState<Grant>();
   const list = useList(["grant", role?.id ?? "", target?.id ?? ""], (cursor, signal) => ask(api.GET("/grants", { params: { query: { role: role?.id, target: target?.id, cursor, limit: 200 } }, signal })));
   return (
-    <Panel title="Grants" hint={role ? "What the role opens to its members." : "Which roles may use this target, and how."} actions={manage && <Button size="compact-md" variant="default" leftSection={<IconPlus size={16} />} onClick={() => setForm({})}>Add grant</Button>}>
+    <Panel title="Grants" hint={role ? "What the role opens to its members." : "Which roles may use this target, and how."} actions={manage && <Button size="xs" variant="default" leftSection={<IconPlus size={16} />} onClick={() => setForm({})}>Add grant</Button>}>
       {list.error !== null && list.error !== undefined && <ErrorBox error={list.error} again={list.again} />}
       {list.loading ? <Skeleton height={90} /> : list.rows.length === 0 ? <Text size="sm" c="dimmed">{role ? "It opens nothing yet." : "No role is granted this target by name; grants by tag may open it too."}</Text> : (
         <div className={classes.scroll}>
@@ -54,7 +54,7 @@ export function Grants({ role, target }: { role?: { id: string; name: string }; 
                   <td>{g.accounts?.includes("*") ? "every account" : g.accounts?.join(", ") || "–"}</td>
                   <td>{uses(g)}</td>
                   <td>{demands(g).join("; ") || <Text span size="sm" c="dimmed">nothing more</Text>}</td>
-                  <td data-end>{manage && <Group gap={6} justify="flex-end" wrap="nowrap"><Button size="compact-sm" variant="default" onClick={() => setForm({ grant: g })}>Edit</Button><Button size="compact-sm" variant="default" onClick={() => setDeleting(g)}>Delete</Button></Group>}</td>
+                  <td data-end>{manage && <Group gap={6} justify="flex-end" wrap="nowrap"><Button size="compact-xs" variant="default" onClick={() => setForm({ grant: g })}>Edit</Button><Button size="compact-xs" variant="default" onClick={() => setDeleting(g)}>Delete</Button></Group>}</td>
                 </tr>
               ))}
             </tbody>

@@ -21,7 +21,7 @@ const columns: Column<Target>[] = [
   { key: "name", header: "Target", width: "minmax(160px, 1.3fr)", render: (t) => <span className={classes.two}><b>{t.name}</b>{t.comment && <small>{t.comment}</small>}</span> },
   { key: "address", header: "Address", width: "minmax(180px, 1.3fr)", render: (t) => <span className="mono">{t.kind === "network" ? "network" : t.address}</span> },
   { key: "kind", header: "Kind", width: "80px", from: 700, render: (t) => t.kind.toUpperCase() },
-  { key: "tags", header: "Tags", width: "minmax(120px, 1fr)", from: 1000, render: (t) => t.tags.join(", ") || "–" },
+  { key: "tags", header: "Tags", width: "minmax(120px, 0.9fr)", from: 700, render: (t) => t.tags.join(", ") || "–" },
   { key: "state", header: "State", width: "100px", from: 700, render: (t) => <StateBadge state={t.disabled ? "disabled" : "active"} label={t.disabled ? "Disabled" : "In use"} /> },
 ];
 

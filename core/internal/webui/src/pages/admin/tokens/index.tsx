@@ -36,7 +36,7 @@ export default function Clients() {
     {
       key: "do", header: "", width: "110px", align: "end", render: (c) => (
         <Menu position="bottom-end">
-          <Menu.Target><Button size="compact-sm" variant="default" rightSection={<IconChevronDown size={14} />} aria-label={`Actions for ${c.name}`}>Actions</Button></Menu.Target>
+          <Menu.Target><Button size="compact-xs" variant="default" rightSection={<IconChevronDown size={14} />} aria-label={`Actions for ${c.name}`}>Actions</Button></Menu.Target>
           <Menu.Dropdown>
             <Menu.Item onClick={() => setAct({ what: "renew", c })}>New secret…</Menu.Item>
             <Menu.Item onClick={() => setAct({ what: "disable", c })}>{c.disabled ? "Enable…" : "Disable…"}</Menu.Item>
@@ -47,7 +47,7 @@ export default function Clients() {
     },
   ];
   return (
-    <Page title="API clients" fill hint="Programs that use the API with a secret of their own (OAuth 2.0 client credentials). People make tokens under My account." actions={<>{box}<Button leftSection={<IconPlus size={17} />} onClick={() => setAdding(true)}>Add client</Button></>}>
+    <Page title="API clients" fill hint="Programs with a secret of their own. People make tokens under My account." actions={<>{box}<Button leftSection={<IconPlus size={17} />} onClick={() => setAdding(true)}>Add client</Button></>}>
       <DataTable label="API clients" columns={columns} list={list} rowKey={(c) => c.id} rowHeight={54} empty={text ? <Empty title="No client matches" /> : <Empty icon={IconStack2} title="No API clients yet">Make one for each program, with the roles it needs.</Empty>} />
       <FormModal
         opened={adding} close={() => setAdding(false)} title="Add an API client" topics={["user"]} action="Add" initial={() => ({ name: "", comment: "", roles: [] as string[] })} done={setMade}

@@ -17,7 +17,7 @@ export function Memberships({ user }: { user: Schemas["UserUserView"] }) {
   const q = useQuery({ queryKey: ["user", "memberships", user.id], queryFn: ({ signal }) => ask(api.GET("/users/{id}/memberships", { params: { path: { id: user.id } }, signal })) });
   const rows = q.data?.items ?? [];
   return (
-    <Panel title="Roles" hint="What the user may do and reach comes from roles alone." actions={can("users:manage") && !user.erased_at && <Button size="compact-md" variant="default" onClick={() => setAdding(true)}>Add to a role</Button>}>
+    <Panel title="Roles" hint="What the user may do and reach comes from roles alone." actions={can("users:manage") && !user.erased_at && <Button size="xs" variant="default" onClick={() => setAdding(true)}>Add to a role</Button>}>
       {q.error && <ErrorBox error={q.error} />}
       {q.isPending ? <Skeleton height={60} /> : rows.length === 0 ? <Text size="sm" c="dimmed">None: the user can sign in and reach nothing.</Text> : (
         <div className={classes.scroll}>

@@ -27,10 +27,10 @@ export function UserState({ u }: { u: User }) {
 const columns: Column<User>[] = [
   { key: "name", header: "User", width: "minmax(160px, 1.3fr)", render: (u) => <span className={classes.two}><b>{u.name}</b>{u.display_name && <small>{u.display_name}</small>}</span> },
   { key: "state", header: "State", width: "140px", render: (u) => <UserState u={u} /> },
-  { key: "mail", header: "Mail", width: "minmax(160px, 1fr)", from: 1000, render: (u) => u.email || "–" },
+  { key: "mail", header: "Mail", width: "minmax(150px, 1fr)", from: 700, render: (u) => u.email || "–" },
   { key: "totp", header: "Second factor", width: "120px", from: 700, render: (u) => (u.totp ? <StateBadge state="on" tone="good" label="Set up" /> : <StateBadge state="none" tone="off" label="None" />) },
   { key: "login", header: "Last sign-in", width: "130px", from: 700, render: (u) => (u.last_login ? <Ago at={u.last_login} /> : "never") },
-  { key: "made", header: "Created", width: "120px", from: 1250, render: (u) => <Ago at={u.created_at} /> },
+  { key: "made", header: "Created", width: "120px", from: 1000, render: (u) => <Ago at={u.created_at} /> },
 ];
 
 export default function Users() {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -180,3 +181,54 @@ func TestConsolePages(t *testing.T) {
 	}
 	w.browse(t, "pages.mjs", 8*time.Minute, cfg)
 }
+
+// First run, enrolment, a target, a terminal, a watcher, the end, the replay:
+// all in the browser, on a core nobody has set up before.
+func TestConsoleJourney(t *testing.T) {
+	needConsole(t)
+	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.Extender{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}, demo: "a-password-of-the-tests"}
+	t.Cleanup(func() {
+		w.showLogs(t)
+		w.close()
+	})
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	w.dir, err = os.MkdirTemp("", "caponier-e2e-")
+	must(err)
+	must(os.Chmod(w.dir, 0o755))
+	must(w.net.Outside())
+	must(w.net.VPC("a", 101))
+	w.core, err = harness.StartCore(t.Context(), w.net, w.bin.Core, filepath.Join(w.dir, "core"), harness.CoreConfig{NS: "core", TOML: fmt.Sprintf(coreTOML, ""), Fresh: true})
+	must(err)
+	printed := setupCode.FindStringSubmatch(w.core.Proc.Output())
+	if printed == nil {
+		t.Fatalf("core printed no set-up code: %s", w.core.Proc.Output())
+	}
+	cfg := map[string]any{"code": printed[1]}
+	if out := os.Getenv("CAPONIER_SCREENSHOTS"); out != "" {
+		cfg["out"] = out
+	}
+	out := w.browse(t, "firstrun.mjs", 2*time.Minute, cfg)
+	t.Log(out)
+	_, token, found := strings.Cut(out, "TOKEN ")
+	if !found {
+		t.Fatal("the wizard gave no token")
+	}
+	token, _, _ = strings.Cut(token, "\n")
+	must(w.core.LoginAdmin(t.Context()))
+	must(w.people(t.Context()))
+	w.ext["a"], err = harness.StartExtender(t.Context(), w.net, w.bin.Extender, filepath.Join(w.dir, "ext-a"), harness.ExtenderConfig{NS: "ext-a", Site: "vpc-a", URL: w.core.Ready.URL, Token: token})
+	must(err)
+	_, err = w.core.Admin.Online(t.Context(), 20*time.Second, "vpc-a", w.ext["a"].Proc)
+	must(err)
+	must(w.hosts(t.Context(), "a"))
+	cfg["host"], cfg["role"] = harness.HostAddr, w.role
+	t.Log(w.browse(t, "journey.mjs", 4*time.Minute, cfg))
+}
+
+var setupCode = regexp.MustCompile(`setup_code=([a-z0-9]{4}-[a-z0-9]{4}-[a-z0-9]{4})`)

@@ -18,4 +18,8 @@ step "layout and unit tests"
 # -short leaves out load tests; end-to-end tests but the layout are make test's.
 go test -short -timeout 3m $(go list ./... | grep -v '/e2e')
 go test -count=1 -run '^TestLayout' ./e2e
+if [ -d core/internal/webui/node_modules ] && command -v node >/dev/null 2>&1; then
+	step "console: types and tests"
+	(cd core/internal/webui && npm run --silent check)
+fi
 step "ok"

@@ -45,4 +45,14 @@ fi
 if [ "$(id -u)" = 0 ]; then
 	mkdir -p -m 0755 /run/sshd
 fi
+# The console needs Node 20.19 or newer; Debian 12 has 18, so it is only told.
+if ! command -v node >/dev/null 2>&1; then
+	candidate=$(apt-cache policy nodejs 2>/dev/null | sed -n 's/^ *Candidate: *//p')
+	if dpkg --compare-versions "${candidate:-0}" ge 20.19 2>/dev/null && [ "$(id -u)" = 0 ]; then
+		say "installing nodejs npm"
+		env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends nodejs npm
+	else
+		say "Node 20.19 or newer is not here (Debian offers ${candidate:-none}): core is built without its web console; install Node from https://nodejs.org/ for it"
+	fi
+fi
 say "ready"

@@ -16,10 +16,14 @@ export CAPONIER_TEST_ALL=1
 step "go vet and staticcheck"
 go vet ./...
 go tool staticcheck ./...
+step "build the binaries, with the console"
+make -s build
+if [ -d core/internal/webui/node_modules ]; then
+	step "console: types and tests"
+	(cd core/internal/webui && npm run --silent check)
+fi
 step "unit and store suites, race detector on, SQLite and PostgreSQL"
 go test -race -p 2 -timeout 12m $(go list ./... | grep -v '/e2e')
-step "build the binaries"
-make -s build
 step "end to end: real binaries, sshd, nginx and HAProxy in network namespaces"
 CAPONIER_TEST_BIN="$PWD/bin" go test -count=1 -timeout 12m ./e2e/...
 step "ok"

@@ -24,6 +24,8 @@ type CoreConfig struct {
 	// Password is the first administrator's; empty makes one.
 	Password string
 	Keep     bool // outlives this process
+	// Fresh leaves core without an administrator, for set-up in the console.
+	Fresh bool
 }
 
 // Core is a core that runs as a process of its own.
@@ -74,6 +76,9 @@ func StartCore(ctx context.Context, n *Net, bin, dir string, cfg CoreConfig) (*C
 	// PostgreSQL's schema is made by an order of its own.
 	if out, err := c.Tool(ctx, "", "--config", c.File, "migrate"); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
+	}
+	if cfg.Fresh {
+		return c, c.Start(ctx)
 	}
 	if out, err := c.Tool(ctx, c.Password+"\n", "--config", c.File, "admin", "bootstrap", "--name", "admin", "--password-stdin"); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)

@@ -205,6 +205,7 @@ func TestConsoleJourney(t *testing.T) {
 	must(w.net.VPC("a", 101))
 	w.core, err = harness.StartCore(t.Context(), w.net, w.bin.Core, filepath.Join(w.dir, "core"), harness.CoreConfig{NS: "core", TOML: fmt.Sprintf(coreTOML, ""), Fresh: true})
 	must(err)
+	must(w.core.Proc.WaitOutput(t.Context(), 10*time.Second, "setup_code="))
 	printed := setupCode.FindStringSubmatch(w.core.Proc.Output())
 	if printed == nil {
 		t.Fatalf("core printed no set-up code: %s", w.core.Proc.Output())

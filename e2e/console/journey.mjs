@@ -71,8 +71,12 @@ await main(async (browser) => {
   await screen.focus();
   await user.keyboard.type("echo needle-in-the-jou''rney\n", { delay: 5 });
 
+  await second.close();
+
   // Terminated with a reason: the user is told, the list shows it.
+  await admin.bringToFront();
   await admin.goto(`${config.url}/connections/${id}`);
+  await settled(admin);
   await admin.getByRole("button", { name: "Terminate" }).click();
   await admin.getByRole("dialog").getByLabel("Reason").fill("Maintenance begins");
   await admin.getByRole("dialog").getByRole("button", { name: "Terminate" }).click();

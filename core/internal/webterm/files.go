@@ -54,6 +54,7 @@ func (x *session) files(ctx context.Context) (h *filesHandle, release func(), er
 		x.mu.Unlock()
 		return nil, nil, api.Conflict("ended", "The terminal session has ended.")
 	}
+	x.detached = time.Now() // whoever uses files is there
 	h = x.sftp
 	if h != nil {
 		h.users++

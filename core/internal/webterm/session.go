@@ -259,6 +259,9 @@ func (x *session) mind(ctx context.Context) {
 		case <-t.C:
 		}
 		x.mu.Lock()
+		if len(x.transfers) > 0 { // a long upload is presence enough
+			x.detached = time.Now()
+		}
 		gone := x.attached == nil && time.Since(x.detached) >= x.svc.limits.Resume
 		x.mu.Unlock()
 		if gone {

@@ -33,14 +33,14 @@ export function Tabs({ sessions, active, show, close }: Props) {
         {sessions.map((s, i) => (
           <div key={s.key} className={classes.tab} data-active={s.key === active || undefined} role="presentation">
             <button
-              type="button" role="tab" aria-selected={s.key === active} aria-controls="terminal-panel" tabIndex={s.key === active ? 0 : -1} className={classes.tabButton}
+              type="button" role="tab" aria-keyshortcuts="Delete" aria-selected={s.key === active} aria-controls="terminal-panel" tabIndex={s.key === active ? 0 : -1} className={classes.tabButton}
               onClick={() => show(s.key)} onKeyDown={(e) => move(e, i)} title={s.title || undefined}
             >
               <span className={classes.dot} data-phase={s.status.state?.locked ? "locked" : s.status.phase} aria-hidden />
               <span className={classes.tabName}>{s.wish.account ? `${s.wish.account}@${s.wish.target}` : s.wish.target}</span>
               <span className={classes.hidden}>, {s.status.state?.locked ? "locked" : words[s.status.phase]}</span>
             </button>
-            <button type="button" className={classes.tabClose} aria-label={`Close ${s.wish.target}`} tabIndex={-1} onClick={() => close(s.key)}><IconX size={14} /></button>
+            <button type="button" className={classes.tabClose} title="Close (Delete key on the tab)" aria-hidden tabIndex={-1} onClick={() => close(s.key)}><IconX size={14} /></button>
           </div>
         ))}
       </div>

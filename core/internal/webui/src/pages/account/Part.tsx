@@ -1,4 +1,4 @@
-import { Text, Title } from "@mantine/core";
+import { Button, CopyButton, Text, Title } from "@mantine/core";
 import { type ReactNode, useId } from "react";
 import classes from "./account.module.css";
 
@@ -35,6 +35,7 @@ export function Codes({ codes }: { codes: readonly string[] }) {
     <>
       <Text size="sm">Keep these recovery codes where you find them without your phone. Each works once, in place of the second factor. They are shown only now.</Text>
       <ul className={classes.codes} aria-label="Recovery codes">{codes.map((c) => <li key={c}>{c}</li>)}</ul>
+      <CopyButton value={codes.join("\n")}>{({ copied, copy }) => <Button variant="default" onClick={copy}>{copied ? "Copied" : "Copy all"}</Button>}</CopyButton>
     </>
   );
 }

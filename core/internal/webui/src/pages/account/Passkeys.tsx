@@ -5,7 +5,6 @@ import { useState } from "react";
 import { ApiError, api, ask, type Schemas } from "~/api/client";
 import { useSession } from "~/app/session";
 import { available, create, explain } from "~/app/webauthn";
-import { CopyText } from "~/ui/CopyText";
 import { ErrorBox } from "~/ui/ErrorBox";
 import { Ago } from "~/ui/Time";
 import { Codes, Part, Rows, What } from "./Part";
@@ -83,7 +82,6 @@ export function Passkeys() {
       <Modal opened={!!codes} onClose={() => setCodes(undefined)} title="Recovery codes" closeOnClickOutside={false}>
         <Stack gap="md">
           <Codes codes={codes ?? []} />
-          <CopyText text={(codes ?? []).join(" ")} label="Copy all" block />
         </Stack>
       </Modal>
     </Part>

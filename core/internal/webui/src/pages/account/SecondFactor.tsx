@@ -66,7 +66,6 @@ export function SecondFactor() {
       >
         <Stack gap="md">
           <Codes codes={codes ?? []} />
-          <CopyText text={(codes ?? []).join(" ")} label="Copy all" block />
         </Stack>
       </Modal>
     </Part>

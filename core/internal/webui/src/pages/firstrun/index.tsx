@@ -34,7 +34,7 @@ export default function FirstRun({ done }: { done: () => Promise<void> }) {
     <Card title="Set up Caponier" hint="There is no administrator yet. This makes the first one.">
       <form onSubmit={(e) => void submit(e)}>
         <Stack gap="md">
-          <TextInput label="Set-up code" description={<>It is in core's log. For a new one, run on the server: <code>caponier-core admin code</code></>} className="mono" value={form.code} onChange={set("code")} error={byField["code"]} required withAsterisk={false} maxLength={32} placeholder="xxxx-xxxx-xxxx" autoComplete="off" spellCheck={false} autoFocus />
+          <TextInput label="Set-up code" description={<>It is in core's log. For a new one, run on the server: <code>caponier-core admin code</code></>} classNames={{ input: "mono" }} value={form.code} onChange={set("code")} error={byField["code"]} required withAsterisk={false} maxLength={32} placeholder="xxxx-xxxx-xxxx" autoComplete="off" spellCheck={false} autoFocus />
           <TextInput label="User name" name="username" autoComplete="username" autoCapitalize="none" value={form.username} onChange={set("username")} error={byField["username"] ?? byField["name"]} required withAsterisk={false} maxLength={64} />
           <TextInput label="Your name" description="Optional." autoComplete="name" value={form.display_name} onChange={set("display_name")} error={byField["display_name"]} maxLength={200} />
           <PasswordInput label="Password" description="At least 12 characters; a few words are fine." name="password" autoComplete="new-password" value={form.password} onChange={set("password")} error={byField["password"]} required withAsterisk={false} maxLength={256} />

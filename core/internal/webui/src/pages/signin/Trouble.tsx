@@ -1,6 +1,7 @@
 import { Text } from "@mantine/core";
 import { useEffect, useState } from "react";
 import type { ApiError } from "~/api/client";
+import classes from "./Card.module.css";
 
 // Trouble says why it did not work and, when core wants a pause, how long.
 export function Trouble({ error }: { error?: ApiError }) {
@@ -14,7 +15,7 @@ export function Trouble({ error }: { error?: ApiError }) {
     return () => clearInterval(tick);
   }, [error]);
   return (
-    <div role="alert">
+    <div role="alert" className={classes.trouble}>
       {error && (
         <>
           <Text size="sm" c="var(--bad)" fw={600}>{error.title}</Text>

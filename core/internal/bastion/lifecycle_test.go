@@ -256,6 +256,21 @@ func TestStartupLimit(t *testing.T) {
 	})
 }
 
+func TestStartupSource(t *testing.T) {
+	of := func(host string) string { return startupSource(&net.TCPAddr{IP: net.ParseIP(host), Port: 40000}) }
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{"192.0.2.1", "192.0.2.1", true}, {"192.0.2.1", "192.0.2.2", false}, {"::ffff:192.0.2.1", "192.0.2.1", true},
+		{"2001:db8:1:2::1", "2001:db8:1:2:ffff::9", true}, {"2001:db8:1:2::1", "2001:db8:1:3::1", false},
+	} {
+		if got := of(c.a) == of(c.b); got != c.same {
+			t.Errorf("%s and %s share an allowance: %v, want %v", c.a, c.b, got, c.same)
+		}
+	}
+}
+
 func TestPerUserAndChannelLimits(t *testing.T) {
 	b := newBench(t, func(c *Config) { c.Limits.MaxPerUser, c.Limits.MaxChannels = 2, 3 })
 	first := b.mustDial("demo")

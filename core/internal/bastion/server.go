@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -106,7 +107,7 @@ func (c *startupConn) CloseWrite() error {
 
 // startup admits an unauthenticated connection; release is idempotent.
 func (s *Server) startup(nc net.Conn) (release func(), ok bool) {
-	src := hostOf(nc.RemoteAddr())
+	src := startupSource(nc.RemoteAddr())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.waiting >= s.limits.MaxStartups || s.startups[src] >= max(1, s.limits.MaxStartups/2) {
@@ -122,6 +123,23 @@ func (s *Server) startup(nc net.Conn) (release func(), ok bool) {
 			delete(s.startups, src)
 		}
 	}), true
+}
+
+// startupSource is what shares an allowance of connections not yet
+// authenticated: an IPv4 address, or an IPv6 /64, which one host has all of.
+func startupSource(a net.Addr) string {
+	ip, err := netip.ParseAddr(hostOf(a))
+	if err != nil {
+		return hostOf(a)
+	}
+	if ip = ip.Unmap().WithZone(""); ip.Is4() {
+		return ip.String()
+	}
+	p, err := ip.Prefix(64)
+	if err != nil {
+		return ip.String()
+	}
+	return p.String()
 }
 
 func hostOf(a net.Addr) string {

@@ -95,10 +95,10 @@ await main(async (browser) => {
 
   // The user finds his own, and the target among recent and favourite ones.
   await user.goto(`${config.url}/recordings`);
-  await user.getByText("root on app-1").first().waitFor();
+  await user.getByRole("row").filter({ hasText: "root on app-1" }).first().waitFor();
   await user.goto(`${config.url}/targets?view=favourites`);
-  await user.getByText("app-1").first().waitFor();
+  await user.getByRole("row").filter({ hasText: "app-1" }).first().waitFor();
   await user.goto(`${config.url}/targets?view=recent`);
-  await user.getByText("app-1").first().waitFor();
+  await user.getByRole("row").filter({ hasText: "app-1" }).first().waitFor();
   say("the whole way");
 });

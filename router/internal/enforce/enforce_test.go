@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,18 +48,29 @@ func lease(t *testing.T, r *Router, revision uint64) wire.RouterLeased {
 // scripted is a fake whose removals fail until told otherwise.
 type scripted struct {
 	*fake
-	stuck   bool
-	asked   []time.Duration // when removals were tried, since start
-	start   time.Time
-	syncErr error
-	ended   bool
+	start time.Time
+
+	script  sync.Mutex
+	stuck   bool            // guarded by script
+	asked   []time.Duration // when removals were tried, since start; guarded by script
+	syncErr error           // guarded by script
+}
+
+// set changes what happens from now on.
+func (s *scripted) set(f func()) {
+	s.script.Lock()
+	defer s.script.Unlock()
+	f()
 }
 
 func (s *scripted) Apply(ctx context.Context, add []wire.RouterSession, remove []string) (Result, error) {
-	if len(remove) > 0 {
-		s.asked = append(s.asked, time.Since(s.start))
-	}
-	if !s.stuck {
+	var stuck bool
+	s.set(func() {
+		if stuck = s.stuck; len(remove) > 0 {
+			s.asked = append(s.asked, time.Since(s.start))
+		}
+	})
+	if !stuck {
 		return s.fake.Apply(ctx, add, remove)
 	}
 	var res Result
@@ -71,8 +83,10 @@ func (s *scripted) Apply(ctx context.Context, add []wire.RouterSession, remove [
 }
 
 func (s *scripted) Sync(ctx context.Context, want []wire.RouterSession) (Result, error) {
-	if s.syncErr != nil {
-		return Result{}, s.syncErr
+	var err error
+	s.set(func() { err = s.syncErr })
+	if err != nil {
+		return Result{}, err
 	}
 	return s.fake.Sync(ctx, want)
 }
@@ -97,9 +111,11 @@ func TestRemovalIsRetriedForEver(t *testing.T) {
 			}
 		}
 		var gaps []time.Duration
-		for i := range b.asked[1:] {
-			gaps = append(gaps, b.asked[i+1]-b.asked[i])
-		}
+		b.set(func() {
+			for i := range b.asked[1:] {
+				gaps = append(gaps, b.asked[i+1]-b.asked[i])
+			}
+		})
 		want := append(slices.Clone(quickRetries[:]), slowRetry, slowRetry, slowRetry, slowRetry, slowRetry)
 		if len(gaps) < len(want) || !slices.Equal(gaps[:len(want)], want) {
 			t.Errorf("tried again after %v, want %v", gaps, want)
@@ -109,7 +125,7 @@ func TestRemovalIsRetriedForEver(t *testing.T) {
 		if err != nil || len(ack.Failed) != 1 {
 			t.Errorf("added over what is ending: %+v, %v", ack, err)
 		}
-		b.stuck = false
+		b.set(func() { b.stuck = false })
 		for range 20 {
 			time.Sleep(2 * time.Second)
 			lease(t, r, 3)
@@ -148,7 +164,9 @@ func TestLease(t *testing.T) {
 			{"newer", wire.RouterLease{Epoch: "e", Revision: 6, ForMS: 5000}, 0},
 			{"other core", wire.RouterLease{Epoch: "f", Revision: 5, ForMS: 5000}, 0},
 		} {
+			f.mu.Lock()
 			f.until = time.Time{}
+			f.mu.Unlock()
 			got := r.Lease(t.Context(), c.in)
 			switch {
 			case c.want == 0 && !f.until.IsZero():
@@ -235,13 +253,13 @@ func TestLapse(t *testing.T) {
 		}
 		mustState(t, r, 1, sessions(1, 2)...)
 		lease(t, r, 1)
-		b.syncErr = errors.New("the program is away")
+		b.set(func() { b.syncErr = errors.New("the program is away") })
 		time.Sleep(4900 * time.Millisecond)
 		if len(b.ids()) != 2 {
 			t.Fatal("removed before the lease was over")
 		}
 		time.Sleep(20 * time.Second)
-		b.syncErr = nil
+		b.set(func() { b.syncErr = nil })
 		time.Sleep(20 * time.Second)
 		if got := b.ids(); len(got) != 0 {
 			t.Fatalf("%v holds without a lease", got)
@@ -295,7 +313,7 @@ func TestHeal(t *testing.T) {
 		if left := time.Until(b.until); left != 3*time.Second {
 			t.Errorf("the lease is %s, 3s were left", left)
 		}
-		b.syncErr = errors.New("no")
+		b.set(func() { b.syncErr = errors.New("no") })
 		changed <- struct{}{}
 		synctest.Wait()
 		if got := lease(t, r, 1); !got.Resync {

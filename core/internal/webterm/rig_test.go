@@ -72,7 +72,10 @@ func (w *world) Authenticate(r *http.Request, source netip.Addr) (*api.Principal
 	if name == "" || w.gone[name] {
 		return nil, api.Unauthenticated("Log in.")
 	}
-	return &api.Principal{UserID: "usr_" + name, UserName: name, Session: "ses_" + name, Methods: []string{"password"}, Source: source, Via: via,
+	// "demo/token" is another login of demo.
+	login := name
+	name, _, _ = strings.Cut(name, "/")
+	return &api.Principal{UserID: "usr_" + name, UserName: name, Session: "ses_" + login, Methods: []string{"password"}, Source: source, Via: via,
 		Permissions: w.perms[name]}, nil
 }
 

@@ -11,7 +11,7 @@ import (
 	"caponier/core/internal/policy"
 )
 
-// Routes registers the room's operations. Everybody has his own sessions
+// Routes registers the room's operations. Every login has its own sessions
 // only; watching needs connections:watch.
 func (s *Service) Routes(f *api.Frame) {
 	s.fail = f.Fail
@@ -145,7 +145,7 @@ func (s *Service) handleList(ctx context.Context, _ *struct{}) (*listOut, error)
 	s.mu.Lock()
 	var own []*session
 	for _, x := range s.sessions {
-		if x.userID == p.UserID {
+		if x.of(p) {
 			own = append(own, x)
 		}
 	}

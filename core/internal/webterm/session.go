@@ -34,6 +34,7 @@ type State struct {
 // session is one terminal of a browser.
 type session struct {
 	id, userID      string
+	login           string // the only one that may use it: others may lack its factors or come from elsewhere
 	target, account string
 	createdAt       time.Time
 	svc             *Service
@@ -73,7 +74,7 @@ var errClosed = errors.New("closed by its user")
 // open attaches a login and starts a shell in it.
 func (s *Service) open(p *api.Principal, source netip.Addr, agent string, in openBody) (*session, error) {
 	x := &session{
-		id: newID(), userID: p.UserID, target: in.Target, account: in.Account, createdAt: s.cfg.Now(), svc: s,
+		id: newID(), userID: p.UserID, login: p.Session, target: in.Target, account: in.Account, createdAt: s.cfg.Now(), svc: s,
 		tape: newTape(s.limits.Tape, in.Cols, in.Rows), changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		over: make(chan struct{}), opened: make(chan struct{}), transfers: make(chan struct{}, s.limits.Transfers), opening: make(chan struct{}, 1),
 		state: State{State: "connecting"}, detached: time.Now(),

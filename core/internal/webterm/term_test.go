@@ -288,6 +288,19 @@ func TestRefusals(t *testing.T) {
 	if _, resp, err := r.handshake("other", socketPath(term)); err == nil || resp.StatusCode != 404 {
 		t.Error("the socket of somebody else opened")
 	}
+	// Nor does it for another login of the same user, such as an API token.
+	r.call("demo/token", "GET", "/terminal-sessions/"+term.ID, nil, 404, nil)
+	r.call("demo/token", "DELETE", "/terminal-sessions/"+term.ID, nil, 404, nil)
+	if code, body := r.do("demo/token", "GET", filesPath(term, "", "path", "/"), nil); code != 404 {
+		t.Errorf("files by another login: %d %s", code, body)
+	}
+	if _, resp, err := r.handshake("demo/token", socketPath(term)); err == nil || resp.StatusCode != 404 {
+		t.Error("the socket opened for another login")
+	}
+	var listed struct{ Items []Terminal }
+	if r.call("demo/token", "GET", "/terminal-sessions", nil, 200, &listed); len(listed.Items) != 0 {
+		t.Errorf("listed to another login: %+v", listed.Items)
+	}
 	_, resp, err := websocket.Dial(t.Context(), "wss"+strings.TrimPrefix(r.web.URL, "https")+"/api/v1"+socketPath(term), &websocket.DialOptions{
 		HTTPClient: r.web.Client(), HTTPHeader: map[string][]string{"Cookie": {"session=demo"}, "Origin": {"https://evil.test"}}})
 	if err == nil || resp.StatusCode != 403 {

@@ -239,17 +239,23 @@ func (s *Service) drop(x *session) {
 	s.wg.Done()
 }
 
-// find returns a session of its owner; anybody else's is missing.
+// find returns a session of the login that opened it; to others, of the same
+// user too, it does not exist.
 func (s *Service) find(ctx context.Context, id string) (*session, *api.Principal, error) {
 	p := api.PrincipalFrom(ctx)
 	s.mu.Lock()
 	x := s.sessions[id]
 	s.mu.Unlock()
-	if x == nil || p == nil || x.userID != p.UserID {
+	if x == nil || p == nil || !x.of(p) {
 		return nil, nil, api.Missing("terminal session", id)
 	}
 	return x, p, nil
 }
+
+// of reports whether p is the login that opened the session. A token of the
+// same user is not: it may be a single factor, or used from another address,
+// where the policy asked for more.
+func (x *session) of(p *api.Principal) bool { return x.userID == p.UserID && x.login == p.Session }
 
 // count returns live sessions and watchers' sockets.
 func (s *Service) count() (sessions, watchers int) {

@@ -171,7 +171,7 @@ func TestLease(t *testing.T) {
 			switch {
 			case c.want == 0 && !f.until.IsZero():
 				t.Errorf("%s: renewed", c.name)
-			case c.want > 0 && f.until.Sub(time.Now()) != c.want:
+			case c.want > 0 && time.Until(f.until) != c.want:
 				t.Errorf("%s: renewed for %s, want %s", c.name, time.Until(f.until), c.want)
 			}
 			if got.Resync != (c.in.Epoch != "e") || got.Revision != 5 || got.Sessions != 1 || got.Type != "fake" || !got.Leased {

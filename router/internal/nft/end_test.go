@@ -140,7 +140,7 @@ func TestRemovalCutsOneWayUDP(t *testing.T) {
 		t.Fatal("nothing arrives")
 	}
 	r.apply(tab, nil, "s")
-	if arrives("three", denySeconds) {
+	if arrives("three", denyWait) {
 		t.Error("a datagram passed after the end")
 	}
 	// The sender hears that it is prohibited.
@@ -175,7 +175,7 @@ func TestTupleReuse(t *testing.T) {
 		send("old")
 		_, _ = server.WriteToUDPAddrPort([]byte("old"), peer)
 	}
-	r.must(server.SetReadDeadline(time.Now().Add(denySeconds)))
+	r.must(server.SetReadDeadline(time.Now().Add(denyWait)))
 	if n, _, err := server.ReadFromUDPAddrPort(buf); err == nil {
 		t.Fatalf("%q passed on the old grant", buf[:n])
 	}
@@ -203,7 +203,7 @@ func TestChangedRulesCutTheFlow(t *testing.T) {
 	r.apply(tab, []wire.RouterSession{session(t, "s", clientAddr, "10.20.0.5 tcp 502")})
 	r.must(pingPong(c, patience)) // nothing changed
 	r.apply(tab, []wire.RouterSession{session(t, "s", clientAddr, "10.20.0.5 tcp 503")})
-	if err := pingPong(c, denySeconds); err == nil {
+	if err := pingPong(c, denyWait); err == nil {
 		t.Error("the flow goes on under rules that do not grant it")
 	}
 }

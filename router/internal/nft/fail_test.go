@@ -88,7 +88,7 @@ func TestRestartKeepsValidFlows(t *testing.T) {
 	}
 	r.keepsSpeaking(a, "reconciled")
 	r.keepsSpeaking(b, "reconciled")
-	if err := pingPong(dead, denySeconds); err == nil {
+	if err := pingPong(dead, denyWait); err == nil {
 		t.Error("the session that ended meanwhile goes on")
 	}
 	r.passes(otherAddr, "tcp", target2+":502")
@@ -103,7 +103,7 @@ func TestRestartKeepsValidFlows(t *testing.T) {
 	// Opened with the same ID but other rules while the router was away: cut.
 	stop2 := session(t, "stays", clientAddr, "10.20.0.6 tcp 502")
 	r.replace(tab, stop2)
-	if err := pingPong(a, denySeconds); err == nil {
+	if err := pingPong(a, denyWait); err == nil {
 		t.Error("the flow goes on under other rules")
 	}
 }
@@ -153,7 +153,7 @@ func TestFlushByHand(t *testing.T) {
 				r.blocked(clientAddr, "tcp", targetAddr+":502")
 				r.blocked(clientAddr, "tcp", targetAddr+":503")
 				r.blocked(client6, "tcp", "["+target6+"]:503")
-				if err := pingPong(flow, denySeconds); err == nil {
+				if err := pingPong(flow, denyWait); err == nil {
 					t.Fatal("an established flow passes without rules")
 				}
 			}

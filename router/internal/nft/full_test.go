@@ -62,7 +62,7 @@ func TestConntrackFull(t *testing.T) {
 	r.blocked(clientAddr, "tcp", targetAddr+":503")
 	r.blocked(otherAddr, "tcp", targetAddr+":502")
 	r.apply(tab, nil, "s")
-	if err := pingPong(flow, denySeconds); err == nil {
+	if err := pingPong(flow, denyWait); err == nil {
 		t.Error("with a full table the end of a session does not cut its flow")
 	}
 }

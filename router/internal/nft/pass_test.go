@@ -47,7 +47,7 @@ func TestPassesOnlyWhatIsGranted(t *testing.T) {
 	var err error
 	r.must(r.Within("target", func() error {
 		var c net.Conn
-		if c, err = net.DialTimeout("tcp", clientAddr+":502", denySeconds); err == nil {
+		if c, err = net.DialTimeout("tcp", clientAddr+":502", denyWait); err == nil {
 			c.Close()
 		}
 		return nil
@@ -164,7 +164,7 @@ func TestTranslation(t *testing.T) {
 			r.must(err)
 			defer c.Close()
 			_, _ = c.Write([]byte("direct"))
-			r.must(same.SetReadDeadline(time.Now().Add(denySeconds)))
+			r.must(same.SetReadDeadline(time.Now().Add(denyWait)))
 			if n, _, err := same.ReadFromUDPAddrPort(make([]byte, 10)); err == nil {
 				t.Errorf("%d bytes reached the translated address directly", n)
 			}

@@ -32,7 +32,7 @@ const (
 	target6     = "fd00:20::5"
 	longLease   = 5 * time.Minute
 	patience    = 10 * time.Second
-	denySeconds = 300 * time.Millisecond // what gets nowhere within that does not pass
+	denyWait = 300 * time.Millisecond // what gets nowhere within that does not pass
 )
 
 var (
@@ -274,12 +274,12 @@ func (r *rig) passes(from, network, to string) net.Conn {
 // blocked says that they cannot.
 func (r *rig) blocked(from, network, to string) {
 	r.t.Helper()
-	c, err := r.dial(from, network, to, denySeconds)
+	c, err := r.dial(from, network, to, denyWait)
 	if err != nil {
 		return
 	}
 	defer c.Close()
-	if err := pingPong(c, denySeconds); err == nil {
+	if err := pingPong(c, denyWait); err == nil {
 		r.t.Fatalf("%s to %s %s passes", from, network, to)
 	}
 }

@@ -22,17 +22,17 @@ import (
 )
 
 const (
-	clientAddr  = "192.0.2.10"
-	otherAddr   = "192.0.2.11" // a second client's
-	client6     = "2001:db8:1::10"
-	routerSide  = "192.0.2.1" // the router's address on the clients' side
-	targetSide  = "10.20.0.1" // the router's address on the targets' side
-	targetAddr  = "10.20.0.5"
-	target2     = "10.20.0.6"
-	target6     = "fd00:20::5"
-	longLease   = 5 * time.Minute
-	patience    = 10 * time.Second
-	denyWait = 300 * time.Millisecond // what gets nowhere within that does not pass
+	clientAddr = "192.0.2.10"
+	otherAddr  = "192.0.2.11" // a second client's
+	client6    = "2001:db8:1::10"
+	routerSide = "192.0.2.1" // the router's address on the clients' side
+	targetSide = "10.20.0.1" // the router's address on the targets' side
+	targetAddr = "10.20.0.5"
+	target2    = "10.20.0.6"
+	target6    = "fd00:20::5"
+	longLease  = 5 * time.Minute
+	patience   = 10 * time.Second
+	denyWait   = 300 * time.Millisecond // what gets nowhere within that does not pass
 )
 
 var (

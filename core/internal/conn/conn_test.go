@@ -246,7 +246,7 @@ func TestClockEnds(t *testing.T) {
 			r.judge.set(func(j *judge) { j.err = errors.New("database away") })
 			r.clock.add(time.Minute)
 		}, EndedByAccess},
-		{"periodic decision", nil, nil, func(r *rig, l *Live) {
+		{"periodic decision", nil, func(l *Limits) { l.Lease = time.Hour }, func(r *rig, l *Live) {
 			r.judge.set(func(j *judge) { j.reason["rol_1"] = access.NoRole })
 			r.clock.add(5 * time.Minute)
 		}, EndedByAccess},
@@ -516,7 +516,7 @@ func TestErase(t *testing.T) {
 
 func TestPrune(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		r := newRig(t, d, func(_ *Config, r *rig) { r.limits.Retention = 24 * time.Hour })
+		r := newRig(t, d, func(_ *Config, r *rig) { r.limits.Retention, r.limits.Lease = 24*time.Hour, 1000*time.Hour })
 		old := r.open(spec("demo", "db-1", "rol_1"))
 		old.Channel("exec", "true")
 		live := r.open(spec("demo", "db-1", "rol_1"))

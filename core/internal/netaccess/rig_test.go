@@ -553,11 +553,15 @@ func (c *core) ended(id string) *conn.Record {
 	c.w.t.Helper()
 	var r *conn.Record
 	c.w.until("session "+id+" has ended", func() bool {
+		v := c.show(id)
+		if v.State == Ended && (v.EndReason == "" || v.EndText == "") {
+			c.w.t.Errorf("session %s has ended and is shown without a reason (%q, %q)", id, v.EndReason, v.EndText)
+		}
 		var err error
 		if r, err = c.conns.Get(context.Background(), id); err != nil {
 			c.w.t.Fatal(err)
 		}
-		return r.State.Over() && c.show(id).State == Ended
+		return v.State == Ended && r.State.Over()
 	})
 	return r
 }

@@ -388,8 +388,14 @@ func (s *Service) conclude(ctx context.Context, x *session) error {
 	if !ready {
 		return nil
 	}
+	reason, text := conn.EndReason(""), ""
+	if x.live != nil {
+		if reason, text = x.live.Ended(); reason == "" {
+			reason, text = conn.EndedByError, conn.PublicText(failure)
+		}
+	}
 	err := s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
-		if _, err := tx.ExecContext(ctx, endSQL, x.row.ID, s.cfg.Now().UnixMicro(), list(counts)); err != nil {
+		if _, err := tx.ExecContext(ctx, endSQL, x.row.ID, s.cfg.Now().UnixMicro(), list(counts), string(reason), text); err != nil {
 			return err
 		}
 		return s.tell(ctx, tx, x.row.ID, x.row.UserID)

@@ -83,15 +83,18 @@ where state <> 'ended' and (client = $1 or exclusive)`
 	heldAllSQL = `select id, user_id, client, exclusive, selectors from network_sessions where state <> 'ended'`
 	rulesOfSQL = `select rules from network_sessions where selectors = $1 and state <> 'ended' limit 1`
 
-	stateSQL    = `update network_sessions set state = $2, routers = $3 where id = $1 and state <> 'ended'`
-	endSQL      = `update network_sessions set state = 'ended', ended_at = $2, flows = $3, routers = '[]' where id = $1 and state <> 'ended'`
+	stateSQL = `update network_sessions set state = $2, routers = $3 where id = $1 and state <> 'ended'`
+	endSQL   = `update network_sessions set state = 'ended', ended_at = $2, flows = $3, routers = '[]', end_reason = $4, end_text = $5
+where id = $1 and state <> 'ended'`
 	presenceSQL = `update network_sessions set presence_at = $2 where id = $1 and presence_at < $2`
 	flowsSQL    = `update network_sessions set flows = $2 where id = $1 and state <> 'ended'`
 	unendedSQL  = `select ` + columns + ` from network_sessions n where n.core_id = $1 and n.state <> 'ended' order by n.opened_at, n.id`
 
-	shownColumns = columns + `, c.end_reason, c.end_detail, c.bytes_in, c.bytes_out`
-	getSQL       = `select ` + shownColumns + ` from network_sessions n join connections c on c.id = n.id where n.id = $1`
-	listSQL      = `select ` + shownColumns + ` from network_sessions n join connections c on c.id = n.id
+	// An end is told by whichever record has it already.
+	shownColumns = columns + `, case when n.end_reason <> '' then n.end_reason else c.end_reason end,
+  case when n.end_reason <> '' then n.end_text else c.end_detail end, c.bytes_in, c.bytes_out`
+	getSQL  = `select ` + shownColumns + ` from network_sessions n join connections c on c.id = n.id where n.id = $1`
+	listSQL = `select ` + shownColumns + ` from network_sessions n join connections c on c.id = n.id
 where (n.user_id = $1 or $1 = '') and (n.state <> 'ended' or $2 = 1) and (n.target_id = $3 or n.target_name = $3 or $3 = '')
   and (n.opened_at < $4 or n.opened_at = $4 and n.id < $5)
 order by n.opened_at desc, n.id desc limit $6`

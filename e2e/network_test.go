@@ -26,6 +26,10 @@ const (
 	plcAddr  = "10.20.0.5"
 	benAddr  = "203.0.113.51" // a second client
 	userPool = "203.0.113.48/28"
+
+	plcAddr6  = "fd00:20::5"
+	userAddr6 = "fd00:48::50"
+	userPool6 = "fd00:48::/64"
 )
 
 // plant is a world with a router between the user and a target network.
@@ -53,13 +57,16 @@ func wirePlant(n *harness.Net) error {
 	if err := n.Sysctl("gw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"); err != nil {
 		return err
 	}
-	if err := n.IP("plc", "route add default via 10.20.0.1"); err != nil {
+	if err := n.IP("gw", "addr add fd00:48::1/64 dev wan nodad"); err != nil {
 		return err
 	}
-	return n.IP("user", "route add 10.20.0.0/16 via "+gwAddr, "route add 10.200.0.0/16 via "+gwAddr)
+	if err := n.IP("plc", "route add default via 10.20.0.1", "route add default via fd00:20::1"); err != nil {
+		return err
+	}
+	return n.IP("user", "addr add "+userAddr6+"/64 dev eth0 nodad", "route add fd00:20::/64 via fd00:48::1", "route add 10.20.0.0/16 via "+gwAddr, "route add 10.200.0.0/16 via "+gwAddr)
 }
 
-func newPlant(t *testing.T, o options) *plant {
+func newPlant(t testing.TB, o options) *plant {
 	t.Helper()
 	needRig(t)
 	before := o.before
@@ -77,24 +84,12 @@ func newPlant(t *testing.T, o options) *plant {
 	}
 	w := newWorld(t, o)
 	p := &plant{world: w}
-	_, token, err := w.core.Admin.EnrolmentToken(t.Context(), map[string]any{"kind": "router"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.router, err = harness.StartRouter(context.Background(), w.net, w.bin.Router, filepath.Join(w.dir, "router"),
-		harness.RouterConfig{NS: "gw", Name: "gw-1", URL: w.core.Ready.URL, Token: token})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { p.router.Proc.Kill() })
-	r, err := w.core.Admin.RouterReady(t.Context(), 20*time.Second, "gw-1", p.router.Proc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var r harness.RouterState
+	p.router, r = p.addRouter(t, "gw", "gw-1")
 	if r.Type != "nftables" || !r.Leased {
 		t.Fatalf("the router is %+v", r)
 	}
-	if err := w.core.Admin.Pool(t.Context(), "gw-1", userPool); err != nil {
+	if err := w.core.Admin.Pool(t.Context(), "gw-1", userPool, userPool6); err != nil {
 		t.Fatal(err)
 	}
 	p.network(t, "plc", map[string]any{"destinations": []map[string]any{
@@ -111,8 +106,28 @@ func newPlant(t *testing.T, o options) *plant {
 	return p
 }
 
+// addRouter enrols a router and waits until core and it agree.
+func (p *plant) addRouter(t testing.TB, ns, name string) (*harness.Router, harness.RouterState) {
+	t.Helper()
+	_, token, err := p.core.Admin.EnrolmentToken(t.Context(), map[string]any{"kind": "router"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := harness.StartRouter(context.Background(), p.net, p.bin.Router, filepath.Join(p.dir, name),
+		harness.RouterConfig{NS: ns, Name: name, URL: p.core.Ready.URL, Token: token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Proc.Kill() })
+	state, err := p.core.Admin.RouterReady(t.Context(), 20*time.Second, name, r.Proc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, state
+}
+
 // network makes a network target that demo and ben may open.
-func (p *plant) network(t *testing.T, name string, network map[string]any, more ...string) string {
+func (p *plant) network(t testing.TB, name string, network map[string]any, more ...string) string {
 	t.Helper()
 	body := map[string]any{"name": name, "kind": "network", "network": network, "tags": []string{"plant"}}
 	for i := 0; i+1 < len(more); i += 2 {
@@ -129,7 +144,7 @@ func (p *plant) network(t *testing.T, name string, network map[string]any, more 
 }
 
 // from logs a user in from an address of the user's network.
-func (p *plant) from(t *testing.T, addr, name string) *harness.API {
+func (p *plant) from(t testing.TB, addr, name string) *harness.API {
 	t.Helper()
 	a, err := harness.NewAPI(p.core.Ready.URL, p.core.Ready.CAFile, func(ctx context.Context, network, to string) (net.Conn, error) {
 		return p.dial(ctx, addr, network, to)
@@ -158,9 +173,9 @@ func (p *plant) dial(ctx context.Context, from, network, to string) (c net.Conn,
 }
 
 // serve echoes in the target network until the test ends.
-func (p *plant) serve(t *testing.T, network, addr string) { p.serveIn(t, "plc", network, addr) }
+func (p *plant) serve(t testing.TB, network, addr string) { p.serveIn(t, "plc", network, addr) }
 
-func (p *plant) serveIn(t *testing.T, ns, network, addr string) {
+func (p *plant) serveIn(t testing.TB, ns, network, addr string) {
 	t.Helper()
 	if network == "udp" {
 		var pc net.PacketConn
@@ -243,7 +258,7 @@ func (p *plant) passes(t *testing.T, from, network, to string) error {
 	return talk(c)
 }
 
-func (p *plant) open(t *testing.T, a *harness.API, target string) harness.NetworkSession {
+func (p *plant) open(t testing.TB, a *harness.API, target string) harness.NetworkSession {
 	t.Helper()
 	s, err := a.OpenNetwork(t.Context(), target)
 	if err != nil {
@@ -286,7 +301,7 @@ func cut(t *testing.T, c net.Conn) time.Time {
 	return last
 }
 
-func (p *plant) over(t *testing.T, id string) harness.NetworkSession {
+func (p *plant) over(t testing.TB, id string) harness.NetworkSession {
 	t.Helper()
 	var s harness.NetworkSession
 	err := harness.Until(t.Context(), 40*time.Second, "session "+id+" has ended", func() (err error) {

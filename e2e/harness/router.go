@@ -116,6 +116,10 @@ type NetworkSession struct {
 	BytesIn   int64  `json:"bytes_in"`
 	EndReason string `json:"end_reason"`
 	EndText   string `json:"end_text"`
+	Routers   []struct {
+		Name  string `json:"name"`
+		State string `json:"state"`
+	} `json:"routers"`
 }
 
 // OpenNetwork opens a network target; the session's client is where the
@@ -123,6 +127,12 @@ type NetworkSession struct {
 func (a *API) OpenNetwork(ctx context.Context, target string) (NetworkSession, error) {
 	var s NetworkSession
 	return s, a.Do(ctx, http.MethodPost, "/network-sessions", map[string]string{"target": target}, &s)
+}
+
+// OpenNetworkFor opens a network target for another address.
+func (a *API) OpenNetworkFor(ctx context.Context, target, client string) (NetworkSession, error) {
+	var s NetworkSession
+	return s, a.Do(ctx, http.MethodPost, "/network-sessions", map[string]string{"target": target, "client_ip": client}, &s)
 }
 
 // NetworkSession reads a session.

@@ -374,13 +374,12 @@ func newWorld(t *testing.T, d *db.DB) *world {
 // core is one run of core in a world.
 type core struct {
 	*Service
-	w     *world
-	conns *conn.Manager
-	srv   *httptest.Server
-	frame *api.Frame
-	// crash ends it as SIGKILL would: nothing is written any more.
-	stop, crash func()
-	events      chan api.Event
+	w      *world
+	conns  *conn.Manager
+	srv    *httptest.Server
+	frame  *api.Frame
+	stop   func()
+	events chan api.Event
 }
 
 func (w *world) core() *core {
@@ -552,10 +551,11 @@ func (w *world) until(what string, ok func() bool) {
 func (c *core) ended(id string) *conn.Record {
 	c.w.t.Helper()
 	var r *conn.Record
+	var first *Session
 	c.w.until("session "+id+" has ended", func() bool {
 		v := c.show(id)
-		if v.State == Ended && (v.EndReason == "" || v.EndText == "") {
-			c.w.t.Errorf("session %s has ended and is shown without a reason (%q, %q)", id, v.EndReason, v.EndText)
+		if v.State == Ended && first == nil {
+			first = v
 		}
 		var err error
 		if r, err = c.conns.Get(context.Background(), id); err != nil {
@@ -563,5 +563,9 @@ func (c *core) ended(id string) *conn.Record {
 		}
 		return v.State == Ended && r.State.Over()
 	})
+	// The end is shown whole from the first moment on.
+	if first.EndReason != string(r.EndReason) || first.EndText != r.EndDetail {
+		c.w.t.Errorf("session %s was first shown to have ended by %q (%q), then by %q (%q)", id, first.EndReason, first.EndText, r.EndReason, r.EndDetail)
+	}
 	return r
 }

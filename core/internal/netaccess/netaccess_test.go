@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -398,6 +401,43 @@ func TestCounters(t *testing.T) {
 			t.Errorf("flow log %+v, want %+v", got.Items, want)
 		}
 	})
+}
+
+// TestCountersOfOthers: a router tells nothing of sessions it has no part in,
+// and of no destinations but theirs.
+func TestCountersOfOthers(t *testing.T) {
+	w, c, _ := standard(t, dbtest.SQLite(t))
+	x := c.mustOpen("anna", "192.0.2.7", "plc")
+	_ = w
+	c.counted("edg_stranger", &wire.RouterCount{ID: x.row.ID, BytesOut: 1 << 40})
+	if s := c.show(x.row.ID); s.BytesOut != 0 {
+		t.Errorf("a stranger's count was taken: %d", s.BytesOut)
+	}
+	mine := slices.Sorted(maps.Keys(x.holders))[0]
+	for i := range 100 {
+		c.counted(mine, &wire.RouterCount{ID: x.row.ID, Destinations: []wire.RouterDestCount{
+			{Destination: fmt.Sprint("10.99.0.0/24 tcp ", i), PacketsOut: 1}, {Destination: "10.20.0.0/24 tcp 502", PacketsOut: 1}}})
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, f := range x.countsLocked() {
+		if f.Destination != "" && f.Destination != "10.20.0.0/24 tcp 502" {
+			t.Errorf("kept %q", f.Destination)
+		}
+	}
+}
+
+// TestRelayWaitsForTheRecord: nothing enters a port before its session is on record.
+func TestRelayWaitsForTheRecord(t *testing.T) {
+	r := (&Service{cfg: Config{Relay: Relay{}, Log: slog.New(slog.DiscardHandler)}}).newRelay("site", func(netip.Addr) bool { return true })
+	from := netip.MustParseAddrPort("192.0.2.7:1024")
+	if r.enter(from, relayPort{}) {
+		t.Error("a packet entered before the session was on record")
+	}
+	r.begin("con_1")
+	if !r.enter(from, relayPort{}) {
+		t.Error("a packet of a session on record was turned away")
+	}
 }
 
 // A restart, orderly or not, cuts no valid flow; what was being opened or

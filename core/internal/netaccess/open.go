@@ -248,7 +248,7 @@ func (s *Service) record(ctx context.Context, p *api.Principal, r Request, v pol
 	}
 	x.live, x.row.ID = live, live.ID
 	if x.relay != nil {
-		x.relay.session = live.ID
+		x.relay.begin(live.ID)
 	}
 	return x, s.enforce(ctx, x, online)
 }

@@ -118,6 +118,7 @@ type relay struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	refused atomic.Int64
+	ready   atomic.Bool // the session is on record: packets may enter
 
 	mu      sync.Mutex
 	closers []interface{ Close() error } // guarded by mu
@@ -215,7 +216,7 @@ func (x *session) relayAgain(ctx context.Context) error {
 		return nil
 	}
 	r := x.s.newRelay(x.row.Site, x.mayEnter)
-	r.session = x.row.ID
+	r.begin(x.row.ID)
 	for i := range x.row.Relays {
 		if err := x.s.listen(ctx, r, &x.row.Relays[i]); err != nil {
 			r.close()
@@ -294,8 +295,18 @@ func (r *relay) close() {
 	r.wg.Wait()
 }
 
+// begin lets packets of the session in. Until then its ports are only taken:
+// it may still be refused.
+func (r *relay) begin(session string) {
+	r.session = session
+	r.ready.Store(true)
+}
+
 func (r *relay) enter(from netip.AddrPort, p relayPort) bool {
 	a := from.Addr().Unmap().WithZone("")
+	if !r.ready.Load() {
+		return false
+	}
 	if r.allowed(a) {
 		return true
 	}

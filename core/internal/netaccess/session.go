@@ -42,6 +42,7 @@ type session struct {
 	failure error // why it never came to be open
 	relay   *relay
 	counts  map[string]*tally // by router
+	own     map[string]bool   // its destinations as counts name them; nil until one came
 	told    wire.RouterCount  // what the connection has counted
 	moved   bool              // flows differ from the row
 	written bool              // the row says ended
@@ -208,6 +209,11 @@ func (s *Service) counted(router string, c *wire.RouterCount) {
 		return
 	}
 	x.mu.Lock()
+	if !x.believesLocked(router) {
+		x.mu.Unlock()
+		return
+	}
+	x.ownLocked(c)
 	t := x.counts[router]
 	if t == nil {
 		t = &tally{}
@@ -238,6 +244,26 @@ func (s *Service) counted(router string, c *wire.RouterCount) {
 	if out > 0 {
 		x.live.Out(int(min(out, math.MaxInt)))
 	}
+}
+
+// believesLocked reports whether a router may tell of x: no other one decides
+// what its record says. x.mu is held.
+func (x *session) believesLocked(router string) bool {
+	return x.holders[router] || x.counts[router] != nil || slices.Contains(x.row.Routers, router)
+}
+
+// ownLocked leaves of a count the destinations that x has, each at most once,
+// so that a router cannot fill memory and the database with others; x.mu is
+// held.
+func (x *session) ownLocked(c *wire.RouterCount) {
+	if x.own == nil && len(c.Destinations) > 0 {
+		x.own = make(map[string]bool, len(x.row.Rules.Destinations))
+		for i := range x.row.Rules.Destinations {
+			x.own[x.row.Rules.Destinations[i].String()] = true
+		}
+	}
+	c.Destinations = c.Destinations[:min(len(c.Destinations), len(x.own))]
+	c.Destinations = slices.DeleteFunc(c.Destinations, func(d wire.RouterDestCount) bool { return !x.own[d.Destination] })
 }
 
 // resume takes up what an earlier run stored.

@@ -56,7 +56,7 @@ func loginName(c ProviderConfig, claim string) (name, wrong string) {
 	if claim == "" {
 		return "", fmt.Sprintf("the claim %s is missing", c.NameClaim)
 	}
-	name = strings.ToLower(claim)
+	name = lowerASCII(claim)
 	if local, domain, ok := strings.Cut(name, "@"); ok {
 		if !slices.Contains(c.Domains, domain) {
 			return "", fmt.Sprintf("the claim %s is an address of a domain that is not listed in domains", c.NameClaim)
@@ -69,6 +69,17 @@ func loginName(c ProviderConfig, claim string) (name, wrong string) {
 	return name, ""
 }
 
+// lowerASCII makes only A to Z small: in Unicode, other letters become ASCII
+// ones (İ, the Kelvin sign), and a name would become that of somebody else.
+func lowerASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
 // admits reports why the provider's rules do not let p in, or "".
 func (c ProviderConfig) admits(p person) string {
 	if p.Subject == "" || len(p.Subject) > 255 {
@@ -77,7 +88,7 @@ func (c ProviderConfig) admits(p person) string {
 	if len(c.Domains) == 0 {
 		return ""
 	}
-	_, domain, _ := strings.Cut(strings.ToLower(p.Email), "@")
+	_, domain, _ := strings.Cut(lowerASCII(p.Email), "@")
 	switch {
 	case !slices.Contains(c.Domains, domain):
 		return "the mail address is not in a domain that may come in"

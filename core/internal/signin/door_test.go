@@ -370,6 +370,7 @@ func TestNamesOfCertificates(t *testing.T) {
 		{mail, "subject_serial", "", []string{"p-0815"}},
 		{mail, "san_email", `(.*)@example\.org`, []string{"jane"}},
 		{mail, "san_email", "", []string{"jane@example.org", "jane@home.example"}},
+		{ca.issue("admİn", func(*x509.Certificate) {}), "subject_cn", "", []string{"admİn"}}, // not admin
 		{mail, "san_uri", "urn:user:(.*)", []string{"jane"}},
 		{mail, "san_upn", "", nil},
 		{principal, "san_upn", `(.*)@corp\.example`, []string{"jane"}},

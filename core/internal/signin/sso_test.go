@@ -367,6 +367,24 @@ func TestProvidersAreManaged(t *testing.T) {
 	root.call("GET", path, nil).want(404, "not_found")
 }
 
+// TestForeignLettersAreNoOthers: letters that Unicode makes ASCII ones when
+// small do not turn a name into somebody else's.
+func TestForeignLettersAreNoOthers(t *testing.T) {
+	c := ProviderConfig{Domains: []string{"kite.example"}}.withDefaults()
+	for _, claim := range []string{"admİn", "\u212aim", "\u212aim@kite.example"} {
+		if p := readClaims(c, obj{"sub": "1", "preferred_username": claim}); p.Name != "" {
+			t.Errorf("%q became %q", claim, p.Name)
+		}
+	}
+	if p := readClaims(c, obj{"sub": "1", "preferred_username": "KIM@Kite.Example"}); p.Name != "kim" {
+		t.Errorf("%q, %s", p.Name, p.NameWrong)
+	}
+	p := readClaims(c, obj{"sub": "1", "email": "x@\u212aite.example", "email_verified": true})
+	if c.admits(p) == "" {
+		t.Error("a foreign domain was let in")
+	}
+}
+
 func FuzzReadClaims(f *testing.F) {
 	f.Add("preferred_username", "Jane@example.org", "a.b", true)
 	f.Fuzz(func(t *testing.T, claim, value, groups string, verified bool) {

@@ -10,7 +10,6 @@ import (
 	"math/big"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -222,7 +221,7 @@ func (t trust) names(c *x509.Certificate) []string {
 			}
 			name = m[min(1, len(m)-1)]
 		}
-		name = strings.ToLower(name)
+		name = lowerASCII(name)
 		if name != "" && len(name) <= 254 && !slices.Contains(out, name) {
 			out = append(out, name)
 		}

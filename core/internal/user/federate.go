@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
@@ -13,7 +14,7 @@ import (
 
 const (
 	sqlAdministratorRows = `select count(*) from memberships where role_id = '` + AdministratorRole + `'`
-	sqlUsersByEmail      = `select ` + userColumns + ` from users u where u.kind = 'person' and lower(u.email) = lower($1) limit 2`
+	sqlUsersByEmail      = `select ` + userColumns + ` from users u where u.kind = 'person' and lower(u.email) = lower($1) limit 8`
 )
 
 // ValidName reports whether name may be a login name.
@@ -89,11 +90,20 @@ func (s *Service) PeopleByEmail(ctx context.Context, q db.Querier, email string)
 	if err != nil {
 		return nil, fmt.Errorf("users by mail address: %w", err)
 	}
-	users := make([]User, len(list))
+	var users []User
 	for i := range list {
-		users[i] = list[i].User
+		if sameAddress(list[i].Email, email) && len(users) < 2 {
+			users = append(users, list[i].User)
+		}
 	}
 	return users, nil
+}
+
+// sameAddress compares mail addresses but for the case of A to Z. Databases
+// make other letters ASCII ones, too (the Kelvin sign), which would take one
+// address for that of somebody else.
+func sameAddress(a, b string) bool {
+	return len(a) == len(b) && strings.EqualFold(a, b)
 }
 
 // SyncRoles makes the memberships of a user that owner gave him exactly those

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"regexp"
 	"sync"
 	"testing"
@@ -155,5 +156,28 @@ func TestSetupCodeIsPrinted(t *testing.T) {
 	r.clock.Add(2 * setupLife)
 	if err := r.offerSetup(t.Context(), true); err != nil || out.Len() > 0 {
 		t.Errorf("after set-up: %v %s", err, out.String())
+	}
+}
+
+// Core starts, and makes a set-up code, under every name it can be reached by;
+// where the name cannot have passkeys, they are off.
+func TestPasskeysNeedADomain(t *testing.T) {
+	for raw, want := range map[string]bool{
+		"https://pam.example.org":      true,
+		"https://pam.example.org:8443": true,
+		"https://localhost:8443":       true,
+		"https://10.1.2.3":             false,
+		"https://10.1.2.3:8443":        false,
+		"https://[fd00::1]:8443":       false,
+		"https://core-1":               false,
+		"https://core_1:8443":          false,
+	} {
+		u, err := url.Parse(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rp, err := relyingParty(u); err != nil || (rp != nil) != want {
+			t.Errorf("%s: passkeys %v, %v; want %v", raw, rp != nil, err, want)
+		}
 	}
 }

@@ -22,7 +22,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"time"
 
@@ -73,7 +72,8 @@ type Service struct {
 	now      func() time.Time
 	log      *slog.Logger
 
-	// passkeys is nil when the console's address cannot have any (an IP address).
+	// passkeys is nil when the console's address cannot have any (an IP
+	// address, a name without a domain).
 	passkeys  *webauthn.WebAuthn
 	providers *providerCache
 	anchors   *anchorCache
@@ -102,10 +102,11 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// relyingParty is the side of WebAuthn that core is. An IP address cannot be a
-// relying party (WebAuthn §4, "Relying Party Identifier"): nil then.
+// relyingParty is the side of WebAuthn that core is. An IP address or a name
+// without a domain cannot be a relying party (WebAuthn §4, "Relying Party
+// Identifier"): nil then, and there are no passkeys.
 func relyingParty(u *url.URL) (*webauthn.WebAuthn, error) {
-	if _, err := netip.ParseAddr(u.Hostname()); err == nil || u.Hostname() == "" {
+	if protocol.ValidateRPID(u.Hostname()) != nil {
 		return nil, nil
 	}
 	return webauthn.New(&webauthn.Config{

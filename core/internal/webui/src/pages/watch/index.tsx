@@ -30,7 +30,7 @@ export default function Watch() {
   return (
     <Page
       title={c ? `${c.user_name} on ${c.target_name}` : "Watch"} fill
-      back={<Anchor renderRoot={(p) => <Link {...p} to="/connections" />}>Connections</Anchor>}
+      back={<Anchor component={Link} to="/connections" size="sm">← Connections</Anchor>}
       hint={c && <Facts c={c} />}
       actions={c && <Orders c={c} over={view?.at === "ended"} />}
     >

@@ -179,7 +179,7 @@ func TestConsolePages(t *testing.T) {
 	if out := os.Getenv("CAPONIER_SCREENSHOTS"); out != "" {
 		cfg["out"], cfg["only"] = out, os.Getenv("CAPONIER_SCREENSHOTS_ONLY")
 	}
-	w.browse(t, "pages.mjs", 8*time.Minute, cfg)
+	w.browse(t, "pages.mjs", 15*time.Minute, cfg)
 }
 
 // First run, enrolment, a target, a terminal, a watcher, the end, the replay:

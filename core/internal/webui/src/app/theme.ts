@@ -1,13 +1,13 @@
 import { createTheme, type MantineColorsTuple } from "@mantine/core";
 
-// A quiet sea green; shade 7 on white and shade 4 on the dark ground both pass
-// AA with the text they carry.
+// A quiet sea green; shade 7 under white text, on both grounds, and shade 4 as
+// text on the dark one pass AA.
 const sea: MantineColorsTuple = ["#eefaf8", "#d8f1ed", "#b0e3db", "#83d2c7", "#57bfb1", "#2fa899", "#178b7e", "#0f766e", "#0d5f59", "#0a4a46"];
 const ink: MantineColorsTuple = ["#d5dade", "#b4bcc4", "#939ea9", "#717d8a", "#4b5662", "#38414b", "#1b222a", "#1e252c", "#171d23", "#10151a"];
 
 export const theme = createTheme({
   primaryColor: "sea",
-  primaryShade: { light: 7, dark: 5 },
+  primaryShade: 7,
   autoContrast: true,
   luminanceThreshold: 0.25,
   colors: { sea, dark: ink },

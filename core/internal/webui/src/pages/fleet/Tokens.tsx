@@ -26,7 +26,7 @@ export function Tokens() {
     { key: "end", header: "Ends", width: "120px", from: 700, render: (t) => <Ago at={t.expires_at} /> },
     { key: "made", header: "Made", width: "120px", from: 1000, render: (t) => <Ago at={t.created_at} /> },
     { key: "id", header: "ID", width: "minmax(120px, 1fr)", from: 1000, render: (t) => <span className="mono">{t.id}</span> },
-    { key: "do", header: "", width: "90px", align: "end", render: (t) => can("edges:manage") && t.state === "valid" && <Button size="compact-xs" variant="default" onClick={() => setRevoking(t)}>Revoke</Button> },
+    { key: "do", header: "Actions", quiet: true, width: "90px", align: "end", render: (t) => can("edges:manage") && t.state === "valid" && <Button size="compact-xs" variant="default" onClick={() => setRevoking(t)}>Revoke</Button> },
   ];
   return (
     <>

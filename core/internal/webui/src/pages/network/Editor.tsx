@@ -4,6 +4,7 @@ import { useState } from "react";
 import { api, ask, askFull } from "~/api/client";
 import { useSession } from "~/app/session";
 import { Confirm } from "~/ui/Confirm";
+import { useReloaded } from "~/ui/conflict";
 import { ErrorBox } from "~/ui/ErrorBox";
 import { fieldErrors } from "~/ui/form";
 import { line, type NetworkText, parseAll, type Target } from "./network";
@@ -69,6 +70,8 @@ const shown = ["name", "site", "comment", "tags"];
 function Form({ was, etag, close, readOnly }: { was?: Target; etag?: string; close: () => void; readOnly: boolean }) {
   const client = useQueryClient();
   const [d, setDraft] = useState(() => draftOf(was));
+  const [version] = useState(etag); // of what the draft began with
+  useReloaded(close);
   const [deleting, setDeleting] = useState(false);
   const set = (part: Partial<Draft>) => setDraft((now) => ({ ...now, ...part }));
   const sites = useQuery({ queryKey: ["site", "names"], queryFn: ({ signal }) => ask(api.GET("/sites", { params: { query: { limit: 500 } }, signal })) });
@@ -81,7 +84,7 @@ function Form({ was, etag, close, readOnly }: { was?: Target; etag?: string; clo
     mutationFn: async (): Promise<unknown> => {
       const body = { name: d.name, kind: "network" as const, site: d.site || undefined, comment: d.comment, tags: d.tags, disabled: d.disabled, network };
       if (!was) return ask(api.POST("/targets", { body }));
-      return ask(api.PUT("/targets/{id}", { params: { path: { id: was.id }, header: { "If-Match": etag } }, body }));
+      return ask(api.PUT("/targets/{id}", { params: { path: { id: was.id }, header: { "If-Match": version } }, body }));
     },
     onSuccess: done,
   });
@@ -133,7 +136,7 @@ function Form({ was, etag, close, readOnly }: { was?: Target; etag?: string; clo
       <Confirm
         opened={deleting} close={() => setDeleting(false)} title={`Delete ${was?.name ?? ""}?`} action="Delete" danger
         run={async () => {
-          await ask(api.DELETE("/targets/{id}", { params: { path: { id: was?.id ?? "" }, header: { "If-Match": etag } } }));
+          await ask(api.DELETE("/targets/{id}", { params: { path: { id: was?.id ?? "" }, header: { "If-Match": version } } }));
           done();
         }}
       >

@@ -3,6 +3,7 @@ import { notifications } from "@mantine/notifications";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { type ReactNode, useState } from "react";
 import { asError } from "~/api/client";
+import { useReloaded } from "~/ui/conflict";
 import { ErrorBox } from "~/ui/ErrorBox";
 import { errorsAt } from "./errors";
 
@@ -41,9 +42,13 @@ export function FormModal<V, R = unknown>(p: Props<V, R>) {
 
 function Body<V, R>({ close, initial, save, topics, done, action, saved, valid, children }: Props<V, R>) {
   const [v, setV] = useState(initial);
+  // As it was when the form opened: it sends the version whose values the form
+  // shows, not one that arrived meanwhile, which nobody has seen.
+  const [saveShown] = useState(() => save);
+  useReloaded(close);
   const client = useQueryClient();
   const run = useMutation({
-    mutationFn: save,
+    mutationFn: saveShown,
     onSuccess: (result) => {
       void client.invalidateQueries({ predicate: (q) => topics.includes(String(q.queryKey[0])) });
       if (saved) notifications.show({ message: saved });

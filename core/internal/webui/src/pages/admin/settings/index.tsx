@@ -1,4 +1,4 @@
-import { Alert, Badge, Button, Group, Skeleton, Text } from "@mantine/core";
+import { Alert, Button, Group, Skeleton, Text } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useMemo, useState } from "react";
@@ -54,7 +54,7 @@ function Form({ schema, values, etag }: { schema: Schema[]; values: Value[]; eta
             <div key={s.name} className={classes.row} data-changed={dirty.includes(s) || undefined}>
               <div>
                 <label htmlFor={s.name} className={classes.name}>{s.name}</label>
-                {s.restart_required && <Badge ml={8} color="yellow" size="sm" tt="none">after a restart</Badge>}
+                {s.restart_required && <Text span ml={8} size="xs" fw={400} c="dimmed">after a restart</Text>}
                 <Text size="sm" c="dimmed" id={`${s.name}-about`}>{s.description}</Text>
                 <Text size="xs" c="dimmed">Default {shownDefault(s)}{v?.changed_at && <>; set <Ago at={v.changed_at} /></>}</Text>
               </div>

@@ -35,7 +35,7 @@ export default function Sites() {
     { key: "name", header: "Site", width: "minmax(150px, 1fr)", render: (s) => <span className={classes.two}><b>{s.name}</b>{s.comment && <small>{s.comment}</small>}</span> },
     { key: "reach", header: "Reachable by", width: "minmax(170px, 1fr)", render: reach },
     { key: "made", header: "Created", width: "120px", from: 700, render: (s) => <Ago at={s.created_at} /> },
-    { key: "do", header: "", width: "150px", from: 700, align: "end", render: (s) => manage && <Group gap={6} justify="flex-end" wrap="nowrap"><Button size="compact-xs" variant="default" onClick={() => setForm({ site: s })}>Edit</Button><Button size="compact-xs" variant="default" onClick={() => setDeleting(s)}>Delete</Button></Group> },
+    { key: "do", header: "Actions", quiet: true, width: "150px", from: 700, align: "end", render: (s) => manage && <Group gap={6} justify="flex-end" wrap="nowrap"><Button size="compact-xs" variant="default" onClick={() => setForm({ site: s })}>Edit</Button><Button size="compact-xs" variant="default" onClick={() => setDeleting(s)}>Delete</Button></Group> },
   ];
   const site = form?.site;
   return (

@@ -1,4 +1,4 @@
-import { Anchor, Button, Group, Skeleton, Text } from "@mantine/core";
+import { Anchor, Button, Group, Skeleton, Text, VisuallyHidden } from "@mantine/core";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, ask, type Schemas } from "~/api/client";
@@ -67,7 +67,7 @@ function Keys() {
       {q.isPending ? <Skeleton height={120} /> : (
         <div className={classes.scroll}>
           <table className={classes.plain}>
-            <thead><tr><th scope="col">What it does</th><th scope="col">State</th><th scope="col">Fingerprint</th><th scope="col">Made</th><th scope="col" data-end /></tr></thead>
+            <thead><tr><th scope="col">What it does</th><th scope="col">State</th><th scope="col">Fingerprint</th><th scope="col">Made</th><th scope="col" data-end><VisuallyHidden>Actions</VisuallyHidden></th></tr></thead>
             <tbody>
               {keys.map((k) => (
                 <tr key={k.id}>

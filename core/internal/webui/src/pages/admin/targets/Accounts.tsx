@@ -1,4 +1,4 @@
-import { Button, Checkbox, Group, Select, SimpleGrid, Skeleton, Text, TextInput } from "@mantine/core";
+import { Button, Checkbox, Group, Select, SimpleGrid, Skeleton, Text, TextInput, VisuallyHidden } from "@mantine/core";
 import { IconPlus } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
@@ -33,7 +33,7 @@ export function Accounts({ target }: { target: Schemas["TargetView"] }) {
       {q.isPending ? <Skeleton height={70} /> : rows.length === 0 ? <Text size="sm" c="dimmed">None{target.kind === "ssh" ? ": nobody can log in." : "; a TCP service needs none."}</Text> : (
         <div className={classes.scroll}>
           <table className={classes.plain}>
-            <thead><tr><th scope="col">Account</th><th scope="col">Logs in with</th><th scope="col">May be used for</th><th scope="col" data-end /></tr></thead>
+            <thead><tr><th scope="col">Account</th><th scope="col">Logs in with</th><th scope="col">May be used for</th><th scope="col" data-end><VisuallyHidden>Actions</VisuallyHidden></th></tr></thead>
             <tbody>
               {rows.map((a) => (
                 <tr key={a.id}>

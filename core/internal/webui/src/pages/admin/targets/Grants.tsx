@@ -1,4 +1,4 @@
-import { Badge, Button, Group, Skeleton, Text } from "@mantine/core";
+import { Badge, Button, Group, Skeleton, Text, VisuallyHidden } from "@mantine/core";
 import { IconPlus } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
@@ -46,7 +46,7 @@ export function Grants({ role, target }: { role?: { id: string; name: string }; 
       {list.loading ? <Skeleton height={90} /> : list.rows.length === 0 ? <Text size="sm" c="dimmed">{role ? "It opens nothing yet." : "No role is granted this target by name; grants by tag may open it too."}</Text> : (
         <div className={classes.scroll}>
           <table className={classes.plain}>
-            <thead><tr><th scope="col">{role ? "Opens" : "Role"}</th><th scope="col">Accounts</th><th scope="col">Uses</th><th scope="col">Demands</th><th scope="col" data-end /></tr></thead>
+            <thead><tr><th scope="col">{role ? "Opens" : "Role"}</th><th scope="col">Accounts</th><th scope="col">Uses</th><th scope="col">Demands</th><th scope="col" data-end><VisuallyHidden>Actions</VisuallyHidden></th></tr></thead>
             <tbody>
               {list.rows.map((g) => (
                 <tr key={g.id}>

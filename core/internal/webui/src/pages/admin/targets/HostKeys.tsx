@@ -1,4 +1,4 @@
-import { Button, Group, Skeleton, Text } from "@mantine/core";
+import { Button, Group, Skeleton, Text, VisuallyHidden } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, ask, type Schemas } from "~/api/client";
@@ -35,7 +35,7 @@ export function HostKeys({ target }: { target: Schemas["TargetView"] }) {
       {q.isPending ? <Skeleton height={60} /> : rows.length === 0 ? <Text size="sm" c="dimmed">None seen yet.</Text> : (
         <div className={classes.scroll}>
           <table className={classes.plain}>
-            <thead><tr><th scope="col">Key</th><th scope="col">State</th><th scope="col">Seen</th><th scope="col" data-end /></tr></thead>
+            <thead><tr><th scope="col">Key</th><th scope="col">State</th><th scope="col">Seen</th><th scope="col" data-end><VisuallyHidden>Actions</VisuallyHidden></th></tr></thead>
             <tbody>
               {rows.map((k) => (
                 <tr key={k.fingerprint}>

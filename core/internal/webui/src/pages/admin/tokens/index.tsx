@@ -34,7 +34,7 @@ export default function Clients() {
     { key: "state", header: "State", width: "110px", from: 700, render: (c) => <StateBadge state={c.disabled ? "disabled" : c.locked ? "locked" : "active"} /> },
     { key: "secret", header: "Secret set", width: "130px", from: 700, render: (c) => <Ago at={c.secret_set_at} /> },
     {
-      key: "do", header: "", width: "110px", align: "end", render: (c) => (
+      key: "do", header: "Actions", quiet: true, width: "110px", align: "end", render: (c) => (
         <Menu position="bottom-end">
           <Menu.Target><Button size="compact-xs" variant="default" rightSection={<IconChevronDown size={14} />} aria-label={`Actions for ${c.name}`}>Actions</Button></Menu.Target>
           <Menu.Dropdown>

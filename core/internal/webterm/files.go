@@ -22,8 +22,10 @@ import (
 // the record, under the right file_transfer, opened when first needed and
 // closed when unused for filesIdle.
 type filesHandle struct {
-	c    *sftp.Client
-	home string
+	c       *sftp.Client
+	names   *names
+	home    string
+	reading chan struct{} // held (by sending) while a directory is read
 
 	// guarded by the session's mu
 	users int
@@ -86,7 +88,7 @@ func (x *session) openFiles(ctx context.Context) (*filesHandle, error) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		c, err := sftp.NewClient(x.att.Client, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(64))
+		c, n, err := newClient(x.att.Client)
 		if err != nil {
 			done <- result{err: err}
 			return
@@ -95,7 +97,7 @@ func (x *session) openFiles(ctx context.Context) (*filesHandle, error) {
 		if err != nil {
 			home = "/"
 		}
-		done <- result{h: &filesHandle{c: c, home: home}}
+		done <- result{h: &filesHandle{c: c, names: n, home: home, reading: make(chan struct{}, 1)}}
 	}()
 	var r result
 	select {
@@ -235,7 +237,7 @@ const maxLinks = 200
 
 // list reads a directory: directories first, then by name.
 func (x *session) list(ctx context.Context, h *filesHandle, p string) (*Directory, error) {
-	infos, err := h.c.ReadDirContext(ctx, p)
+	infos, _, err := h.readDir(ctx, p)
 	if err != nil {
 		return nil, fileError(err, p)
 	}
@@ -303,8 +305,7 @@ func (x *session) remove(ctx context.Context, h *filesHandle, p string, recursiv
 		return h.c.Remove(p)
 	}
 	if recursive {
-		left := x.svc.limits.ArchiveEntries
-		return x.removeTree(ctx, h, p, &left, 0)
+		return x.removeTree(ctx, h, p, x.svc.newLoad(), 0)
 	}
 	return h.c.RemoveDirectory(p)
 }
@@ -312,18 +313,18 @@ func (x *session) remove(ctx context.Context, h *filesHandle, p string, recursiv
 // maxDepth bounds how deep folders are walked.
 const maxDepth = 256
 
-func (x *session) removeTree(ctx context.Context, h *filesHandle, p string, left *int, depth int) error {
+func (x *session) removeTree(ctx context.Context, h *filesHandle, p string, left *load, depth int) error {
 	if depth > maxDepth {
 		return api.Conflict("too_deep", "The folder is too deep.")
 	}
-	infos, err := h.c.ReadDirContext(ctx, p)
+	infos, size, err := h.readDir(ctx, p)
 	if err != nil {
 		return err
 	}
+	if !left.take(len(infos), size) {
+		return api.Conflict("too_many", "The folder holds too many files to delete at once.")
+	}
 	for _, i := range infos {
-		if *left--; *left < 0 {
-			return api.Conflict("too_many", "The folder holds too many files to delete at once.")
-		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}

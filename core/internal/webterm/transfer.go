@@ -200,9 +200,13 @@ const errorsFile = "NOT-INCLUDED.txt"
 // devices and sockets are left out, and what could not be read is named in the
 // archive.
 func (s *Service) sendFolder(ctx context.Context, w http.ResponseWriter, h *filesHandle, root string) error {
-	first, err := h.c.ReadDirContext(ctx, root)
+	first, size, err := h.readDir(ctx, root)
 	if err != nil {
 		return err
+	}
+	left := s.newLoad()
+	if !left.take(len(first), size) {
+		return api.Conflict("too_many", "The folder holds too many files to download at once.")
 	}
 	name := path.Base(root)
 	if name == "/" {
@@ -213,7 +217,7 @@ func (s *Service) sendFolder(ctx context.Context, w http.ResponseWriter, h *file
 	out := &stalling{rc: http.NewResponseController(w), after: s.limits.Stalled, w: w}
 	z := zip.NewWriter(out)
 	z.RegisterCompressor(zip.Deflate, func(w io.Writer) (io.WriteCloser, error) { return flate.NewWriter(w, flate.BestSpeed) })
-	a := &archive{ctx: ctx, s: s, h: h, z: z, left: s.limits.ArchiveEntries}
+	a := &archive{ctx: ctx, s: s, h: h, z: z, left: left}
 	if err := a.folder(root, strings.ToValidUTF8(name, "_")+"/", first, 0); err != nil {
 		return &midway{err}
 	}
@@ -237,7 +241,7 @@ type archive struct {
 	s       *Service
 	h       *filesHandle
 	z       *zip.Writer
-	left    int
+	left    *load
 	missing []string
 }
 
@@ -260,18 +264,18 @@ func (a *archive) folder(p, name string, infos []os.FileInfo, depth int) error {
 			return err
 		}
 		from, to := path.Join(p, i.Name()), name+strings.ToValidUTF8(strings.ReplaceAll(i.Name(), "\\", "_"), "_")
-		if a.left--; a.left < 0 {
-			a.skip(from, errors.New("the archive is full"))
-			return nil
-		}
 		switch m := i.Mode(); {
 		case m.IsDir():
-			inner, err := a.h.c.ReadDirContext(a.ctx, from)
+			inner, size, err := a.h.readDir(a.ctx, from)
 			if lost(err) {
 				return err
 			}
 			if err != nil {
 				a.skip(from, err)
+				continue
+			}
+			if !a.left.take(len(inner), size) {
+				a.skip(from, errors.New("the archive is full"))
 				continue
 			}
 			if err := a.folder(from, to+"/", inner, depth+1); err != nil {

@@ -43,7 +43,7 @@ func topicNeeds(topic string) (Permission, bool) {
 		return RecordingsView, true
 	case "secret":
 		return SecretsManage, true
-	case "setting":
+	case "setting", "sso_provider", "certificate_anchor":
 		return SettingsView, true
 	case "audit":
 		return AuditView, true

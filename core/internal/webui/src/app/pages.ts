@@ -1,5 +1,5 @@
 import {
-  type Icon, IconBuildingFortress, IconCertificate, IconChartAreaLine, IconClipboardList, IconHistory, IconKey, IconListDetails, IconMovie, IconNetwork, IconPlugConnected,
+  type Icon, IconBuildingFortress, IconCertificate, IconChartAreaLine, IconClipboardList, IconFingerprint, IconHistory, IconKey, IconListDetails, IconMovie, IconNetwork, IconPlugConnected,
   IconServer2, IconSettings, IconStack2, IconTargetArrow, IconUserCircle, IconUsers, IconUsersGroup, IconWorld,
 } from "@tabler/icons-react";
 import type { ComponentType } from "react";
@@ -44,6 +44,7 @@ export const pages: readonly Page[] = [
   { path: "/admin/secrets", title: "Secrets", icon: IconKey, section: "admin", needs: ["secrets:manage"], load: () => import("~/pages/admin/secrets") },
   { path: "/admin/tokens", title: "API clients", icon: IconStack2, section: "admin", needs: ["users:manage"], load: () => import("~/pages/admin/tokens") },
   { path: "/admin/ssh-ca", title: "Certificates", icon: IconCertificate, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/sshca") },
+  { path: "/admin/sign-in", title: "Sign-in", icon: IconFingerprint, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/signin") },
   { path: "/admin/settings", title: "Settings", icon: IconSettings, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/settings") },
   { path: "/admin/audit", title: "Audit log", icon: IconClipboardList, section: "admin", needs: ["audit:view"], load: () => import("~/pages/admin/audit") },
 

@@ -35,6 +35,7 @@ const pages = [
   { name: "secrets", as: "admin", path: () => "/admin/secrets" },
   { name: "api-clients", as: "admin", path: () => "/admin/tokens" },
   { name: "certificates", as: "admin", path: () => "/admin/ssh-ca" },
+  { name: "ways-in", as: "admin", path: () => "/admin/sign-in" },
   { name: "settings", as: "admin", path: () => "/admin/settings" },
   { name: "audit", as: "admin", path: () => "/admin/audit" },
   { name: "nothing", as: "user", path: () => "/no/such/page" },

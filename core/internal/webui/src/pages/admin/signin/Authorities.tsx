@@ -55,7 +55,7 @@ export function Authorities() {
                     {manage && (
                       <td data-end>
                         <Group gap={6} justify="flex-end" wrap="nowrap">
-                          <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "list", a: x })} aria-label={`Load a revocation list of ${x.name}`}>Load list</Button>
+                          <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "list", a: x })} aria-label={`Load list: ${x.name}`}>Load list</Button>
                           <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "edit", a: x })} aria-label={`Edit ${x.name}`}>Edit</Button>
                           <Button size="compact-xs" variant="default" onClick={() => turn.mutate(x)} loading={turn.isPending && turn.variables.id === x.id} aria-label={`${x.enabled ? "Disable" : "Enable"} ${x.name}`}>{x.enabled ? "Disable" : "Enable"}</Button>
                           <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "delete", a: x })} aria-label={`Delete ${x.name}`}>Delete</Button>

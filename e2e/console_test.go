@@ -183,7 +183,7 @@ func TestConsolePages(t *testing.T) {
 }
 
 // First run, enrolment, a target, a terminal, a watcher, the end, the replay:
-// all in the browser, on a core nobody has set up before.
+// all in the browser, on a core nobody has set up before; then its forms.
 func TestConsoleJourney(t *testing.T) {
 	needConsole(t)
 	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.Extender{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}, demo: "a-password-of-the-tests"}
@@ -230,6 +230,7 @@ func TestConsoleJourney(t *testing.T) {
 	must(w.hosts(t.Context(), "a"))
 	cfg["host"], cfg["role"] = harness.HostAddr, w.role
 	t.Log(w.browse(t, "journey.mjs", 4*time.Minute, cfg))
+	t.Log(w.browse(t, "forms.mjs", 4*time.Minute, cfg))
 }
 
 var setupCode = regexp.MustCompile(`setup_code=([a-z0-9]{4}-[a-z0-9]{4}-[a-z0-9]{4})`)

@@ -120,15 +120,6 @@ func (a got) into(v any) {
 	}
 }
 
-func (a got) cookie(name string) string {
-	for _, c := range a.Cookies() {
-		if c.Name == name && c.MaxAge >= 0 {
-			return c.Value
-		}
-	}
-	return ""
-}
-
 // want fails unless the answer has the status and, if given, the problem code.
 func (a got) want(status int, code string) got {
 	a.t.Helper()

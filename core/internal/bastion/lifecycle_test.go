@@ -189,7 +189,7 @@ func TestUserGone(t *testing.T) {
 
 // A peer that stops answering without closing is noticed.
 func TestDeadClientIsNoticed(t *testing.T) {
-	b := newBench(t, func(c *Config) { c.Limits.Keepalive, c.Limits.Dead = 50*time.Millisecond, 300*time.Millisecond })
+	b := newBench(t, func(c *Config) { c.Limits.Keepalive, c.Limits.Dead = 100*time.Millisecond, 2*time.Second })
 	b.add("db-1", b.startSSHD())
 	cmd := exec.Command("ssh", b.sshArgs(b.to("db-1"), "-tt", "--", "echo ready; exec cat")...)
 	out, err := cmd.StdoutPipe()

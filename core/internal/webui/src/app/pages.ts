@@ -44,7 +44,7 @@ export const pages: readonly Page[] = [
   { path: "/admin/secrets", title: "Secrets", icon: IconKey, section: "admin", needs: ["secrets:manage"], load: () => import("~/pages/admin/secrets") },
   { path: "/admin/tokens", title: "API clients", icon: IconStack2, section: "admin", needs: ["users:manage"], load: () => import("~/pages/admin/tokens") },
   { path: "/admin/ssh-ca", title: "Certificates", icon: IconCertificate, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/sshca") },
-  { path: "/admin/sign-in", title: "Sign-in", icon: IconFingerprint, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/signin") },
+  { path: "/admin/sign-in", title: "Sign-in", icon: IconFingerprint, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/ways") },
   { path: "/admin/settings", title: "Settings", icon: IconSettings, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/settings") },
   { path: "/admin/audit", title: "Audit log", icon: IconClipboardList, section: "admin", needs: ["audit:view"], load: () => import("~/pages/admin/audit") },
 

@@ -84,6 +84,9 @@ func (n *Net) Plug(short, dev, at, bridge string, addrs ...string) error {
 	}
 	lines := []string{}
 	for _, a := range addrs {
+		if strings.Contains(a, ":") {
+			a += " nodad" // usable at once: nobody else has it
+		}
 		lines = append(lines, "addr add "+a+" dev "+dev)
 	}
 	return n.IP(short, append(lines, "link set "+dev+" up")...)

@@ -103,7 +103,7 @@ func (s *Spec) Lint() error {
 				}
 			}
 			for code, r := range op.Responses {
-				if len(r.Content) == 0 && code != "204" {
+				if len(r.Content) == 0 && code != "204" && code != "101" {
 					bad("%s: response %s has no content", at, code)
 				}
 				for _, m := range r.Content {

@@ -185,7 +185,7 @@ func (h *holder) run(ctx context.Context) error {
 		h.follow(ctx, news)
 	}()
 	defer func() { cancel(); <-followed }()
-	until := h.e.now().Add(presenceEvery)
+	until, failed := h.e.now().Add(presenceEvery), 0
 	for {
 		var p struct {
 			State         string    `json:"state"`
@@ -203,6 +203,7 @@ func (h *holder) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
+			failed = 0
 			if every := time.Duration(p.EverySeconds * float64(time.Second)); every > 0 {
 				wait = min(wait, every)
 				until = asked.Add(4 * every)
@@ -218,9 +219,10 @@ func (h *holder) run(ctx context.Context) error {
 				return &hinted{err: errors.New(pr.Detail), code: ExitRefused}
 			}
 			return err
-		case h.e.now().After(until):
+		case failed > 0 && h.e.now().After(until): // not on the first: the connection may be stale after a pause
 			return &hinted{err: fmt.Errorf("core was not reached any more and has closed the session: %w", err), hint: "open it again when core is back", code: ExitUnreachable}
 		default:
+			failed++
 			wait = retryPresence
 		}
 		t := time.NewTimer(wait)

@@ -79,7 +79,7 @@ func TestAttemptsUnderWayCount(t *testing.T) {
 				}
 				admitted++
 				wg.Go(func() {
-					time.Sleep(time.Millisecond) // the hash, on the bubble's clock
+					<-time.After(time.Millisecond) // the hash, on the bubble's clock
 					done(true)
 				})
 			})

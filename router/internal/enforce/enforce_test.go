@@ -105,7 +105,7 @@ func TestRemovalIsRetriedForEver(t *testing.T) {
 			t.Fatalf("ack = %+v, %v", ack, err)
 		}
 		for range 100 { // 200 s, the lease renewed all the time
-			time.Sleep(2 * time.Second)
+			elapse(2 * time.Second)
 			if got := lease(t, r, 2); len(got.Ending) != 1 || got.Resync || got.Sessions != 1 {
 				t.Fatalf("leased = %+v", got)
 			}
@@ -127,7 +127,7 @@ func TestRemovalIsRetriedForEver(t *testing.T) {
 		}
 		b.set(func() { b.stuck = false })
 		for range 20 {
-			time.Sleep(2 * time.Second)
+			elapse(2 * time.Second)
 			lease(t, r, 3)
 		}
 		if got := lease(t, r, 3); len(got.Ending) != 0 {
@@ -243,24 +243,24 @@ func TestLapse(t *testing.T) {
 		b.held["con_900"] = session(900) // of an earlier process
 		r, stop := running(t, b, nil)
 		defer stop()
-		time.Sleep(29 * time.Second)
+		elapse(29 * time.Second)
 		if len(b.ids()) != 1 {
 			t.Fatal("what an earlier process left was removed before its time")
 		}
-		time.Sleep(2 * time.Second)
+		elapse(2 * time.Second)
 		if got := b.ids(); len(got) != 0 {
 			t.Fatalf("nobody justifies %v any more", got)
 		}
 		mustState(t, r, 1, sessions(1, 2)...)
 		lease(t, r, 1)
 		b.set(func() { b.syncErr = errors.New("the program is away") })
-		time.Sleep(4900 * time.Millisecond)
+		elapse(4900 * time.Millisecond)
 		if len(b.ids()) != 2 {
 			t.Fatal("removed before the lease was over")
 		}
-		time.Sleep(20 * time.Second)
+		elapse(20 * time.Second)
 		b.set(func() { b.syncErr = nil })
-		time.Sleep(20 * time.Second)
+		elapse(20 * time.Second)
 		if got := b.ids(); len(got) != 0 {
 			t.Fatalf("%v holds without a lease", got)
 		}
@@ -299,7 +299,7 @@ func TestHeal(t *testing.T) {
 		defer stop()
 		mustState(t, r, 1, sessions(1, 2)...)
 		lease(t, r, 1)
-		time.Sleep(2 * time.Second)
+		elapse(2 * time.Second)
 		b.mu.Lock()
 		clear(b.held)
 		b.held["planted"] = session(700)
@@ -380,11 +380,8 @@ func TestCallerGoesAway(t *testing.T) {
 		f.slow = 2 * time.Second
 		r, stop := running(t, f, nil)
 		defer stop()
-		ctx, cancel := context.WithCancel(t.Context())
-		go func() {
-			time.Sleep(time.Millisecond)
-			cancel()
-		}()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
 		if _, err := r.State(ctx, wire.RouterState{Epoch: "e", Revision: 1, Sessions: sessions(1)}); err != nil {
 			t.Errorf("the state was given up half-way: %v", err)
 		}

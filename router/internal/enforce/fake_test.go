@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"testing/synctest"
 	"time"
 
 	"caponier/shared/netrule"
@@ -53,7 +54,9 @@ func (f *fake) enter() func() {
 		d = time.Duration(f.rng.Int64N(int64(f.slow)))
 	}
 	f.mu.Unlock()
-	time.Sleep(d) // a bubble's clock
+	if d > 0 {
+		<-time.After(d) // on a bubble's clock
+	}
 	f.mu.Lock()
 	return func() {
 		f.calls--
@@ -174,4 +177,10 @@ func sessions(ns ...int) (out []wire.RouterSession) {
 		out = append(out, session(n))
 	}
 	return out
+}
+
+// elapse lets time pass on a bubble's clock, and whatever that sets off finish.
+func elapse(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
 }

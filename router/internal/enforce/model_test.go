@@ -145,7 +145,7 @@ func TestModel(t *testing.T) {
 					case n == 8:
 						c.lease(c.revision, "old")
 					default:
-						time.Sleep(time.Duration(c.rng.Int64N(int64(3 * time.Second))))
+						elapse(time.Duration(c.rng.Int64N(int64(3 * time.Second))))
 					}
 					c.lease(c.revision, c.epoch)
 				}
@@ -155,8 +155,7 @@ func TestModel(t *testing.T) {
 				for !c.synced {
 					c.state()
 				}
-				time.Sleep(slowRetry + time.Second)
-				synctest.Wait()
+				elapse(slowRetry + time.Second)
 				if !kernel {
 					if got := f.ids(); len(got) != 0 {
 						t.Errorf("core was silent for longer than its lease, and %v still holds", got)

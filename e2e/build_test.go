@@ -51,8 +51,8 @@ func TestBinariesAreStaticAndStamped(t *testing.T) {
 		return // built by the test itself, without a version
 	}
 	want, err := exec.CommandContext(t.Context(), "git", "describe", "--tags", "--always", "--dirty").Output()
-	if err != nil {
-		t.Skipf("not a git checkout: %v", err)
+	if err != nil { // not a git checkout: then make says dev
+		want = []byte("dev")
 	}
 	for _, file := range files {
 		arg := []string{"version"}

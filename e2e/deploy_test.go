@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"caponier/e2e/harness"
 )
 
 // The example configurations are valid as they are.
@@ -35,7 +37,7 @@ func TestExampleConfigurations(t *testing.T) {
 func TestSystemdUnits(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
-		t.Skip("no systemd-analyze on this machine")
+		harness.Lacks(t, "systemd-analyze is missing")
 	}
 	for unit, most := range map[string]string{"caponier-core.service": "2.0", "caponier-extender.service": "1.5",
 		"caponier-router.service": "2.0", "caponier-router-latch.service": "2.5"} {

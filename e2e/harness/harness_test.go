@@ -12,7 +12,7 @@ import (
 // nothing reachable from outside.
 func TestRigIsolatesTwoVPCsWithTheSameAddresses(t *testing.T) {
 	if err := Usable(); err != nil {
-		t.Skip(err)
+		Lacks(t, "%v", err)
 	}
 	ctx := t.Context()
 	n := NewNet("")

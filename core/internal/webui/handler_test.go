@@ -4,12 +4,13 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path"
 	"regexp"
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"caponier/e2e/harness"
 )
 
 func serve(t *testing.T, h http.Handler, method, target string, header ...string) *httptest.ResponseRecorder {
@@ -143,10 +144,7 @@ func TestSignInBudget(t *testing.T) {
 	files := built()
 	index, err := fs.ReadFile(files, "index.html")
 	if err != nil {
-		if os.Getenv("CAPONIER_TEST_ALL") != "" {
-			t.Fatal("the console is not built")
-		}
-		t.Skip("the console is not built: make console")
+		harness.Lacks(t, "the console is not built: make console")
 	}
 	if m := inlined.Find(index); m != nil {
 		t.Errorf("index.html has something inline: %s", m)

@@ -35,9 +35,6 @@ func TestConntrackFull(t *testing.T) {
 		return n
 	}
 	most := number("nf_conntrack_max")
-	if most > 1<<20 {
-		t.Skipf("this machine has room for %d flows", most)
-	}
 	var fd int
 	r.must(r.Within("router", func() (err error) {
 		fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)

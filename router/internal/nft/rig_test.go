@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -61,10 +60,7 @@ func newRig(t testing.TB) *rig {
 		}
 	})
 	if rigErr != nil {
-		if os.Getenv("CAPONIER_TEST_ALL") != "" {
-			t.Fatalf("no rig: %v", rigErr)
-		}
-		t.Skipf("no rig: %v", rigErr)
+		harness.Lacks(t, "no rig: %v", rigErr)
 	}
 	r := &rig{Net: harness.NewNet(""), t: t}
 	t.Cleanup(func() {

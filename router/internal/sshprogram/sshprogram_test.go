@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
+	"caponier/e2e/harness"
 	"caponier/router/internal/program"
 )
 
@@ -75,10 +76,10 @@ func newServer(t *testing.T) *server {
 	t.Helper()
 	sshd, err := exec.LookPath("/usr/sbin/sshd")
 	if err != nil {
-		t.Skip("sshd is not installed: ", err)
+		harness.Lacks(t, "sshd is missing (%v): run make setup", err)
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("sshd needs root to log people in")
+		harness.Lacks(t, "sshd needs root to log people in")
 	}
 	s := &server{t: t, dir: t.TempDir()}
 	s.hostKey = key(t, filepath.Join(s.dir, "host_key"))

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"caponier/core/internal/target"
+	"caponier/e2e/harness"
 	"caponier/shared/wire"
 )
 
@@ -160,7 +161,7 @@ func TestStoredKeyOnRealSSHD(t *testing.T) {
 // over the system's in a mount namespace of its process alone.
 func TestStoredPasswordOnRealSSHD(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root for a mount namespace with a shadow file of its own")
+		harness.Lacks(t, "needs root for a mount namespace with a shadow file of its own")
 	}
 	b := newBench(t)
 	const password = "CANARY stored password"

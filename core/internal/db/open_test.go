@@ -23,6 +23,7 @@ import (
 
 	"caponier/core/internal/db"
 	"caponier/core/internal/db/dbtest"
+	"caponier/e2e/harness"
 )
 
 func TestOpenRefuses(t *testing.T) {
@@ -142,7 +143,7 @@ func program(t *testing.T, name string) string {
 	}
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/" + name)
 	if err != nil || len(found) == 0 {
-		t.Skipf("%s is not installed (Debian: postgresql)", name)
+		harness.Lacks(t, "%s is not installed (Debian: postgresql)", name)
 	}
 	return found[len(found)-1]
 }
@@ -162,7 +163,7 @@ func startPostgres(t *testing.T, ca *authority) int {
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup("postgres")
 		if err != nil {
-			t.Skipf("no user postgres to run the server as: %v", err)
+			harness.Lacks(t, "no user postgres to run the server as: %v", err)
 		}
 		uid, _ := strconv.Atoi(u.Uid)
 		gid, _ := strconv.Atoi(u.Gid)

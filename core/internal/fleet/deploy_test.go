@@ -25,6 +25,7 @@ import (
 
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/e2e/harness"
 	"caponier/shared/control"
 	"caponier/shared/edge"
 	"caponier/shared/wire"
@@ -147,7 +148,7 @@ func same(a, b map[string]string) string {
 func TestHostDeployment(t *testing.T) {
 	for _, tool := range []string{"curl", "sh", "sha256sum"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is not installed", tool)
+			harness.Lacks(t, "%s is not installed", tool)
 		}
 	}
 	reg := &hosts{seen: map[string]Host{}}

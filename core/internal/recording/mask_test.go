@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"caponier/e2e/harness"
 )
 
 // masked plays a script and returns the input as it would be written: ">x"
@@ -150,7 +152,7 @@ func startTerminal(t *testing.T, name string, args ...string) *terminal {
 	t.Helper()
 	ptm, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
-		t.Skipf("no pseudo-terminals here: %v", err)
+		harness.Lacks(t, "no pseudo-terminals here: %v", err)
 	}
 	if err := unix.IoctlSetPointerInt(int(ptm.Fd()), unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
@@ -315,10 +317,10 @@ func TestMaskRealBash(t *testing.T) {
 
 func TestMaskRealSudo(t *testing.T) {
 	if _, err := exec.LookPath("sudo"); err != nil {
-		t.Skip("no sudo here")
+		harness.Lacks(t, "no sudo here")
 	}
 	if os.Getuid() != 0 {
-		t.Skip("needs root to ask for the password of another user")
+		harness.Lacks(t, "needs root to ask for the password of another user")
 	}
 	// As nobody, sudo asks for a password; a wrong one is as good as any.
 	x := startTerminal(t, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sudo", "-k", "-S", "-p", "[sudo] password for %u: ", "true")

@@ -22,6 +22,7 @@ import (
 	"caponier/core/internal/db"
 	"caponier/core/internal/db/dbtest"
 	"caponier/core/internal/vault"
+	"caponier/e2e/harness"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -518,7 +519,7 @@ func (refusing) Append(context.Context, *db.Tx, audit.Event) error {
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=512k"); err != nil {
-		t.Skipf("needs root for a small file system: %v", err)
+		harness.Lacks(t, "needs root for a small file system: %v", err)
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	r := newRig(t, dbtest.SQLite(t), func(c *Config) { c.Dir = dir })

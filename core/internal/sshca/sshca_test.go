@@ -21,6 +21,7 @@ import (
 	"caponier/core/internal/db"
 	"caponier/core/internal/db/dbtest"
 	"caponier/core/internal/vault"
+	"caponier/e2e/harness"
 )
 
 type fixture struct {
@@ -306,7 +307,7 @@ func TestHostSigner(t *testing.T) {
 func TestOpenSSHAgrees(t *testing.T) {
 	keygen, err := exec.LookPath("ssh-keygen")
 	if err != nil {
-		t.Skip("ssh-keygen is not installed")
+		harness.Lacks(t, "ssh-keygen is not installed")
 	}
 	x := newFixture(t, dbtest.SQLite(t))
 	dir := t.TempDir()

@@ -16,6 +16,7 @@ import (
 
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db/dbtest"
+	"caponier/e2e/harness"
 )
 
 // sshdInetd answers one connection by a real sshd in inetd mode.
@@ -24,7 +25,7 @@ func sshdInetd(t *testing.T, config string) net.Conn {
 	sshd, err := exec.LookPath("sshd")
 	if err != nil {
 		if sshd = "/usr/sbin/sshd"; !exists(sshd) {
-			t.Skip("sshd is not installed (Debian: openssh-server)")
+			harness.Lacks(t, "sshd is not installed (Debian: openssh-server)")
 		}
 	}
 	if os.Geteuid() == 0 {
@@ -89,7 +90,7 @@ func TestRealSSHD(t *testing.T) {
 	}
 	hostKey := filepath.Join(dir, "host")
 	if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", hostKey).CombinedOutput(); err != nil {
-		t.Skipf("ssh-keygen: %v %s", err, out)
+		harness.Lacks(t, "ssh-keygen: %v %s", err, out)
 	}
 	ca, err := x.PublicKey(t.Context())
 	if err != nil {

@@ -97,6 +97,8 @@ type Status struct {
 	MemoryBytes  uint64 `json:"memory_bytes"`
 	LastError    string `json:"last_error,omitempty"`
 	CertNotAfter int64  `json:"cert_not_after"` // seconds since the Unix epoch
+	// Web is set by carriers and webproxies.
+	Web *WebCapacity `json:"web,omitempty"`
 }
 
 // StatusReply may change how often the edge reports.

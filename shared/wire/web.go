@@ -1,0 +1,257 @@
+package wire
+
+// Web sessions (DESIGN §6). Core pairs a carrier, which runs the browser, with
+// a webproxy, which lets it out; both know the session by the ID of its
+// connection. Control is HTTP over the tunnel (see shared/control).
+//
+// Core asks the carrier, and the webproxy alike under its own prefix:
+//
+//	PUT    PathCarrierSessions/{id}   CarrierSession  -> CarrierAck   idempotent; a higher revision replaces
+//	PUT    PathWebProxySessions/{id}  WebProxySession -> WebAck       the same: rules change without restart
+//	DELETE …/{id}                     WebEnd          -> WebAck       returns when nothing of it is left
+//	GET    …                          nothing         -> WebStates    what the node has, for reconciling
+//
+// The edge asks core:
+//
+//	GET  PathWebAuthority   nothing          -> WebAuthority      carriers: whom browsers must trust
+//	POST PathWebAuthority   WebAuthorityAsk  -> WebAuthority      webproxies: an issuing certificate
+//	POST PathWebCredential  WebCredentialAsk -> WebCredential     webproxies: one use of a stored credential
+//	POST PathWebRecords?session=ID           -> WebRecordsAck     body: AppendWebRecord, gzip permitted
+//	POST PathWebEnded       WebEnded         -> nothing           a session ended by itself
+//
+// Streams, all of kind StreamDial and with the session as Connection:
+// core opens ScreenControl, ScreenWatch and SessionFiles to the carrier; the
+// webproxy opens host:port to core, which reaches it through the target's site.
+const (
+	PathCarrierSessions  = "/carrier/v1/sessions"
+	PathWebProxySessions = "/webproxy/v1/sessions"
+
+	PathWebAuthority  = "/web/v1/authority"
+	PathWebCredential = "/web/v1/credential"
+	PathWebRecords    = "/web/v1/records"
+	PathWebEnded      = "/web/v1/ended"
+)
+
+// Destinations of streams from core to a carrier. The first two carry RFB
+// (RFC 6143) with the carrier as server and no authentication: core has
+// decided. SessionFiles carries HTTP/1.1 requests one after another:
+//
+//	GET    /files              list, WebFiles
+//	GET    /files/{path}       one file; of a folder a tar
+//	PUT    /files/{path}       one file, into the folder the browser's file dialog opens in
+//	PUT    /files/?tar         a tar of files and folders (POSIX.1-2001)
+//	DELETE /files/{path}
+const (
+	ScreenControl = "screen/control"
+	ScreenWatch   = "screen/watch"
+	SessionFiles  = "files"
+)
+
+// Limits of web sessions, in bytes.
+const (
+	MaxWebBody    = 1 << 20  // of a control message
+	MaxWebRecord  = 16 << 20 // of one record's payload: a key frame of a large screen
+	MaxWebRecords = 24 << 20 // of one batch, after decompression
+)
+
+// CarrierSession is a browser session as a carrier runs it.
+type CarrierSession struct {
+	ID       string `json:"id"`
+	Revision uint64 `json:"revision"`
+	User     string `json:"user"` // name, for the watermark and logs
+	Target   string `json:"target"`
+	// StartURL is where the browser goes.
+	StartURL string `json:"start_url"`
+	Width    int    `json:"width"` // pixels, at the start; the owner's viewer may resize
+	Height   int    `json:"height"`
+	TimeZone string `json:"time_zone,omitempty"` // IANA name
+	// Proxy is the only way out.
+	Proxy  WebProxyAddress `json:"proxy"`
+	Policy BrowserPolicy   `json:"policy"`
+	// LeaseS is how many seconds the session goes on without a tunnel to core.
+	LeaseS int64 `json:"lease_s"`
+	// Recorded: the session ends when its records cannot be delivered.
+	Recorded bool `json:"recorded"`
+	// Locked: input from the viewer is dropped; LockText is shown.
+	Locked   bool   `json:"locked,omitempty"`
+	LockText string `json:"lock_text,omitempty"`
+	// Notice is shown over the picture while it is not empty.
+	Notice string `json:"notice,omitempty"`
+}
+
+// WebProxyAddress is how a carrier reaches the session's webproxy: TLS 1.3 to
+// Address, both sides with the certificates of their node identity, the
+// webproxy's of node NodeID. Inside, one line opens each connection:
+// "CAPONIER/1 <session id> <key>\r\n", then the bytes of an explicit HTTP proxy.
+type WebProxyAddress struct {
+	NodeID  string `json:"node_id"`
+	Address string `json:"address"` // host:port
+	// Key is random per session and proves that the connection is that
+	// session's; 43 characters of base64url.
+	Key string `json:"key"`
+}
+
+// BrowserPolicy is what the person in front of the browser may do.
+type BrowserPolicy struct {
+	// Mode is kiosk (no bars, the default) or bar (address and navigation bar).
+	Mode string `json:"mode,omitempty"`
+	// ClipboardIn and ClipboardOut are the most bytes per paste to and copy
+	// from the browser; 0 forbids.
+	ClipboardIn  int64 `json:"clipboard_in"`
+	ClipboardOut int64 `json:"clipboard_out"`
+	// ClipboardText: texts are recorded; else only their size and hash.
+	ClipboardText bool `json:"clipboard_text,omitempty"`
+	// UploadMax and DownloadMax are the most bytes per file; 0 forbids.
+	UploadMax   int64 `json:"upload_max"`
+	DownloadMax int64 `json:"download_max"`
+	// IdleS and MaxS end the session: seconds without input, seconds in all;
+	// 0: no limit. NoticeS is how long before that it is told on the screen.
+	IdleS   int64 `json:"idle_s"`
+	MaxS    int64 `json:"max_s"`
+	NoticeS int64 `json:"notice_s"`
+	// Watermark is drawn over the picture, a line each.
+	Watermark []string `json:"watermark,omitempty"`
+	// ScanURL is an ICAP service (RFC 3507) that sees every file; empty: none.
+	ScanURL string `json:"scan_url,omitempty"`
+}
+
+// CarrierAck answers a CarrierSession.
+type CarrierAck struct {
+	Error    *Error `json:"error,omitempty"` // CodeLimit: no room, try another carrier
+	Revision uint64 `json:"revision"`
+	Warm     bool   `json:"warm"` // a parked browser was claimed
+}
+
+// WebProxySession is a session as a webproxy enforces it. Rules, recipe, TLS
+// policy and anchors are those of webrule, as JSON, so that a newer core's
+// additions pass through an older relay unread; the webproxy refuses what it
+// does not know.
+type WebProxySession struct {
+	ID       string `json:"id"`
+	Revision uint64 `json:"revision"`
+	User     string `json:"user"`
+	Target   string `json:"target"`
+	StartURL string `json:"start_url"`
+	// Carrier is the node that the session's browser runs on; CarrierRoots are
+	// in Roots. Empty: the session is for API clients on the cleartext port.
+	Carrier string `json:"carrier"`
+	Key     string `json:"key"` // see WebProxyAddress
+	// Site is the target's site: connections go through core. Empty: the
+	// webproxy dials by itself.
+	Site string `json:"site,omitempty"`
+	// Policy is a webrule.Policy.
+	Policy []byte `json:"policy"`
+	// Account is the login that is injected, empty for none.
+	Account string `json:"account,omitempty"`
+	LeaseS  int64  `json:"lease_s"`
+	// ScanURL is an ICAP service for bodies (RFC 3507); empty: none.
+	ScanURL string `json:"scan_url,omitempty"`
+}
+
+// WebAck answers a WebProxySession or an end.
+type WebAck struct {
+	Error    *Error `json:"error,omitempty"`
+	Revision uint64 `json:"revision"`
+}
+
+// WebEnd ends a session; Text is shown to the user.
+type WebEnd struct {
+	Text string `json:"text,omitempty"`
+}
+
+// WebEnded tells core of a session that ended without being asked to. Reason
+// is a conn.EndReason: user, idle, max_duration, target, error.
+type WebEnded struct {
+	Session string `json:"session"`
+	Reason  string `json:"reason"`
+	Text    string `json:"text"` // for the user
+}
+
+// WebStates is what a carrier or webproxy has.
+type WebStates struct {
+	Sessions []WebState `json:"sessions"`
+}
+
+// WebState is one session of a node.
+type WebState struct {
+	ID       string `json:"id"`
+	Revision uint64 `json:"revision"`
+	Ending   bool   `json:"ending,omitempty"`
+}
+
+// WebAuthorityAsk asks for a certificate that issues leaves for browsers. CSR
+// is a PKCS#10 request (RFC 2986, DER) by an ECDSA P-256 key that never leaves
+// the webproxy.
+type WebAuthorityAsk struct {
+	CSR []byte `json:"csr"`
+}
+
+// WebAuthority is the root that browsers trust, and for a webproxy its issuing
+// certificate (DER).
+type WebAuthority struct {
+	Root        []byte `json:"root"`
+	Certificate []byte `json:"certificate,omitempty"`
+}
+
+// WebCredentialAsk asks for one use of the session's credential. Core decides
+// (the session is live, is this webproxy's, the recipe has the injection) and
+// audits the use.
+type WebCredentialAsk struct {
+	Session   string `json:"session"`
+	Injection string `json:"injection"` // ID in the recipe
+	// URL is where it goes: origin and path, never a query.
+	URL string `json:"url"`
+}
+
+// WebCredential is what the recipe's injection needs, and no more.
+type WebCredential struct {
+	Error    *Error `json:"error,omitempty"`
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"`
+	TOTP     string `json:"totp,omitempty"` // the current code, RFC 6238
+	// Certificate and Key are a client certificate, PEM.
+	Certificate string `json:"certificate,omitempty"`
+	Key         string `json:"key,omitempty"`
+}
+
+// String hides the values.
+func (WebCredential) String() string { return "credential ***" }
+
+// GoString hides the values.
+func (WebCredential) GoString() string { return "credential ***" }
+
+// WebRecordsAck says up to where records of this source are kept: Next is the
+// sequence number that core wants next. Retry: the session is not carried by
+// this core now; keep the records. Gone: it is over; drop them.
+type WebRecordsAck struct {
+	Next  uint64 `json:"next"`
+	Retry bool   `json:"retry,omitempty"`
+	Gone  bool   `json:"gone,omitempty"`
+}
+
+// WebFiles lists what is in a session's file folder.
+type WebFiles struct {
+	Files []WebFile `json:"files"`
+}
+
+// WebFile is one file or folder; Path is relative with slashes.
+type WebFile struct {
+	Path     string `json:"path"`
+	Dir      bool   `json:"dir,omitempty"`
+	Size     int64  `json:"size_bytes"`
+	Modified int64  `json:"modified"` // unix seconds
+}
+
+// WebCapacity is a carrier's or a webproxy's part of its Status.
+type WebCapacity struct {
+	Live int `json:"live"`
+	Warm int `json:"warm"`
+	// Max is the most sessions by configuration; Room how many more fit now.
+	Max  int `json:"max"`
+	Room int `json:"room"`
+	// Problem is why there is no room, for people: "image caponier-browser is
+	// missing: run make images".
+	Problem string `json:"problem,omitempty"`
+	// Address is where carriers reach this webproxy.
+	Address string `json:"address,omitempty"`
+}

@@ -86,7 +86,7 @@ func AcceptWSS(w http.ResponseWriter, r *http.Request, cfg AcceptConfig) (Sessio
 		_ = ws.nc.Close()
 		return nil, fmt.Errorf("accept tunnel from %s: %w", r.RemoteAddr, err)
 	}
-	return newMuxSession(l, false, info, cfg.Limits), nil
+	return newMuxSession(l, false, info, cfg.limits(info.Peer)), nil
 }
 
 // AcceptPinned is the server's end of DialPinned. cert's chain must include the CA.

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -100,7 +101,10 @@ type AcceptConfig struct {
 	// Timeout bounds the handshake; default 10 s.
 	Timeout time.Duration
 	Limits  Limits
-	Logger  *slog.Logger
+	// LimitsOf narrows Limits for a peer whose identity is proven; nil: Limits
+	// hold for all.
+	LimitsOf func(peer *x509.Certificate) Limits
+	Logger   *slog.Logger
 }
 
 // RefusedError is core's (or something in between's) answer to an upgrade
@@ -140,4 +144,12 @@ func Retryable(err error) bool {
 		}
 	}
 	return true
+}
+
+// limits are those of a session with a proven peer.
+func (c *AcceptConfig) limits(peer *x509.Certificate) Limits {
+	if c.LimitsOf == nil {
+		return c.Limits
+	}
+	return c.LimitsOf(peer)
 }

@@ -215,7 +215,7 @@ func (q *QUICListener) admit(conn *quic.Conn) {
 		return
 	}
 	control.SetPriority(0, false)
-	s := newQUICSession(conn, control, false, cfg.Limits, nil)
+	s := newQUICSession(conn, control, false, cfg.limits(leaf), nil)
 	s.info.Peer = leaf
 	if !q.add(s) {
 		_ = s.Close(wire.Errorf(wire.CodeDraining, "%s", wire.CodeDraining.Text()))

@@ -40,6 +40,11 @@ func (f *Fleet) newControlServer() *http.Server {
 	if f.c.Hosts != nil {
 		mux.HandleFunc("POST "+wire.PathDeployRegister, f.welcomed(f.extenderOnly(f.serveDeployRegister)))
 	}
+	for pattern, h := range f.c.Control {
+		mux.HandleFunc(pattern, f.welcomed(func(w http.ResponseWriter, r *http.Request, n *node) {
+			h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, n.peer())))
+		}))
+	}
 	srv := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,

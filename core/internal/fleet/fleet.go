@@ -29,6 +29,7 @@ import (
 	"caponier/core/internal/vault"
 	"caponier/shared/control"
 	"caponier/shared/dial"
+	"caponier/shared/tunnel"
 	"caponier/shared/wire"
 )
 
@@ -76,6 +77,12 @@ type Config struct {
 	UserCA UserCA
 	// Sites makes the site of a new token when there is none; nil: nobody does.
 	Sites SiteMaker
+	// Streams serves the streams that webproxies open; it must answer and close
+	// them, and returns when it has. nil: they are refused.
+	Streams func(ctx context.Context, p Peer, s tunnel.Stream)
+	// Control serves further requests of edges, by the pattern of
+	// http.ServeMux. The caller is PeerFrom the context.
+	Control map[string]http.Handler
 
 	// NodeLife, CALife and RenewBefore are certificate times; 0: 730, 1825 and
 	// 30 days. CRLLife is how long a revocation list is valid; 0: 24 h.

@@ -53,10 +53,23 @@ func (n *node) close(why *wire.Error) error {
 	return n.session.Close(why)
 }
 
-// Limits for what one edge may do to core: it opens control streams only. What
-// waits to be read is bounded by the streams core itself opened: people whose
-// clients read slowly must not end the sessions of others (DESIGN invariant 6).
-var edgeLimits = tunnel.Limits{MaxStreams: 64, Backlog: 32}
+// Limits for what one edge may do to core: it opens control streams only, but
+// for a webproxy, whose browsers reach the sites of their targets through core.
+// What waits to be read is bounded by the streams core itself opened: people
+// whose clients read slowly must not end the sessions of others (DESIGN
+// invariant 6).
+var (
+	edgeLimits     = tunnel.Limits{MaxStreams: 64, Backlog: 32}
+	webProxyLimits = tunnel.Limits{MaxStreams: 8192, Backlog: 1024}
+)
+
+// limitsOf are the limits of a node, by the kind its certificate names.
+func limitsOf(leaf *x509.Certificate) tunnel.Limits {
+	if kind, _, err := peerID(leaf); err == nil && kind == wire.WebProxy {
+		return webProxyLimits
+	}
+	return edgeLimits
+}
 
 // helloTimeout is how long a tunnel may live without an accepted Hello.
 const helloTimeout = 10 * time.Second
@@ -79,10 +92,16 @@ func (f *Fleet) serve(ctx context.Context, s tunnel.Session) {
 		s.Close(wire.Errorf(wire.CodeDraining, "core %s is shutting down", f.c.CoreName))
 		return
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	for {
 		st, err := s.Accept(ctx)
 		if err != nil {
 			break
+		}
+		if f.mayOpen(n, st.Preface()) {
+			f.serving.Go(func() { f.c.Streams(ctx, n.peer(), st) })
+			continue
 		}
 		if st.Preface().Kind != wire.StreamHTTP {
 			st.Refuse(wire.Errorf(wire.CodeRefused, "core accepts no such stream from an edge"))

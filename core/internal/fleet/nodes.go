@@ -3,11 +3,13 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
 	"caponier/core/internal/db"
 	"caponier/shared/control"
+	"caponier/shared/tunnel"
 	"caponier/shared/wire"
 )
 
@@ -57,6 +59,10 @@ type Online struct {
 	// load balancer's).
 	Remote   netip.AddrPort
 	Cordoned bool
+	Labels   map[string]string // not to be changed
+	// Status is what the node reported last, at At; zero before its first report.
+	Status wire.Status
+	At     time.Time
 }
 
 // Online lists the nodes of a kind that are connected to this core now.
@@ -69,8 +75,12 @@ func (f *Fleet) Online(kind wire.NodeKind) []Online {
 			continue
 		}
 		e := n.row.Load()
-		out = append(out, Online{ID: n.id, Name: e.Name, Tunnel: n.serial, Remote: n.session.Info().Remote,
-			Cordoned: e.Cordoned || n.leaving.Load()})
+		o := Online{ID: n.id, Name: e.Name, Tunnel: n.serial, Remote: n.session.Info().Remote,
+			Cordoned: e.Cordoned || n.leaving.Load(), Labels: e.Labels}
+		if s := n.status.Load(); s != nil {
+			o.Status, o.At = s.Status, s.at
+		}
+		out = append(out, o)
 	}
 	return out
 }
@@ -99,4 +109,53 @@ func (f *Fleet) Ask(ctx context.Context, nodeID, method, path string, in, out an
 		return ErrOffline
 	}
 	return control.Exchange(ctx, n.session, method, path, in, out, wire.MaxRouterBody)
+}
+
+// OpenStream opens a stream to a node over its live tunnel, without waiting for
+// its answer. A *wire.Error says why it could not be.
+func (f *Fleet) OpenStream(ctx context.Context, nodeID string, p wire.Preface) (tunnel.Stream, error) {
+	n := f.get(nodeID)
+	if n == nil {
+		return nil, ErrOffline
+	}
+	st, err := n.session.Open(ctx, p)
+	if err != nil {
+		return nil, fmt.Errorf("open stream to %s: %w", n.row.Load().Name, err)
+	}
+	return st, nil
+}
+
+// Peer is the node at the other end of a tunnel, proven by its certificate.
+type Peer struct {
+	ID, Name string
+	Kind     wire.NodeKind
+	// Skew is the node's clock minus core's, at its last report.
+	Skew time.Duration
+}
+
+func (n *node) peer() Peer {
+	return Peer{ID: n.id, Name: n.row.Load().Name, Kind: n.kind, Skew: time.Duration(n.skew.Load()) * time.Microsecond}
+}
+
+type peerKey struct{}
+
+// PeerFrom returns the node whose request a handler of Config.Control serves.
+func PeerFrom(ctx context.Context) (Peer, bool) {
+	p, ok := ctx.Value(peerKey{}).(Peer)
+	return p, ok
+}
+
+// mayOpen reports whether a stream a node opens goes to Config.Streams.
+func (f *Fleet) mayOpen(n *node, p wire.Preface) bool {
+	return f.c.Streams != nil && n.kind == wire.WebProxy && n.registered.Load() && p.Kind == wire.StreamDial
+}
+
+// webCapacity is what a carrier or webproxy said of itself, its texts bounded.
+func webCapacity(w *wire.WebCapacity) *wire.WebCapacity {
+	if w == nil {
+		return nil
+	}
+	c := *w
+	c.Problem, c.Address = limit(c.Problem, 300), limit(c.Address, 300)
+	return &c
 }

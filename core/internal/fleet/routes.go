@@ -46,29 +46,30 @@ type edgeOut struct {
 
 // tunnelOut is what is known of a node while it is connected.
 type tunnelOut struct {
-	Core          string     `json:"core"`
-	Transport     string     `json:"transport"`
-	Binding       string     `json:"binding" doc:"bound: TLS ends at core; inner: something ends it on the way, and TLS runs inside"`
-	Finding       string     `json:"finding,omitempty" doc:"how this core was found"`
-	Remote        string     `json:"remote"`
-	ConnectedAt   time.Time  `json:"connected_at"`
-	StartedAt     time.Time  `json:"started_at" doc:"start of the node's process"`
-	Build         string     `json:"build"`
-	Mode          string     `json:"mode,omitempty"`
-	RTTMS         float64    `json:"rtt_ms"`
-	Streams       int        `json:"streams" doc:"open in the tunnel now"`
-	StreamsTotal  uint64     `json:"streams_total"`
-	BytesIn       uint64     `json:"bytes_in"`
-	BytesOut      uint64     `json:"bytes_out"`
-	ClockSkewMS   float64    `json:"clock_skew_ms"`
-	ReportedAt    *time.Time `json:"reported_at,omitempty"`
-	History       *History   `json:"history,omitempty" doc:"one value for each report of the node, oldest first"`
-	Relayed       int        `json:"relayed" doc:"connections the node relays now, by its own count"`
-	Refused       uint64     `json:"refused" doc:"by rule, since the node's start"`
-	Failed        uint64     `json:"failed"`
-	MemoryBytes   uint64     `json:"memory_bytes"`
-	DeployAddress string     `json:"deploy_address,omitempty" doc:"host-deployment listener"`
-	DeployPin     string     `json:"deploy_pin,omitempty" doc:"for curl --pinnedpubkey"`
+	Core          string            `json:"core"`
+	Transport     string            `json:"transport"`
+	Binding       string            `json:"binding" doc:"bound: TLS ends at core; inner: something ends it on the way, and TLS runs inside"`
+	Finding       string            `json:"finding,omitempty" doc:"how this core was found"`
+	Remote        string            `json:"remote"`
+	ConnectedAt   time.Time         `json:"connected_at"`
+	StartedAt     time.Time         `json:"started_at" doc:"start of the node's process"`
+	Build         string            `json:"build"`
+	Mode          string            `json:"mode,omitempty"`
+	RTTMS         float64           `json:"rtt_ms"`
+	Streams       int               `json:"streams" doc:"open in the tunnel now"`
+	StreamsTotal  uint64            `json:"streams_total"`
+	BytesIn       uint64            `json:"bytes_in"`
+	BytesOut      uint64            `json:"bytes_out"`
+	ClockSkewMS   float64           `json:"clock_skew_ms"`
+	ReportedAt    *time.Time        `json:"reported_at,omitempty"`
+	History       *History          `json:"history,omitempty" doc:"one value for each report of the node, oldest first"`
+	Relayed       int               `json:"relayed" doc:"connections the node relays now, by its own count"`
+	Refused       uint64            `json:"refused" doc:"by rule, since the node's start"`
+	Failed        uint64            `json:"failed"`
+	MemoryBytes   uint64            `json:"memory_bytes"`
+	Web           *wire.WebCapacity `json:"web,omitempty" doc:"of carriers and webproxies"`
+	DeployAddress string            `json:"deploy_address,omitempty" doc:"host-deployment listener"`
+	DeployPin     string            `json:"deploy_pin,omitempty" doc:"for curl --pinnedpubkey"`
 }
 
 type rulesIO struct {
@@ -129,6 +130,7 @@ func (f *Fleet) show(e *nodeRow) edgeOut {
 		at := s.at
 		t.ReportedAt = &at
 		t.History = n.past.view(f.statusEvery())
+		t.Web = webCapacity(s.Web)
 		if s.LastError != "" {
 			o.LastError = s.LastError
 		}

@@ -80,7 +80,8 @@ func (f *Fleet) acceptConfig() tunnel.AcceptConfig {
 	leaf, roots := f.ca.identity()
 	return tunnel.AcceptConfig{
 		Identity: tunnel.Identity{Certificate: leaf, Roots: roots, VerifyPeer: verifyPeer},
-		Limits:   edgeLimits,
+		Limits:   webProxyLimits,
+		LimitsOf: limitsOf,
 		Logger:   f.log,
 	}
 }

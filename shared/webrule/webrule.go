@@ -21,9 +21,9 @@ type Policy struct {
 	// proposal for the administrator.
 	Learn bool `json:"learn,omitempty"`
 	// Recipe is how the session signs in.
-	Recipe Recipe `json:"recipe"`
+	Recipe Recipe `json:"recipe,omitzero"`
 	// TLS is how the target and the other hosts are believed.
-	TLS TLS `json:"tls"`
+	TLS TLS `json:"tls,omitzero"`
 	// Private lists addresses (CIDR) and names that would be refused as
 	// internal (loopback, link-local, the proxy's own) but are meant.
 	Private []string `json:"private,omitempty"`

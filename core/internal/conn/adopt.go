@@ -75,8 +75,11 @@ func (m *Manager) Adopt(ctx context.Context, id string) (*Live, error) {
 
 // wantOf is the use a kind of connection is opened with.
 func wantOf(kind string) access.Feature {
-	if kind == "network" {
+	switch kind {
+	case "network":
 		return access.Network
+	case "web":
+		return access.Web
 	}
 	return access.Forward
 }

@@ -91,6 +91,8 @@ func (s *Service) Explain(ctx context.Context, q Question) (*Explanation, error)
 			q.Want = access.Shell
 		case target.Network:
 			q.Want = access.Network
+		case target.Web:
+			q.Want = access.Web
 		}
 	}
 	e := &Explanation{}

@@ -112,7 +112,7 @@ func (s *Service) offers(entries []Entry, t *target.Target, accounts []target.Ac
 	if t.Disabled {
 		return entries
 	}
-	if !t.Kind.HasAccounts() {
+	if !t.Kind.HasAccounts() || open(t, accounts) {
 		return appendOffer(entries, t, "", r)
 	}
 	for i := range accounts {

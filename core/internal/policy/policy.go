@@ -200,6 +200,9 @@ func (s *Service) decideTarget(ctx context.Context, q db.Querier, sub *access.Su
 	if err != nil {
 		return Verdict{}, err
 	}
+	if open(t, accounts) && ask.Account == "" {
+		return Verdict{Decision: access.Decide(r), Target: t}, nil
+	}
 	if ask.Account == "" {
 		return anyAccount(t, accounts, r), nil
 	}
@@ -217,12 +220,20 @@ func (s *Service) decideTarget(ctx context.Context, q db.Querier, sub *access.Su
 	return v, nil
 }
 
+// open reports whether a target is used without an account: a web application
+// that nobody signs in to, or everybody by himself.
+func open(t *target.Target, accounts []target.Account) bool {
+	return t.Kind == target.Web && len(accounts) == 0
+}
+
 // anyAccount answers for a target with accounts when none is named. Raw
-// forwarding is allowed by any account that may forward; every other use
-// needs an account, and the answer names those the user has.
+// forwarding is allowed by any account that may forward, a web session by the
+// only account the user has; every other use needs an account, and the answer
+// names those the user has.
 func anyAccount(t *target.Target, accounts []target.Account, r access.Request) Verdict {
 	best := Verdict{Target: t}
 	var may []string
+	var only Verdict
 	for i := range accounts {
 		one := limited(r, &accounts[i])
 		d := access.Decide(one)
@@ -231,6 +242,7 @@ func anyAccount(t *target.Target, accounts []target.Account, r access.Request) V
 		}
 		if access.Survey(one).Features != 0 {
 			may = append(may, accounts[i].Name)
+			only = Verdict{Decision: d, Target: t, Account: &accounts[i]}
 		}
 		if d.Reason != access.Allowed && d.Reason > best.Reason {
 			best.Decision = d
@@ -242,6 +254,9 @@ func anyAccount(t *target.Target, accounts []target.Account, r access.Request) V
 	}
 	if r.Want == access.Forward || best.Reason == access.UserDisabled || best.Reason == access.UserLocked {
 		return best
+	}
+	if len(may) == 1 && r.Want == access.Web {
+		return only
 	}
 	if len(may) > 0 {
 		best.Decision = access.Decision{Reason: access.NoAccount}

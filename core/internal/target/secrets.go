@@ -10,8 +10,8 @@ import (
 
 // Whoever decides where a stored secret is sent can have it sent to a host of
 // his own. Attaching one to an account, and changing where such an account's
-// target is or which host key it is known by, therefore needs secrets:manage
-// besides targets:manage.
+// target is, which host key or certificate it is known by, or where a web
+// session puts it, therefore needs secrets:manage besides targets:manage.
 
 // mayPlaceSecret refuses a caller without secrets:manage.
 func mayPlaceSecret(ctx context.Context) error {
@@ -37,8 +37,9 @@ func (s *Service) mayRedirect(ctx context.Context, q db.Querier, targetID string
 	return nil
 }
 
-// redirects reports whether b may be another host than a, or one known by
-// other keys.
+// redirects reports whether b may be another host than a, one known by other
+// keys, or one that is sent its secrets in another way.
 func redirects(a, b *Target) bool {
-	return a.FullAddress() != b.FullAddress() || a.HostKeyPolicy != b.HostKeyPolicy || a.HostKeyCA != b.HostKeyCA
+	return a.FullAddress() != b.FullAddress() || a.HostKeyPolicy != b.HostKeyPolicy || a.HostKeyCA != b.HostKeyCA ||
+		a.Web.sends() != b.Web.sends()
 }

@@ -30,7 +30,7 @@ const (
 
 const (
 	targetColumns = `t.id, t.name, t.kind, coalesce(t.site, ''), t.host, t.port, t.comment, t.tags, t.disabled,
- t.machine_id, t.origin, t.host_key_policy, t.host_key_ca, t.ssh_algorithms, t.network, t.created_at, t.updated_at, t.version`
+ t.machine_id, t.origin, t.host_key_policy, t.host_key_ca, t.ssh_algorithms, t.network, t.web, t.created_at, t.updated_at, t.version`
 
 	sqlTargetByID      = `select ` + targetColumns + ` from targets t where t.id = $1`
 	sqlTargetByName    = `select ` + targetColumns + ` from targets t where t.name = $1`
@@ -48,10 +48,10 @@ const (
    and ($6 = '' or t.id in (select target_id from target_tags where tag = $6))
  order by t.name limit $7`
 	sqlTargetInsert = `insert into targets (id, name, kind, site, host, port, comment, tags, disabled, machine_id,
- origin, host_key_policy, host_key_ca, ssh_algorithms, network, created_at, updated_at, version) values `
+ origin, host_key_policy, host_key_ca, ssh_algorithms, network, web, created_at, updated_at, version) values `
 	sqlTargetUpdate = `update targets set name = $1, kind = $2, site = $3, host = $4, port = $5, comment = $6, tags = $7,
- disabled = $8, machine_id = $9, host_key_policy = $10, host_key_ca = $11, ssh_algorithms = $12, network = $13, updated_at = $14,
- version = version + 1 where id = $15 and version = $16`
+ disabled = $8, machine_id = $9, host_key_policy = $10, host_key_ca = $11, ssh_algorithms = $12, network = $13, web = $14,
+ updated_at = $15, version = version + 1 where id = $16 and version = $17`
 	sqlTargetDelete = `delete from targets where id = $1`
 	sqlTagsDelete   = `delete from target_tags where target_id = $1`
 	sqlTagInsert    = `insert into target_tags (tag, target_id) values `
@@ -230,15 +230,18 @@ func scanSite(r rowScanner) (Site, error) {
 
 func scanTarget(r rowScanner) (Target, error) {
 	var t Target
-	var tags, network string
+	var tags, network, web string
 	var created, updated int64
 	err := r.Scan(&t.ID, &t.Name, &t.Kind, &t.Site, &t.Host, &t.Port, &t.Comment, &tags, &t.Disabled,
-		&t.MachineID, &t.Origin, &t.HostKeyPolicy, &t.HostKeyCA, &t.SSHAlgorithms, &network, &created, &updated, &t.Version)
+		&t.MachineID, &t.Origin, &t.HostKeyPolicy, &t.HostKeyCA, &t.SSHAlgorithms, &network, &web, &created, &updated, &t.Version)
 	if err != nil {
 		return t, db.Classify(err)
 	}
 	if t.Network, err = readNetwork(network); err != nil {
 		return t, fmt.Errorf("network of target %s: %w", t.ID, err)
+	}
+	if t.Web, err = readWeb(web); err != nil {
+		return t, fmt.Errorf("web of target %s: %w", t.ID, err)
 	}
 	if tags != "[]" {
 		if err := json.Unmarshal([]byte(tags), &t.Tags); err != nil {
@@ -251,7 +254,7 @@ func scanTarget(r rowScanner) (Target, error) {
 
 func (t *Target) row() []any {
 	return []any{t.ID, t.Name, string(t.Kind), nullable(t.Site), t.Host, t.Port, t.Comment, tagsJSON(t.Tags), t.Disabled,
-		t.MachineID, t.Origin, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(),
+		t.MachineID, t.Origin, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(), t.webJSON(),
 		micros(t.CreatedAt), micros(t.UpdatedAt), int64(1)}
 }
 

@@ -14,7 +14,7 @@ import (
 // Kind of a target.
 type Kind string
 
-// The kinds. Web is reserved for the carrier.
+// The kinds.
 const (
 	SSH     Kind = "ssh"
 	TCP     Kind = "tcp"
@@ -66,6 +66,9 @@ type Target struct {
 	SSHAlgorithms string
 	// Network is what a target of kind network opens, nil for others.
 	Network *NetworkSpec
+	// Web is what a target of kind web is, nil for others. Host and Port are
+	// those of its start URL.
+	Web *WebSpec
 
 	CreatedAt time.Time
 	UpdatedAt time.Time

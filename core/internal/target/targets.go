@@ -119,6 +119,9 @@ func (t *Target) facts() map[string]string {
 	if t.Network != nil {
 		t.Network.facts(f)
 	}
+	if t.Web != nil {
+		t.Web.facts(f)
+	}
 	return f
 }
 
@@ -177,7 +180,7 @@ func (s *Service) Update(ctx context.Context, id string, match Match, change fun
 func (s *Service) update(ctx context.Context, tx *db.Tx, old, t *Target, event audit.Type, by audit.Actor) error {
 	t.UpdatedAt = s.now()
 	err := exactly(tx.ExecContext(ctx, sqlTargetUpdate, t.Name, string(t.Kind), nullable(t.Site), t.Host, t.Port, t.Comment,
-		tagsJSON(t.Tags), t.Disabled, t.MachineID, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(),
+		tagsJSON(t.Tags), t.Disabled, t.MachineID, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(), t.webJSON(),
 		micros(t.UpdatedAt), t.ID, old.Version))
 	if err != nil {
 		return fmt.Errorf("update target %s: %w", t.ID, err)
@@ -249,6 +252,9 @@ func (s *Service) validateAccounts(ctx context.Context, q db.Querier, t *Target,
 func (s *Service) validateAccount(ctx context.Context, q db.Querier, t *Target, a *Account, field string, p *problems) error {
 	if a.Features == 0 {
 		a.Features = t.Kind.Features()
+	}
+	if t.Kind == Web {
+		a.webAuth(p, field)
 	}
 	a.validate(p, field)
 	if extra := a.Features &^ t.Kind.Features() & access.AllFeatures; extra != 0 {

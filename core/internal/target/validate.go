@@ -104,15 +104,24 @@ func (t *Target) validate(p *problems) {
 	case strings.HasPrefix(t.Name, idPrefix):
 		p.add("name", "names do not begin with %s: that is how IDs begin", idPrefix)
 	}
-	if t.Kind != SSH && t.Kind != TCP && t.Kind != Network {
-		p.add("kind", "must be ssh, tcp or network")
+	if t.Kind != SSH && t.Kind != TCP && t.Kind != Network && t.Kind != Web {
+		p.add("kind", "must be ssh, tcp, network or web")
 	}
 	if t.Site != "" && !siteName.MatchString(t.Site) {
 		p.add("site", "is not a site name")
 	}
-	if t.Kind == Network {
+	if t.Network != nil && t.Kind != Network {
+		p.add("network", "only targets of kind network have destinations")
+	}
+	if t.Web != nil && t.Kind != Web {
+		p.add("web", "only targets of kind web have a start URL")
+	}
+	switch t.Kind {
+	case Network:
 		t.validateNetwork(p)
-	} else {
+	case Web:
+		t.validateWeb(p)
+	default:
 		t.validateHost(p)
 	}
 	checkComment(p, t.Comment)
@@ -128,11 +137,8 @@ func (t *Target) validate(p *problems) {
 	t.validateSSH(p)
 }
 
-// validateHost checks what every kind but network has: one host and port.
+// validateHost checks what ssh and tcp targets have: one host and port.
 func (t *Target) validateHost(p *problems) {
-	if t.Network != nil {
-		p.add("network", "only targets of kind network have destinations")
-	}
 	if h, err := NormalHost(t.Host); err != nil {
 		p.add("host", "%s", err)
 	} else {
@@ -200,7 +206,7 @@ func (k Kind) Features() access.Features {
 	case TCP:
 		return access.Forward
 	case Web:
-		return access.Web
+		return access.Web | access.FileTransfer
 	case Network:
 		return access.Network
 	default:

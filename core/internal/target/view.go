@@ -26,9 +26,9 @@ func viewSite(s *Site) siteView {
 // Settings are what an administrator may set of a target.
 type Settings struct {
 	Name          string   `json:"name" doc:"unique, a-z 0-9 . _ -" maxLength:"64"`
-	Kind          string   `json:"kind,omitempty" enum:"ssh,tcp,network" default:"ssh"`
+	Kind          string   `json:"kind,omitempty" enum:"ssh,tcp,network,web" default:"ssh"`
 	Site          string   `json:"site,omitempty" doc:"empty: dialled by core itself; of a network target: reached by the router itself" maxLength:"63"`
-	Host          string   `json:"host,omitempty" doc:"name or address as the site knows it; not for network targets" maxLength:"260"`
+	Host          string   `json:"host,omitempty" doc:"name or address as the site knows it; not for network targets, of a web target that of its start URL" maxLength:"260"`
 	Port          int      `json:"port,omitempty" doc:"22 for ssh when left out" minimum:"0" maximum:"65535"`
 	Comment       string   `json:"comment,omitempty" maxLength:"1000" doc:"shown to the target's users"`
 	Tags          []string `json:"tags,omitempty" nullable:"false" doc:"name or name=value" maxItems:"32"`
@@ -38,6 +38,7 @@ type Settings struct {
 	SSHAlgorithms string   `json:"ssh_algorithms,omitempty" doc:"overrides the offered algorithms for old hosts" maxLength:"1000"`
 	// Network is what a network target opens.
 	Network *NetworkText `json:"network,omitempty" doc:"what a network target opens; only for kind network"`
+	Web     *WebSpec     `json:"web,omitempty" doc:"only for kind web"`
 }
 
 // apply sets t to what b says; what of a network cannot be read is a problem.
@@ -52,6 +53,10 @@ func (b *Settings) apply(t *Target, p *problems) {
 	t.Network = nil
 	if b.Network != nil {
 		t.Network = b.Network.read(p)
+	}
+	t.Web = nil
+	if b.Web != nil {
+		t.Web = b.Web.clone()
 	}
 }
 
@@ -92,11 +97,13 @@ type View struct {
 	// Network is there for kind network. In lists destinations are cut.
 	Network           *NetworkText `json:"network,omitempty"`
 	DestinationsTotal int          `json:"destinations_total,omitempty" doc:"of a network target; lists show the first 20 only"`
-	MachineID         string       `json:"machine_id"`
-	Origin            string       `json:"origin"`
-	CreatedAt         time.Time    `json:"created_at"`
-	UpdatedAt         time.Time    `json:"updated_at"`
-	Version           int64        `json:"version"`
+	// Web is there for kind web. In lists it is without its policy.
+	Web       *WebSpec  `json:"web,omitempty"`
+	MachineID string    `json:"machine_id"`
+	Origin    string    `json:"origin"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+	Version   int64     `json:"version"`
 }
 
 // NewView renders a target.
@@ -114,6 +121,7 @@ func NewView(t *Target) View {
 	if t.Network != nil {
 		v.Network, v.DestinationsTotal = ViewNetwork(t.Network), len(t.Network.Destinations)
 	}
+	v.Web = t.Web
 	return v
 }
 
@@ -124,6 +132,7 @@ const shownDestinations = 20
 func briefView(t *Target) View {
 	short := *t
 	short.Network = t.Network.Brief()
+	short.Web = t.Web.brief()
 	v := NewView(&short)
 	if t.Network != nil {
 		v.DestinationsTotal = len(t.Network.Destinations)
@@ -134,7 +143,7 @@ func briefView(t *Target) View {
 // AccountSettings are what an administrator may set of an account.
 type AccountSettings struct {
 	Name     string   `json:"name" doc:"login on the target" maxLength:"64"`
-	Auth     string   `json:"auth,omitempty" enum:"certificate,password,key,ask" default:"certificate"`
+	Auth     string   `json:"auth,omitempty" enum:"certificate,password,key,ask" doc:"certificate when left out; of web targets password with a secret, else ask"`
 	Secret   string   `json:"secret,omitempty" doc:"ID of the stored password or key" maxLength:"64"`
 	Features []string `json:"features,omitempty" nullable:"false" doc:"uses the account permits at all; all when left out"`
 	Disabled bool     `json:"disabled,omitempty"`

@@ -163,6 +163,7 @@ const (
 	RecordingShared    Type = "recording.shared"
 	RecordingFileKept  Type = "recording.file_kept"
 	RecordingFileSent  Type = "recording.file_sent"
+	RecordingResumed   Type = "recording.resumed"
 
 	SettingChanged Type = "setting.changed"
 
@@ -245,6 +246,7 @@ var numbers = map[Type]uint32{
 	RecordingSearched: 1604, RecordingDamaged: 1605, RecordingExpired: 1606, RecordingDeleted: 1607,
 	RecordingFailed: 1608, RecordingHeld: 1609,
 	RecordingShared: 1610, RecordingFileKept: 1611, RecordingFileSent: 1612,
+	RecordingResumed: 1613,
 
 	SettingChanged: 1700,
 

@@ -98,6 +98,7 @@ type FileWriter struct {
 	st     *Store
 	file   File
 	rec    *Writer
+	note   func(kind string, fields map[string]string) error // puts it on the timeline
 	limit  int64
 	sum    hash.Hash
 	out    *os.File
@@ -118,7 +119,7 @@ func (w *Writer) File(ctx context.Context, d Direction, path string) (*FileWrite
 	}
 	s := w.st
 	x := &FileWriter{
-		st: s, rec: w, limit: s.cfg.Limits().FileMax, sum: sha256.New(),
+		st: s, rec: w, note: w.Event, limit: s.cfg.Limits().FileMax, sum: sha256.New(),
 		file: File{ID: newID("rfl_"), RecordingID: w.ID, Direction: d, Path: cut(path, maxField), Status: "not_stored", StoredAt: s.cfg.Now()},
 	}
 	if x.limit > 0 {
@@ -138,7 +139,7 @@ func (x *FileWriter) begin() error {
 	if err := x.st.checkSpace(); err != nil {
 		return err
 	}
-	x.out, x.chain, _, x.sealed, err = x.st.begin(root, x.file.ID, kindFile, x.file.StoredAt)
+	x.out, x.chain, _, x.sealed, err = x.st.begin(root, x.file.ID, kindFile, version, x.file.StoredAt)
 	if err != nil {
 		x.out = nil
 		return err
@@ -288,7 +289,7 @@ func (x *FileWriter) Close(ctx context.Context) (File, error) {
 		}
 		x.out = nil
 	}
-	return x.file, errors.Join(err, x.rec.Event("file", map[string]string{
+	return x.file, errors.Join(err, x.note("file", map[string]string{
 		"path": x.file.Path, "direction": string(x.file.Direction), "bytes": fmt.Sprint(x.file.Size),
 		"sha256": x.file.SHA256, "file": x.file.ID, "status": x.file.Status,
 	}))

@@ -89,13 +89,12 @@ func (s *Store) FollowLive(ctx context.Context, r *Recording, to Follower) (Inte
 			x.blocks++
 			return Integrity{Status: Complete, Text: "complete", Blocks: int(x.blocks) - 1, Duration: x.last, Seconds: x.last.Seconds()}, nil
 		}
-		items, derr := decodeItems(payload)
+		items, derr := x.decode(payload)
 		if typ != typeData || derr != nil {
 			return x.finishState(&DamageError{Block: int(x.chain.n), Why: "its items are not readable"})
 		}
-		x.blocks++
 		for _, it := range items {
-			x.last = it.At
+			x.last = max(x.last, it.At)
 			if err := to.Item(it); err != nil {
 				return Integrity{}, fmt.Errorf("follow recording %s: %w", r.ID, err)
 			}

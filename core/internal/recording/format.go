@@ -20,7 +20,7 @@ import (
 // A file is a head and blocks; integers are big-endian.
 //
 //	head   8  "CAPREC\r\n"
-//	       2  version, 1
+//	       2  version: 1, or 2 for recordings of web sessions (webitem.go)
 //	       2  length of the JSON that follows, at most 4096
 //	       …  JSON: id, kind (recording, index, file), started_us, salt, sealed_key
 //	block  4  length n of the sealed body
@@ -43,6 +43,7 @@ import (
 const (
 	magic       = "CAPREC\r\n"
 	version     = 1
+	versionWeb  = 2
 	maxHead     = 4096
 	blockHead   = 12
 	padTo       = 64
@@ -73,6 +74,8 @@ type head struct {
 	// index built twice never uses a nonce twice.
 	Salt      []byte `json:"salt"`
 	SealedKey []byte `json:"sealed_key,omitempty"`
+
+	version uint16
 }
 
 // DamageError says which block failed; block 0 is the head.
@@ -106,7 +109,7 @@ func marshalHead(h head) ([]byte, error) {
 	if len(b) > maxHead {
 		return nil, fmt.Errorf("encode recording head: %d bytes, limit %d", len(b), maxHead)
 	}
-	out := append([]byte(magic), 0, version)
+	out := binary.BigEndian.AppendUint16([]byte(magic), max(h.version, version))
 	out = binary.BigEndian.AppendUint16(out, uint16(len(b)))
 	return append(out, b...), nil
 }
@@ -123,7 +126,8 @@ func readHead(r io.Reader) (head, []byte, error) {
 	if string(raw[:len(magic)]) != magic {
 		return head{}, nil, &DamageError{Why: "not a recording"}
 	}
-	if v := binary.BigEndian.Uint16(raw[8:]); v != version {
+	v := binary.BigEndian.Uint16(raw[8:])
+	if v != version && v != versionWeb {
 		return head{}, nil, &DamageError{Why: fmt.Sprintf("version %d is not known", v)}
 	}
 	n := int(binary.BigEndian.Uint16(raw[10:]))
@@ -141,6 +145,7 @@ func readHead(r io.Reader) (head, []byte, error) {
 	if err := json.Unmarshal(raw[len(magic)+4:], &h); err != nil {
 		return head{}, nil, &DamageError{Why: "not readable"}
 	}
+	h.version = v
 	return h, raw, nil
 }
 
@@ -185,7 +190,11 @@ func (c *chain) next(typ byte) (nonce, aad []byte) {
 
 // seal appends the next block to dst.
 func (c *chain) seal(dst []byte, typ byte, payload []byte) []byte {
-	body := pack(payload)
+	return c.sealBody(dst, typ, pack(payload))
+}
+
+// sealBody appends the next block with a body made by pack or packStored.
+func (c *chain) sealBody(dst []byte, typ byte, body []byte) []byte {
 	nonce, aad := c.next(typ)
 	start := len(dst)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(body)+tagSize))
@@ -255,6 +264,11 @@ func pack(payload []byte) []byte {
 			kind, data = bodyDeflate, z.Bytes()
 		}
 	}
+	return packAs(kind, data)
+}
+
+// packAs pads a body that is compressed or not.
+func packAs(kind byte, data []byte) []byte {
 	n := bodyHead + len(data)
 	body := make([]byte, 0, n+padTo)
 	body = append(body, kind)

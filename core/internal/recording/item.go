@@ -17,19 +17,32 @@ const (
 	ItemInput  ItemKind = 'i'
 	ItemResize ItemKind = 'r'
 	ItemEvent  ItemKind = 'e'
+	// ItemFrame is a picture of a web session, as shared/rfb encodes frames.
+	ItemFrame ItemKind = 'f'
+
+	// itemWeb begins a record of a web session and itemMore goes on with it; a
+	// reader puts them together as ItemFrame or ItemEvent (webitem.go).
+	itemWeb  ItemKind = 'w'
+	itemMore ItemKind = 'c'
 )
 
 // Item is one entry of the timeline.
 type Item struct {
 	At   time.Duration
 	Kind ItemKind
-	// Data is output or input.
+	// Data is output, input or a frame.
 	Data []byte
 	// Width and Height are a new terminal size.
 	Width, Height int
 	// Event and Fields are a structured event.
 	Event  string
 	Fields map[string]string
+	// Source is the node of a web session that told, Seq its number there;
+	// empty for what core noted by itself.
+	Source string
+	Seq    uint64
+
+	web webHead // of itemWeb
 }
 
 // event is how an event is stored.
@@ -97,6 +110,12 @@ func decodeItems(p []byte) ([]Item, error) {
 				return nil, errItem
 			}
 			it.Event, it.Fields = e.Kind, e.Fields
+		case itemWeb:
+			if it.web, it.Data, n = parseWebHead(data); n < 0 {
+				return nil, errItem
+			}
+		case itemMore:
+			it.Data = data
 		default:
 			return nil, errItem
 		}

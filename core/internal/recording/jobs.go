@@ -23,14 +23,17 @@ func (s *Store) Run(ctx context.Context) error {
 	defer t.Stop()
 	retry := time.NewTicker(2 * time.Second)
 	defer retry.Stop()
-	recovered := false
+	live := time.NewTicker(checkpointEvery)
+	defer live.Stop()
+	recovered, began := false, time.Now()
 	var failing error
 	for all := true; ; {
 		err := s.saveEnded(ctx)
 		if err == nil && !recovered {
-			if err = s.recover(ctx); err == nil {
-				recovered = true
-			}
+			recovered, err = s.recover(ctx, time.Since(began) < resumeWithin)
+		}
+		if err == nil {
+			err = s.checkpoint(ctx)
 		}
 		if err == nil {
 			err = s.indexClosed(ctx)
@@ -52,6 +55,7 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-s.wake:
 		case <-t.C:
 			all = true
+		case <-live.C:
 		case <-s.retry(retry.C, failing != nil):
 		}
 	}
@@ -74,20 +78,32 @@ func (s *Store) lastSave() error {
 	return s.saveEnded(ctx)
 }
 
-// recover marks recordings incomplete that an earlier run of this core left open.
-func (s *Store) recover(ctx context.Context) error {
+// ours reports whether a recording is written, or waits to be saved, here.
+func (s *Store) ours(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ours := s.writers[id]
+	for _, e := range s.unsaved {
+		ours = ours || e.id == id
+	}
+	return ours
+}
+
+// recover marks recordings incomplete that an earlier run of this core left
+// open. Those of web sessions may be resumed: while early, they wait. done says
+// that none is left.
+func (s *Store) recover(ctx context.Context, early bool) (done bool, err error) {
 	left, err := s.list(ctx, s.cfg.DB, leftSQL, s.cfg.CoreID)
 	if err != nil {
-		return err
+		return false, err
 	}
+	done = true
 	for _, r := range left {
-		s.mu.Lock()
-		_, ours := s.writers[r.ID]
-		for _, e := range s.unsaved {
-			ours = ours || e.id == r.ID
+		if s.ours(r.ID) {
+			continue
 		}
-		s.mu.Unlock()
-		if ours {
+		if early && r.Kind == KindWeb {
+			done = false
 			continue
 		}
 		e := ended{id: r.ID, status: Incomplete, at: s.cfg.Now(), conn: r.ConnectionID, user: r.UserName}
@@ -96,20 +112,26 @@ func (s *Store) recover(ctx context.Context) error {
 		case errors.Is(err, fs.ErrNotExist):
 			e.status, e.problem = Damaged, "the file is missing"
 		case err != nil:
-			return fmt.Errorf("recover recording %s: %w", r.ID, err)
+			return false, fmt.Errorf("recover recording %s: %w", r.ID, err)
 		default:
 			e.status, e.problem = state.Status, state.Text
 			e.duration, e.blocks, e.size, e.sha256 = state.Duration, int64(state.Blocks), size, sum
-			if state.Status == Complete {
+			switch {
+			case state.Status == Complete:
 				e.problem = "" // the end mark was written, only the row was not
+			case state.Status == Incomplete && e.blocks < r.Blocks:
+				e.status, e.problem = Damaged, fmt.Sprintf("truncated: %d of at least %d blocks", e.blocks, r.Blocks)
 			}
 		}
+		if s.ours(r.ID) {
+			continue // resumed meanwhile
+		}
 		if err := s.saveOne(ctx, e); err != nil {
-			return fmt.Errorf("recover recording %s: %w", r.ID, err)
+			return false, fmt.Errorf("recover recording %s: %w", r.ID, err)
 		}
 		s.cfg.Log.Info("recording left open by an earlier run", "recording", r.ID, "status", string(e.status))
 	}
-	return nil
+	return done, nil
 }
 
 // examine reads a recording through. A damaged file is no error.

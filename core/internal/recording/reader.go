@@ -26,6 +26,7 @@ type Reader struct {
 	head  head
 
 	ready  []Item
+	parts  assembly
 	blocks uint64
 	items  uint64
 	last   time.Duration
@@ -68,7 +69,7 @@ func (x *Reader) Next() (Item, error) {
 	}
 	it := x.ready[0]
 	x.ready = x.ready[1:]
-	x.last = it.At
+	x.last = max(x.last, it.At)
 	return it, nil
 }
 
@@ -84,13 +85,11 @@ func (x *Reader) block() error {
 	n := int(x.chain.n)
 	switch typ {
 	case typeData:
-		items, err := decodeItems(payload)
+		items, err := x.decode(payload)
 		if err != nil {
 			return &DamageError{Block: n, Why: err.Error()}
 		}
 		x.ready = items
-		x.blocks++
-		x.items += uint64(len(items))
 		for _, it := range items {
 			switch it.Kind {
 			case ItemOutput:
@@ -114,6 +113,22 @@ func (x *Reader) block() error {
 		return errEnd
 	}
 	return &DamageError{Block: n, Why: "it has an unknown type"}
+}
+
+// decode returns the items that a data block completes.
+func (x *Reader) decode(payload []byte) ([]Item, error) {
+	items, err := decodeItems(payload)
+	if err != nil {
+		return nil, err
+	}
+	n := uint64(len(items))
+	whole, err := x.parts.items(items)
+	if err != nil {
+		return nil, err
+	}
+	x.blocks++
+	x.items += n
+	return whole, nil
 }
 
 // finish turns the reason why reading stopped into the verdict.

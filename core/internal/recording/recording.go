@@ -3,7 +3,8 @@
 // encrypted, authenticated blocks into a directory (any POSIX or NFS path),
 // shown as asciicast v2. A reader detects a flipped byte and a truncation and
 // says which (format.go). Input typed while the terminal does not echo is
-// masked before it is written (mask.go).
+// masked before it is written (mask.go). A recording of kind web holds the
+// frames and events of a browser session, brought by several nodes (web.go).
 //
 // Invariants: no recording, no session; what is written is on disk within one
 // second, or the writer fails; a file is found by the ID of its row and by
@@ -21,7 +22,7 @@ import (
 // Meta describes a recording when it starts.
 type Meta struct {
 	ConnectionID string
-	Kind         string // ssh, exec, sftp
+	Kind         string // ssh, exec, sftp, web
 	UserID       string // whose own recording it is
 	UserName     string
 	TargetID     string

@@ -205,28 +205,52 @@ func (s *Store) create(ctx context.Context, m Meta) (*Writer, error) {
 	if err := s.checkSpace(); err != nil {
 		return nil, err
 	}
-	m.Width, m.Height = clampSize(m.Width, 80), clampSize(m.Height, 24)
+	ver := uint16(version)
+	if m.Kind == KindWeb {
+		ver = versionWeb
+		m.Width, m.Height = min(max(m.Width, 1), maxPixels), min(max(m.Height, 1), maxPixels)
+	} else {
+		m.Width, m.Height = clampSize(m.Width, 80), clampSize(m.Height, 24)
+	}
 	m.Title = cut(m.Title, 200)
 	id := newID("rec_")
 	now := s.cfg.Now()
-	f, c, raw, sealed, err := s.begin(root, id, kindRec, now)
+	f, c, raw, sealed, err := s.begin(root, id, kindRec, ver, now)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.insert(ctx, id, m, sealed, now); err != nil {
+	if m.Kind == KindWeb {
+		err = lockFile(f)
+	}
+	if err == nil {
+		err = s.insert(ctx, id, m, sealed, now)
+	}
+	if err != nil {
 		f.Close()
 		return nil, errors.Join(err, root.Remove(fileName(id, kindRec, now)))
 	}
-	w := newWriter(s, id, m, f, raw, c)
-	s.mu.Lock()
-	s.writers[id] = w
-	s.mu.Unlock()
+	started := s.cfg.Now()
+	if m.Kind == KindWeb {
+		started = now // what a core that resumes it reads in the row
+	}
+	w := newWriter(s, id, m, f, c, started)
+	w.size = int64(len(raw))
+	w.sum.Write(raw)
+	s.start(w)
 	s.metrics.started.Inc()
 	return w, nil
 }
 
+// start runs a writer.
+func (s *Store) start(w *Writer) {
+	s.mu.Lock()
+	s.writers[w.ID] = w
+	s.mu.Unlock()
+	go w.run()
+}
+
 // begin creates a file with a fresh data key and its head, forced to disk.
-func (s *Store) begin(root *os.Root, id, kind string, now time.Time) (*os.File, *chain, []byte, []byte, error) {
+func (s *Store) begin(root *os.Root, id, kind string, ver uint16, now time.Time) (*os.File, *chain, []byte, []byte, error) {
 	key := make([]byte, keySize)
 	rand.Read(key)
 	defer clear(key)
@@ -234,12 +258,12 @@ func (s *Store) begin(root *os.Root, id, kind string, now time.Time) (*os.File, 
 	if err != nil {
 		return nil, nil, nil, nil, fmt.Errorf("wrap data key: %w", err)
 	}
-	f, c, raw, err := s.beginWith(root, id, kind, now, key, sealed)
+	f, c, raw, err := s.beginWith(root, id, kind, ver, now, key, sealed)
 	return f, c, raw, sealed, err
 }
 
-func (s *Store) beginWith(root *os.Root, id, kind string, now time.Time, key, sealed []byte) (*os.File, *chain, []byte, error) {
-	raw, err := encodeHead(head{ID: id, Kind: kind, StartedUS: now.UnixMicro(), SealedKey: sealed})
+func (s *Store) beginWith(root *os.Root, id, kind string, ver uint16, now time.Time, key, sealed []byte) (*os.File, *chain, []byte, error) {
+	raw, err := encodeHead(head{ID: id, Kind: kind, StartedUS: now.UnixMicro(), SealedKey: sealed, version: ver})
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -68,6 +68,17 @@ type Writer struct {
 	started  time.Time
 	// followers are those who want data written out soon.
 	followers int
+	// kept is how many items are on disk, keptSize and keptBlocks how many
+	// bytes and blocks; checked is the keptBlocks that the row has.
+	kept       uint64
+	keptSize   int64
+	keptBlocks uint64
+	checked    uint64
+
+	// flushAfter and syncAfter are those of this kind of recording.
+	flushAfter, syncAfter time.Duration
+	// stored: bodies are not compressed again.
+	stored bool
 }
 
 // Output records bytes the user sees (stderr is merged, as on a terminal).
@@ -210,7 +221,7 @@ func (w *Writer) armLocked() {
 		return
 	}
 	w.armed = true
-	after := flushAfter
+	after := w.flushAfter
 	if w.followers > 0 {
 		after = flushFollowed
 	}
@@ -261,7 +272,7 @@ func (w *Writer) run() {
 		if closing {
 			w.mask.flush()
 		}
-		payload := w.buf
+		payload, mark := w.buf, w.tot.Items
 		w.buf, spare = spare, nil
 		failed := w.err != nil
 		w.mu.Unlock()
@@ -278,7 +289,11 @@ func (w *Writer) run() {
 			// A block holds whole items; what waited longer is split.
 			part, rest := splitItems(payload)
 			payload = rest
-			block = w.chain.seal(block[:0], typeData, part)
+			if w.stored && len(part) >= chunkSize/2 {
+				block = w.chain.sealBody(block[:0], typeData, packAs(bodyStored, part))
+			} else {
+				block = w.chain.seal(block[:0], typeData, part)
+			}
 			if !w.write(block) {
 				w.finish(true)
 				return
@@ -296,17 +311,18 @@ func (w *Writer) run() {
 		dirty := !w.oldest.IsZero()
 		w.mu.Unlock()
 
-		if dirty && time.Since(synced) >= syncAfter {
+		if dirty && time.Since(synced) >= w.syncAfter {
 			at := time.Now()
 			err := w.st.sync(w.file)
 			synced = time.Now()
 			w.mu.Lock()
 			if err != nil {
 				w.failLocked(err)
-			} else if len(w.buf) == 0 {
-				w.oldest = time.Time{}
 			} else {
-				w.oldest = at
+				w.kept, w.keptSize, w.keptBlocks, w.oldest = mark, w.size, w.tot.Blocks, at
+				if len(w.buf) == 0 {
+					w.oldest = time.Time{}
+				}
 			}
 			w.progressLocked()
 			w.mu.Unlock()
@@ -356,6 +372,9 @@ func (w *Writer) finish(failed bool) {
 	defer w.mu.Unlock()
 	if err != nil {
 		w.failLocked(err)
+	}
+	if w.err == nil {
+		w.kept = w.tot.Items
 	}
 	w.progressLocked()
 }
@@ -429,20 +448,22 @@ func (s *Store) sync(f *os.File) error {
 	return nil
 }
 
-func newWriter(s *Store, id string, m Meta, f *os.File, rawHead []byte, c *chain) *Writer {
+// newWriter makes a writer that goes on at the end of f; run starts it.
+func newWriter(s *Store, id string, m Meta, f *os.File, c *chain, started time.Time) *Writer {
 	w := &Writer{
-		ID: id, st: s, meta: m, file: f, chain: c, sum: sha256.New(), started: s.cfg.Now(),
+		ID: id, st: s, meta: m, file: f, chain: c, sum: sha256.New(), started: started,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), progress: make(chan struct{}),
-		size: int64(len(rawHead)),
+		flushAfter: flushAfter, syncAfter: syncAfter,
 	}
-	w.sum.Write(rawHead)
+	if m.Kind == KindWeb {
+		w.flushAfter, w.syncAfter, w.stored = webFlushAfter, webSyncAfter, true
+	}
 	w.timer = time.AfterFunc(time.Hour, w.signal)
 	w.timer.Stop()
 	w.mask.emit = func(p []byte) {
 		w.tot.Input += int64(len(p))
 		w.addLocked(ItemInput, p)
 	}
-	go w.run()
 	return w
 }
 

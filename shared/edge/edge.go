@@ -11,6 +11,8 @@ package edge
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -170,6 +172,17 @@ func (e *Edge) Info() Info {
 		i.Connected, i.Core, i.Transport, i.Binding, i.RTT = true, e.welcome.Core, si.Transport, si.Binding, e.session.Stats().RTT
 	}
 	return i
+}
+
+// Credentials returns the node's present certificate with its key, and the
+// roots it accepts peers from. Ask for each handshake: both change with
+// renewal. Before enrolment it fails.
+func (e *Edge) Credentials() (tls.Certificate, *x509.CertPool, error) {
+	id := e.identity()
+	if id == nil {
+		return tls.Certificate{}, nil, errors.New("the node is not enrolled yet")
+	}
+	return id.certificate(), id.pool, nil
 }
 
 // Session returns the live tunnel, or nil.

@@ -1,0 +1,176 @@
+package webrule
+
+import "strings"
+
+// maxPath bounds a path in bytes, as it travels.
+const maxPath = 8 << 10
+
+// paths are the readings of one raw path: as RFC 3986 says, and as servers say
+// that also merge empty segments.
+type paths struct {
+	plain, merged string
+	// clear is false when servers disagree about what the path means.
+	clear bool
+}
+
+// normalPath reads a raw (percent-encoded) path: unreserved characters are
+// decoded, the digits of the other encodings are upper case, dot segments are
+// removed (RFC 3986 §6.2.2). Not clear are encoded slashes, backslashes, dots
+// and NULs behind a second encoding, path parameters on dot segments, dot
+// segments beside empty ones, broken encodings and bytes that do not belong
+// into a path.
+func normalPath(raw string) paths {
+	p := paths{clear: len(raw) <= maxPath}
+	if raw == "" {
+		raw = "/"
+	}
+	if raw[0] != '/' {
+		return paths{plain: raw, merged: raw}
+	}
+	if simplePath(raw) {
+		p.plain, p.merged = raw, raw
+		return p
+	}
+	var b strings.Builder
+	b.Grow(len(raw))
+	for i := 0; i < len(raw); i++ {
+		c := raw[i]
+		if c == '\\' || c <= ' ' || c >= 0x7f {
+			p.clear = false
+		}
+		if c != '%' {
+			b.WriteByte(c)
+			continue
+		}
+		if i+2 >= len(raw) || !isHex(raw[i+1]) || !isHex(raw[i+2]) {
+			p.clear = false
+			b.WriteByte(c)
+			continue
+		}
+		d := unhex(raw[i+1])<<4 | unhex(raw[i+2])
+		switch {
+		case unreserved(d):
+			b.WriteByte(d)
+		default:
+			if d == '/' || d == '\\' || d < ' ' || d == 0x7f || d == ';' || d == '%' && encodesAgain(raw[i+3:]) {
+				p.clear = false
+			}
+			b.WriteByte('%')
+			b.WriteByte(upperHex[d>>4])
+			b.WriteByte(upperHex[d&15])
+		}
+		i += 2
+	}
+	segments := strings.Split(b.String()[1:], "/")
+	var dots, empty bool
+	for i, s := range segments {
+		name, params, has := strings.Cut(s, ";")
+		if name == "." || name == ".." {
+			dots = true
+			if has || params != "" {
+				p.clear = false
+			}
+		}
+		empty = empty || s == "" && i < len(segments)-1
+	}
+	if dots && empty {
+		p.clear = false
+	}
+	p.plain = removeDots(segments)
+	p.merged = p.plain
+	if empty {
+		p.merged = merge(p.plain)
+	}
+	return p
+}
+
+// simplePath reports whether normalisation would change nothing.
+func simplePath(raw string) bool {
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case c == '%', c == '\\', c <= ' ', c >= 0x7f, c == ';':
+			return false
+		case c == '/' && i+1 < len(raw) && (raw[i+1] == '/' || raw[i+1] == '.'):
+			return false
+		}
+	}
+	return true
+}
+
+// removeDots is RFC 3986 §5.2.4 for an absolute path.
+func removeDots(segments []string) string {
+	var out []string
+	for i, s := range segments {
+		last := i == len(segments)-1
+		switch s {
+		case ".":
+			if last {
+				out = append(out, "")
+			}
+		case "..":
+			if len(out) > 0 {
+				out = out[:len(out)-1]
+			}
+			if last {
+				out = append(out, "")
+			}
+		default:
+			out = append(out, s)
+		}
+	}
+	return "/" + strings.Join(out, "/")
+}
+
+func merge(path string) string {
+	for strings.Contains(path, "//") {
+		path = strings.ReplaceAll(path, "//", "/")
+	}
+	return path
+}
+
+// encodesAgain reports whether what follows a %25 would, decoded twice, be a
+// dot, a slash, a backslash or a percent sign.
+func encodesAgain(s string) bool {
+	if len(s) < 2 || !isHex(s[0]) || !isHex(s[1]) {
+		return false
+	}
+	switch unhex(s[0])<<4 | unhex(s[1]) {
+	case '.', '/', '\\', '%', 0:
+		return true
+	}
+	return false
+}
+
+// under reports whether path is covered by pattern: a prefix by whole
+// segments, or with a final "$" the path itself. pattern is normal.
+func under(path, pattern string) bool {
+	if exact, ok := strings.CutSuffix(pattern, "$"); ok {
+		return path == exact
+	}
+	if pattern == "" || pattern == "/" {
+		return true
+	}
+	rest, ok := strings.CutPrefix(path, pattern)
+	return ok && (rest == "" || rest[0] == '/' || pattern[len(pattern)-1] == '/')
+}
+
+const upperHex = "0123456789ABCDEF"
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+func unhex(c byte) byte {
+	switch {
+	case c <= '9':
+		return c - '0'
+	case c >= 'a':
+		return c - 'a' + 10
+	}
+	return c - 'A' + 10
+}
+
+// unreserved is RFC 3986 §2.3.
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
+}

@@ -4,49 +4,27 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"net/url"
 	"strings"
 	"time"
 
 	"caponier/shared/config"
 	"caponier/shared/dial"
-	"caponier/shared/telemetry"
-	"caponier/shared/tunnel"
+	"caponier/shared/node"
 	"caponier/shared/wire"
 )
 
 // Config is extender.toml. Every key can be set in the environment too.
 type Config struct {
-	// Core is the address of core or of its load balancer, https://host[:port]. Required.
-	Core string `toml:"core"`
-	// State is the directory of the node's identity. Default
-	// /var/lib/caponier-extender, or what systemd gives in STATE_DIRECTORY.
-	State string `toml:"state"`
-	// TokenFile holds the enrolment token; needed only until the node is
-	// enrolled. CAPONIER_TOKEN does the same.
-	TokenFile string `toml:"token_file"`
-	// Name is proposed at enrolment. Default: the host name.
-	Name string `toml:"name"`
-	// Transport is "wss", "quic" or "auto": both raced, QUIC first, the winner
-	// remembered. Default wss, which costs less per byte.
-	Transport string `toml:"transport"`
-	// QUIC is host:port for QUIC when it differs from Core.
-	QUIC string `toml:"quic"`
+	node.Config
+
 	// Resolver is host:port of the DNS server to ask. Default: the system's.
 	Resolver string `toml:"resolver"`
 	// UDPIdle is how long a flow of datagrams may be silent, 1s to 1h. Default
 	// 2m; a question and an answer are given 30s.
 	UDPIdle config.Duration `toml:"udp_idle"`
-	// Debug is where metrics, health and pprof are served. Default off.
-	Debug config.Addr `toml:"debug"`
-	// Grace is how long live connections may go on after SIGTERM. Default 20s.
-	Grace config.Duration `toml:"grace"`
 
-	Rules  RulesConfig         `toml:"rules"`
-	Deploy DeployConfig        `toml:"deploy"`
-	Log    telemetry.LogConfig `toml:"log"`
-
-	token config.Secret // from --token, --token-file or the environment
+	Rules  RulesConfig  `toml:"rules"`
+	Deploy DeployConfig `toml:"deploy"`
 }
 
 // RulesConfig says what may be dialled. Core can narrow it, never widen it.
@@ -69,34 +47,12 @@ type DeployConfig struct {
 	Listen config.Addr `toml:"listen"`
 }
 
-func defaults(getenv func(string) string) Config {
-	c := Config{State: "/var/lib/caponier-extender", Transport: string(tunnel.WSS), UDPIdle: config.Duration(2 * time.Minute)}
-	if dir, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":"); dir != "" {
-		c.State = dir
-	}
-	return c
-}
+func defaults(c *Config) { c.UDPIdle = config.Duration(2 * time.Minute) }
 
 // Validate implements config.Validator.
 func (c *Config) Validate() []config.Problem {
-	var ps []config.Problem
+	ps := c.Config.Validate()
 	add := func(key, text, hint string) { ps = append(ps, config.Problem{Key: key, Text: text, Hint: hint}) }
-	u, err := url.Parse(c.Core)
-	switch {
-	case c.Core == "":
-		add("core", "is missing", "give core's address, like core = \"https://pam.example.org\" or --core")
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		add("core", "must look like https://pam.example.org", "")
-	}
-	if c.State == "" {
-		add("state", "is missing", "name a directory that only the extender's user may read")
-	}
-	if c.Transport != transportAuto && c.Transport != string(tunnel.WSS) && c.Transport != string(tunnel.QUIC) {
-		add("transport", "must be wss, quic or auto", "")
-	}
-	if _, _, err := net.SplitHostPort(c.QUIC); c.QUIC != "" && err != nil {
-		add("quic", "must be host:port", "")
-	}
 	if d := c.UDPIdle.Std(); d < time.Second || d > time.Hour {
 		add("udp_idle", "must be 1s to 1h", "")
 	}
@@ -131,16 +87,6 @@ func (r *RulesConfig) parse() (dial.Rules, error) {
 	exempt, err := dial.ParsePrefixes("exempt", r.Exempt)
 	rules.Exempt = exempt
 	return rules, err
-}
-
-// transportAuto races the transports.
-const transportAuto = "auto"
-
-func (c *Config) transport() tunnel.Transport {
-	if c.Transport == transportAuto {
-		return ""
-	}
-	return tunnel.Transport(c.Transport)
 }
 
 // resolver asks one server, or is nil for the system's.

@@ -5,14 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"caponier/shared/tunnel"
 )
 
 func command(t *testing.T, environ []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs strings.Builder
-	code = run(args, environ, &out, &errs)
+	code = binary().Main(args, environ, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -60,16 +58,5 @@ func TestCommand(t *testing.T) {
 				t.Errorf("%s: %q is missing in\n%s%s", c.name, w, stdout, stderr)
 			}
 		}
-	}
-}
-
-func TestDefaults(t *testing.T) {
-	c := defaults(func(key string) string { return map[string]string{"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}[key] })
-	if c.State != "/var/lib/a" || c.transport() != tunnel.WSS {
-		t.Errorf("defaults = %+v", c)
-	}
-	c.Transport = transportAuto
-	if c.transport() != "" {
-		t.Errorf("auto = %q", c.transport())
 	}
 }

@@ -4,16 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/url"
-	"slices"
 	"strings"
 	"time"
 
 	"caponier/router/internal/program"
 	"caponier/router/internal/sshprogram"
 	"caponier/shared/config"
-	"caponier/shared/telemetry"
-	"caponier/shared/tunnel"
+	"caponier/shared/node"
 )
 
 // The types of routers.
@@ -24,25 +21,10 @@ const (
 	typeLogger   = "logger"
 )
 
-// Config is router.toml. Every key can be set in the environment too.
+// Config is router.toml. Every key can be set in the environment too. State
+// holds the journal of programs as well, and Name is told to them.
 type Config struct {
-	// Core is the address of core or of its load balancer, https://host[:port]. Required.
-	Core string `toml:"core"`
-	// State is the directory of the node's identity and of the journal of
-	// programs. Default /var/lib/caponier-router, or what systemd gives in
-	// STATE_DIRECTORY.
-	State string `toml:"state"`
-	// TokenFile holds the enrolment token; needed only until the node is
-	// enrolled. CAPONIER_TOKEN does the same.
-	TokenFile string `toml:"token_file"`
-	// Name is proposed at enrolment, and told to programs. Default: the host name.
-	Name string `toml:"name"`
-	// Transport is "wss", "quic" or "auto". Default wss.
-	Transport string `toml:"transport"`
-	// QUIC is host:port for QUIC when it differs from Core.
-	QUIC string `toml:"quic"`
-	// Debug is where metrics, health and pprof are served. Default off.
-	Debug config.Addr `toml:"debug"`
+	node.Config
 
 	// Type is what enforces: nftables (this machine forwards), exec (a program
 	// here), sshexec (a program elsewhere) or logger (nothing is enforced).
@@ -53,13 +35,9 @@ type Config struct {
 	// default 30s.
 	MaxLease config.Duration `toml:"max_lease"`
 
-	NFTables NFTablesConfig      `toml:"nftables"`
-	Program  ProgramConfig       `toml:"program"`
-	SSH      SSHConfig           `toml:"ssh"`
-	Log      telemetry.LogConfig `toml:"log"`
-
-	token    config.Secret // from --token, --token-file or the environment
-	unneeded []string      // keys that the command does not need
+	NFTables NFTablesConfig `toml:"nftables"`
+	Program  ProgramConfig  `toml:"program"`
+	SSH      SSHConfig      `toml:"ssh"`
 }
 
 // NFTablesConfig is for the type nftables.
@@ -109,38 +87,17 @@ type SSHConfig struct {
 	HostKey string `toml:"host_key"`
 }
 
-func defaults(getenv func(string) string) Config {
-	c := Config{State: "/var/lib/caponier-router", Transport: string(tunnel.WSS), Type: typeNFTables, MaxLease: config.Duration(30 * time.Second),
-		NFTables: NFTablesConfig{Table: "caponier", RulePriority: 10},
-		Program: ProgramConfig{Timeout: config.Duration(10 * time.Second), SyncTimeout: config.Duration(time.Minute),
-			Lease: config.Duration(time.Minute), CheckEvery: config.Duration(time.Minute), Parallel: 4}}
-	if dir, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":"); dir != "" {
-		c.State = dir
-	}
-	return c
+func defaults(c *Config) {
+	c.Type, c.MaxLease = typeNFTables, config.Duration(30*time.Second)
+	c.NFTables = NFTablesConfig{Table: "caponier", RulePriority: 10}
+	c.Program = ProgramConfig{Timeout: config.Duration(10 * time.Second), SyncTimeout: config.Duration(time.Minute),
+		Lease: config.Duration(time.Minute), CheckEvery: config.Duration(time.Minute), Parallel: 4}
 }
 
 // Validate implements config.Validator.
 func (c *Config) Validate() []config.Problem {
-	var ps []config.Problem
+	ps := c.Config.Validate()
 	add := func(key, text, hint string) { ps = append(ps, config.Problem{Key: key, Text: text, Hint: hint}) }
-	u, err := url.Parse(c.Core)
-	switch {
-	case c.Core == "" && slices.Contains(c.unneeded, "core"):
-	case c.Core == "":
-		add("core", "is missing", "give core's address, like core = \"https://pam.example.org\" or --core")
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		add("core", "must look like https://pam.example.org", "")
-	}
-	if c.State == "" {
-		add("state", "is missing", "name a directory that only the router's user may read")
-	}
-	if c.Transport != transportAuto && c.Transport != string(tunnel.WSS) && c.Transport != string(tunnel.QUIC) {
-		add("transport", "must be wss, quic or auto", "")
-	}
-	if _, _, err := net.SplitHostPort(c.QUIC); c.QUIC != "" && err != nil {
-		add("quic", "must be host:port", "")
-	}
 	if d := c.MaxLease.Std(); d < time.Second || d > 10*time.Minute {
 		add("max_lease", "must be 1s to 10m", "")
 	}
@@ -218,14 +175,4 @@ func (s *SSHConfig) address() string {
 		return s.Host
 	}
 	return net.JoinHostPort(strings.Trim(s.Host, "[]"), "22")
-}
-
-// transportAuto races the transports.
-const transportAuto = "auto"
-
-func (c *Config) transport() tunnel.Transport {
-	if c.Transport == transportAuto {
-		return ""
-	}
-	return tunnel.Transport(c.Transport)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 	"caponier/router/internal/enforce"
 	"caponier/router/internal/nft"
 	"caponier/shared/daemon"
-	"caponier/shared/telemetry"
+	"caponier/shared/node"
 	"caponier/shared/wire"
 )
 
@@ -48,28 +47,14 @@ func (c *NFTablesConfig) table(log *slog.Logger) nft.Config {
 	return nft.Config{Log: log, Table: c.Table, RulePriority: uint32(c.RulePriority), ClientInterfaces: c.Clients}
 }
 
-// openKernel opens the table; its watcher runs in g.
-func openKernel(ctx context.Context, cfg *Config, g *daemon.Group, log *slog.Logger) (enforce.Backend, <-chan struct{}, error) {
-	t, err := nft.Open(ctx, cfg.NFTables.table(log))
+// openKernel opens the table; its watcher is a part of the program.
+func openKernel(ctx context.Context, cfg *Config, p *node.Parts) (enforce.Backend, <-chan struct{}, error) {
+	t, err := nft.Open(ctx, cfg.NFTables.table(p.Log))
 	if err != nil {
 		return nil, nil, kernelHint(err)
 	}
-	g.Go("nftables", t.Run)
+	p.Go("nftables", t.Run)
 	return kernelBackend{t}, t.Changed(), nil
-}
-
-// onKernel does something to the table while no router runs.
-func onKernel(ctx context.Context, file string, environ []string, stderr io.Writer, f func(context.Context, nft.Config) error) error {
-	// Nothing is connected: core's address need not be known yet.
-	cfg, err := load(flags{Config: file}, environ, "core")
-	if err != nil {
-		return err
-	}
-	log, err := telemetry.NewLogger(stderr, cfg.Log)
-	if err != nil {
-		return err
-	}
-	return kernelHint(f(ctx, cfg.NFTables.table(log)))
 }
 
 // kernelHint tells what to do about errors of the kernel's side.

@@ -7,202 +7,100 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"os"
-
-	"github.com/alecthomas/kong"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"caponier/router/internal/enforce"
 	"caponier/router/internal/logger"
 	"caponier/router/internal/nft"
 	"caponier/router/internal/program"
 	"caponier/router/internal/sshprogram"
-	"caponier/shared/config"
-	"caponier/shared/daemon"
-	"caponier/shared/edge"
-	"caponier/shared/telemetry"
+	"caponier/shared/node"
 	"caponier/shared/wire"
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
+func main() { os.Exit(binary().Main(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 
-// name is the binary's.
-const name = "caponier-router"
-
-type flags struct {
-	Config string `help:"Configuration file (TOML)." type:"path" placeholder:"FILE"`
-	Core   string `help:"Address of core or its load balancer." placeholder:"URL"`
-	State  string `help:"Directory of the node's identity." type:"path" placeholder:"DIR"`
-	Type   string `help:"What enforces: nftables, exec, sshexec or logger." placeholder:"TYPE"`
-}
-
-type cli struct {
-	Run struct {
-		flags
-		Token     string `help:"Enrolment token. Other users of this machine can read it in the process list: prefer --token-file or CAPONIER_TOKEN." placeholder:"TOKEN"`
-		TokenFile string `help:"File with the enrolment token; - is standard input." placeholder:"FILE"`
-	} `cmd:"" help:"Connect to core and enforce; enrols first if a token is given and there is no identity yet."`
-	Latch struct {
-		Config string `help:"Configuration file (TOML)." type:"path" placeholder:"FILE"`
-	} `cmd:"" help:"Close this machine for forwarding until the router runs; for early boot."`
-	Uninstall struct {
-		Config string `help:"Configuration file (TOML)." type:"path" placeholder:"FILE"`
-	} `cmd:"" help:"Remove the router's rules and its latch: this machine forwards again as it did before."`
-	ConfigCmd struct {
-		Check struct{ flags } `cmd:"" help:"Validate the configuration and stop."`
-	} `cmd:"" name:"config" help:"Work on the configuration."`
-	Version struct{} `cmd:"" help:"Print the version."`
-}
-
-// run is the whole program but for the process's exit.
-func run(args, environ []string, stdout, stderr io.Writer) int {
-	var c cli
-	exited := -1
-	parser, err := kong.New(&c, kong.Name(name), kong.Description("Caponier's router: access to network targets, as long as core justifies it."),
-		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }), kong.UsageOnError())
-	if err != nil {
-		return daemon.Report(stderr, name, err)
-	}
-	k, err := parser.Parse(args)
-	if exited >= 0 {
-		return exited
-	}
-	if err != nil {
-		return daemon.Report(stderr, name, &daemon.UsageError{Text: err.Error(), Hint: name + " --help shows the commands"})
-	}
-	switch k.Command() {
-	case "version":
-		fmt.Fprintln(stdout, name, daemon.Version)
-		return daemon.ExitOK
-	case "config check":
-		_, err := load(c.ConfigCmd.Check.flags, environ)
-		if err == nil {
-			fmt.Fprintln(stdout, "the configuration is valid")
-		}
-		return daemon.Report(stderr, name, err)
-	case "latch":
-		return daemon.Run(stderr, name, func(ctx context.Context) error {
-			return onKernel(ctx, c.Latch.Config, environ, stderr, nft.Latch)
-		})
-	case "uninstall":
-		return daemon.Run(stderr, name, func(ctx context.Context) error {
-			return onKernel(ctx, c.Uninstall.Config, environ, stderr, nft.Remove)
-		})
-	}
-	return daemon.Run(stderr, name, func(ctx context.Context) error {
-		cfg, err := load(c.Run.flags, environ)
-		if err != nil {
-			return err
-		}
-		if cfg.token, err = edge.FindToken(c.Run.Token, c.Run.TokenFile, cfg.TokenFile, environ); err != nil {
-			return err
-		}
-		return serve(ctx, cfg, stderr)
-	})
-}
-
-// load reads the configuration. Keys named as unneeded may be missing.
-func load(f flags, environ []string, unneeded ...string) (*Config, error) {
-	cfg := defaults(func(key string) string { return edge.Env(environ, key) })
-	// Flags win: they are applied as if they were in the environment.
-	for key, v := range map[string]string{"core": f.Core, "state": f.State, "type": f.Type} {
-		if v != "" {
-			environ = append(environ, config.EnvName(key)+"="+v)
+func binary() *node.Program[Config] {
+	onKernel := func(f func(context.Context, nft.Config) error) func(context.Context, *Config, *slog.Logger) error {
+		return func(ctx context.Context, cfg *Config, log *slog.Logger) error {
+			return kernelHint(f(ctx, cfg.NFTables.table(log)))
 		}
 	}
-	cfg.unneeded = unneeded
-	if err := config.Load(&cfg, f.Config, environ); err != nil {
-		return nil, err
+	return &node.Program[Config]{
+		Name: "caponier-router", Kind: wire.Router,
+		Text: "Caponier's router: access to network targets, as long as core justifies it.", Does: "Connect to core and enforce",
+		Defaults: defaults,
+		Node:     func(c *Config) *node.Config { return &c.Config },
+		Build:    build,
+		Commands: []node.Command[Config]{
+			{Name: "latch", Help: "Close this machine for forwarding until the router runs; for early boot.", Run: onKernel(nft.Latch)},
+			{Name: "uninstall", Help: "Remove the router's rules and its latch: this machine forwards again as it did before.", Run: onKernel(nft.Remove)},
+		},
 	}
-	return &cfg, nil
 }
 
-// serve runs the router until ctx ends.
-func serve(ctx context.Context, cfg *Config, stderr io.Writer) error {
-	log, err := telemetry.NewLogger(stderr, cfg.Log)
-	if err != nil {
-		return err
-	}
+func build(ctx context.Context, cfg *Config, p *node.Parts) error {
 	// The state directory is locked first: two routers must not share a backend.
-	e, late, err := newEdge(cfg, log)
-	if err != nil {
-		return edge.Hint(err, wire.Router)
+	var control late
+	ec := cfg.Edge(wire.Router, p.Log)
+	ec.Control = &control
+	if _, err := p.Edge(ec); err != nil {
+		return err
 	}
-	defer e.Close()
-	g, gctx := daemon.NewGroup(ctx)
-	b, changed, err := open(ctx, cfg, g, log)
+	b, changed, err := open(ctx, cfg, p)
 	if err != nil {
 		return err
 	}
-	r := enforce.New(enforce.Config{Backend: b, Changed: changed, MaxLease: cfg.MaxLease.Std(), Log: log})
-	late.set(r)
-	if !cfg.Debug.Off() {
-		l, err := net.Listen("tcp", string(cfg.Debug))
-		if err != nil {
-			return errors.Join(fmt.Errorf("debug listener: %w", err), b.Close())
-		}
-		g.Go("debug", func(ctx context.Context) error { return serveDebug(ctx, l, e, r) })
-	}
-	log.Info("starting", "version", daemon.Version, "core", cfg.Core, "type", cfg.Type)
-	if err := daemon.Notify("READY=1"); err != nil {
-		log.Warn("service manager", telemetry.KeyErr, err)
-	}
-	g.Go("enforce", r.Run)
-	g.Go("edge", func(ctx context.Context) error {
-		if err := e.Run(ctx); err != nil {
-			return edge.Hint(err, wire.Router)
-		}
-		return ctx.Err()
-	})
-	<-gctx.Done()
-	return errors.Join(g.Wait(), r.Close())
+	r := enforce.New(enforce.Config{Backend: b, Changed: changed, MaxLease: cfg.MaxLease.Std(), Log: p.Log})
+	control.set(r)
+	p.Close(r.Close)
+	p.Go("enforce", r.Run)
+	meter(p, r)
+	p.Log.Info("enforcing", "type", cfg.Type)
+	return nil
 }
 
-// open makes the backend. A part of it may run in g; changed tells of changes
-// by others, if the backend can.
-func open(ctx context.Context, cfg *Config, g *daemon.Group, log *slog.Logger) (enforce.Backend, <-chan struct{}, error) {
+// open makes the backend, which may be a part of the program; changed tells of
+// changes by others, if the backend can.
+func open(ctx context.Context, cfg *Config, p *node.Parts) (enforce.Backend, <-chan struct{}, error) {
 	var runner program.Runner
 	var err error
 	switch cfg.Type {
 	case typeLogger:
-		log.Warn("this router only logs: it opens and closes nothing")
-		return logger.New(log), nil, nil
+		p.Log.Warn("this router only logs: it opens and closes nothing")
+		return logger.New(p.Log), nil, nil
 	case typeExec:
 		runner, err = program.NewLocal(cfg.Program.Path)
 	case typeSSHExec:
 		runner, err = sshprogram.New(sshprogram.Config{Address: cfg.SSH.address(), User: cfg.SSH.User, KeyFile: cfg.SSH.KeyFile,
-			HostKey: cfg.SSH.HostKey, Command: cfg.Program.Path, Log: log})
+			HostKey: cfg.SSH.HostKey, Command: cfg.Program.Path, Log: p.Log})
 	default:
-		return openKernel(ctx, cfg, g, log)
+		return openKernel(ctx, cfg, p)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	p := cfg.Program
+	x := cfg.Program
 	called := cfg.Name
 	if called == "" {
 		if called, err = os.Hostname(); err != nil {
 			return nil, nil, fmt.Errorf("host name: %w", err)
 		}
 	}
-	b, err := program.New(program.Config{Runner: runner, Type: cfg.Type, Legacy: p.Legacy, Name: called, Parameters: []byte(p.Parameters),
-		State: cfg.State, Quick: p.Timeout.Std(), Long: p.SyncTimeout.Std(), Lease: p.Lease.Std(), CheckEvery: p.CheckEvery.Std(), Parallel: p.Parallel, Log: log})
+	b, err := program.New(program.Config{Runner: runner, Type: cfg.Type, Legacy: x.Legacy, Name: called, Parameters: []byte(x.Parameters),
+		State: cfg.State, Quick: x.Timeout.Std(), Long: x.SyncTimeout.Std(), Lease: x.Lease.Std(), CheckEvery: x.CheckEvery.Std(), Parallel: x.Parallel, Log: p.Log})
 	return b, nil, err
 }
 
-func serveDebug(ctx context.Context, l net.Listener, e *edge.Edge, r *enforce.Router) error {
-	reg := telemetry.NewRegistry("router", daemon.Version)
+// meter registers what is known of the rules, for metrics and readiness.
+func meter(p *node.Parts, r *enforce.Router) {
 	gauge := func(name, help string, f func(enforce.Status) float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "caponier_router_" + name, Help: help}, func() float64 { return f(r.Status()) }))
+		p.Gauge(name, help, func() float64 { return f(r.Status()) })
 	}
 	counter := func(name, help string, f func(enforce.Counts) uint64) {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "caponier_router_" + name + "_total", Help: help},
-			func() float64 { return float64(f(r.Status().Counts)) }))
+		p.Counter(name, help, func() float64 { return float64(f(r.Status().Counts)) })
 	}
-	gauge("connected", "1 while a tunnel to core is live.", func(enforce.Status) float64 { return yes(e.Info().Connected) })
 	gauge("certain", "1 while it is certain what is enforced.", func(s enforce.Status) float64 { return yes(s.Sure) })
 	gauge("sessions", "Sessions enforced now.", func(s enforce.Status) float64 { return float64(s.Sessions) })
 	gauge("ending_sessions", "Sessions whose removal has failed and is tried again.", func(s enforce.Status) float64 { return float64(s.Ending) })
@@ -214,14 +112,7 @@ func serveDebug(ctx context.Context, l net.Listener, e *edge.Edge, r *enforce.Ro
 	counter("leases", "Leases from core that were honoured.", func(c enforce.Counts) uint64 { return c.Renewals })
 	counter("ignored_leases", "Leases from core for another state than the one enforced.", func(c enforce.Counts) uint64 { return c.Ignored })
 	counter("foreign_changes", "Times that somebody else changed the rules.", func(c enforce.Counts) uint64 { return c.Changed })
-	health := telemetry.NewHealth()
-	health.Add("tunnel", true, func(context.Context) error {
-		if i := e.Info(); !i.Connected {
-			return fmt.Errorf("no tunnel to core: %s", i.LastError)
-		}
-		return nil
-	})
-	health.Add("rules", true, func(context.Context) error {
+	p.Health.Add("rules", true, func(context.Context) error {
 		switch s := r.Status(); {
 		case !s.Sure:
 			return errors.New("waiting for core to send everything")
@@ -230,7 +121,6 @@ func serveDebug(ctx context.Context, l net.Listener, e *edge.Edge, r *enforce.Ro
 		}
 		return nil
 	})
-	return telemetry.ServeDebug(ctx, l, reg, health)
 }
 
 func yes(b bool) float64 {

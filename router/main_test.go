@@ -5,14 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"caponier/shared/tunnel"
 )
 
 func command(t *testing.T, environ []string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs strings.Builder
-	code = run(args, environ, &out, &errs)
+	code = binary().Main(args, environ, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
@@ -53,10 +51,10 @@ func TestCommand(t *testing.T) {
 		{"no program", []string{"CAPONIER_TYPE=exec"}, []string{"config", "check", "--core", "https://core.test"}, 3, []string{"program.path", "is missing"}},
 		{"ssh", nil, []string{"config", "check", "--config", ssh}, 3, []string{"ssh.user", "ssh.key_file", "ssh.host_key", "ssh-keyscan", "program.parallel", "program.parameters", "program.timeout"}},
 		{"unknown key", nil, []string{"config", "check", "--config", bad}, 3, []string{"bogus", "unknown key"}},
-		{"values", []string{"CAPONIER_MAX_LEASE=1h"}, []string{"config", "check", "--core", "https://core.test", "--type", "iptables"}, 3, []string{"max_lease", "nftables, exec, sshexec or logger"}},
+		{"values", []string{"CAPONIER_MAX_LEASE=1h", "CAPONIER_TYPE=iptables"}, []string{"config", "check", "--core", "https://core.test"}, 3, []string{"max_lease", "nftables, exec, sshexec or logger"}},
 		{"names", nil, []string{"config", "check", "--config", names}, 3, []string{"nftables.clients[0]", "nftables.table", "nftables.rule_priority"}},
 		{"no core", nil, []string{"config", "check"}, 3, []string{"core: is missing"}},
-		{"no token", nil, []string{"run", "--type", "logger", "--core", "https://127.0.0.1:1", "--state", filepath.Join(dir, "state")}, 1, []string{"no enrolment token", "--kind router"}},
+		{"no token", []string{"CAPONIER_TYPE=logger"}, []string{"run", "--core", "https://127.0.0.1:1", "--state", filepath.Join(dir, "state")}, 1, []string{"no enrolment token", "--kind router"}},
 	} {
 		code, stdout, stderr := command(t, c.environ, c.args...)
 		if code != c.code {
@@ -70,11 +68,7 @@ func TestCommand(t *testing.T) {
 	}
 }
 
-func TestDefaults(t *testing.T) {
-	c := defaults(func(key string) string { return map[string]string{"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}[key] })
-	if c.State != "/var/lib/a" || c.transport() != tunnel.WSS {
-		t.Errorf("defaults = %+v", c)
-	}
+func TestSSHAddress(t *testing.T) {
 	for host, want := range map[string]string{"fw": "fw:22", "fw:2200": "fw:2200", "fd00::1": "[fd00::1]:22", "[fd00::1]": "[fd00::1]:22", "[fd00::1]:2200": "[fd00::1]:2200"} {
 		if got := (&SSHConfig{Host: host}).address(); got != want {
 			t.Errorf("address of %s = %s, want %s", host, got, want)

@@ -122,3 +122,33 @@ func TestDurationRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+type Common struct {
+	Core string `toml:"core"`
+	Deep struct {
+		Size int `toml:"size"`
+	} `toml:"deep"`
+}
+
+type around struct {
+	Common
+	Own string `toml:"own"`
+}
+
+// The keys of an embedded struct stand beside those of the struct around it.
+func TestEmbeddedStruct(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.toml")
+	if err := os.WriteFile(file, []byte("core = \"a\"\nown = \"b\"\n[deep]\nsize = 3\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var c around
+	if err := Load(&c, file, []string{"CAPONIER_OWN=c", "CAPONIER_CORE=d"}); err != nil || c.Core != "d" || c.Own != "c" || c.Deep.Size != 3 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if err := os.WriteFile(file, []byte("cor = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Load(&c, file, nil); err == nil || !strings.Contains(err.Error(), "did you mean core?") {
+		t.Errorf("a misspelt key: %v", err)
+	}
+}

@@ -64,7 +64,8 @@ type Validator interface{ Validate() []Problem }
 // Load fills dst, a pointer to a struct holding the defaults, from the TOML
 // file (empty name = no file) and from the environment, which wins. Fields are
 // named by their `toml` tag; fields without one are not configurable. It
-// returns *Problems with everything that is wrong.
+// returns *Problems with everything that is wrong. The fields of an embedded
+// struct are fields of the struct around it.
 func Load(dst any, file string, environ []string) error {
 	var list []Problem
 	tree := map[string]any{}
@@ -83,7 +84,7 @@ func Load(dst any, file string, environ []string) error {
 	}
 	read := len(list) == 0
 	l := &loader{env: envMap(environ)}
-	l.structure(reflect.ValueOf(dst).Elem(), tree, "")
+	l.table(reflect.ValueOf(dst).Elem(), tree, "")
 	l.unknownEnv()
 	list = append(list, l.problems...)
 	if read { // of a file that could not be read everything would be missing
@@ -140,10 +141,29 @@ func EnvName(key string) string {
 	return EnvPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
 }
 
-func (l *loader) structure(v reflect.Value, tree map[string]any, prefix string) {
+// table fills a struct from a table and reports the keys it does not know.
+func (l *loader) table(v reflect.Value, tree map[string]any, prefix string) {
+	known := l.fields(v, tree, prefix)
+	names := make([]string, 0, len(tree))
+	for name := range tree {
+		if !slices.Contains(known, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		l.add(join(prefix, name), "unknown key", suggest(name, known))
+	}
+}
+
+// fields fills a struct and returns the names it knows.
+func (l *loader) fields(v reflect.Value, tree map[string]any, prefix string) (known []string) {
 	t := v.Type()
-	var known []string
 	for i := range t.NumField() {
+		if inline(t.Field(i)) {
+			known = append(known, l.fields(v.Field(i), tree, prefix)...)
+			continue
+		}
 		name := t.Field(i).Tag.Get("toml")
 		if name == "" || name == "-" {
 			continue
@@ -156,7 +176,7 @@ func (l *loader) structure(v reflect.Value, tree map[string]any, prefix string) 
 			if inFile && !ok {
 				l.add(key, "must be a table", "write it as ["+key+"]")
 			}
-			l.structure(field, sub, key)
+			l.table(field, sub, key)
 			continue
 		}
 		if inFile {
@@ -168,16 +188,13 @@ func (l *loader) structure(v reflect.Value, tree map[string]any, prefix string) 
 			l.set(field, envValue(field, s), key+" ("+env+")")
 		}
 	}
-	names := make([]string, 0, len(tree))
-	for name := range tree {
-		if !slices.Contains(known, name) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		l.add(join(prefix, name), "unknown key", suggest(name, known))
-	}
+	return known
+}
+
+// inline reports whether a field is an embedded struct, whose fields count as
+// those of the struct around it.
+func inline(f reflect.StructField) bool {
+	return f.Anonymous && f.Tag.Get("toml") == "" && f.Type.Kind() == reflect.Struct
 }
 
 func (l *loader) unknownEnv() {
@@ -361,10 +378,18 @@ func validate(v reflect.Value, prefix string) []Problem {
 			list = append(list, p)
 		}
 	}
-	s := v.Elem()
+	return append(list, validateFields(v.Elem(), prefix)...)
+}
+
+func validateFields(s reflect.Value, prefix string) []Problem {
+	var list []Problem
 	for i := range s.NumField() {
-		name := s.Type().Field(i).Tag.Get("toml")
-		if f := s.Field(i); name != "" && f.Kind() == reflect.Struct && !isText(f) {
+		f, name := s.Field(i), s.Type().Field(i).Tag.Get("toml")
+		switch {
+		case inline(s.Type().Field(i)):
+			// Its Validate is promoted, or called by that of the struct around it.
+			list = append(list, validateFields(f, prefix)...)
+		case name != "" && f.Kind() == reflect.Struct && !isText(f):
 			list = append(list, validate(f.Addr(), join(prefix, name))...)
 		}
 	}

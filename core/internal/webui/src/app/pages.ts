@@ -1,5 +1,5 @@
 import {
-  type Icon, IconBuildingFortress, IconCertificate, IconChartAreaLine, IconClipboardList, IconFingerprint, IconHistory, IconKey, IconListDetails, IconMovie, IconNetwork, IconPlugConnected,
+  type Icon, IconBrowser, IconBuildingFortress, IconCertificate, IconChartAreaLine, IconClipboardList, IconFingerprint, IconHistory, IconKey, IconListDetails, IconMovie, IconNetwork, IconPlugConnected,
   IconServer2, IconSettings, IconStack2, IconTargetArrow, IconUserCircle, IconUsers, IconUsersGroup, IconWorld,
 } from "@tabler/icons-react";
 import type { ComponentType } from "react";
@@ -24,6 +24,8 @@ export const pages: readonly Page[] = [
   { path: "/terminal", title: "Terminal", icon: IconPlugConnected, section: "work", hidden: true, load: () => import("~/pages/terminal") },
   { path: "/terminal/$target", title: "Terminal", icon: IconPlugConnected, section: "work", hidden: true, load: () => import("~/pages/terminal") },
   { path: "/watch/$connection", title: "Watch", icon: IconPlugConnected, section: "work", hidden: true, load: () => import("~/pages/watch") },
+  { path: "/web", title: "Web session", icon: IconBrowser, section: "work", hidden: true, bare: true, load: () => import("~/pages/web") },
+  { path: "/web/$id", title: "Web session", icon: IconBrowser, section: "work", hidden: true, bare: true, load: () => import("~/pages/web") },
   { path: "/network", title: "Network access", icon: IconNetwork, section: "work", load: () => import("~/pages/network") },
   { path: "/connections", title: "Connections", icon: IconHistory, section: "work", load: () => import("~/pages/connections") },
   { path: "/connections/$id", title: "Connection", icon: IconHistory, section: "work", hidden: true, load: () => import("~/pages/connections/detail") },

@@ -7,7 +7,7 @@ import { useState } from "react";
 import { api, ask } from "~/api/client";
 import { may, pages } from "../pages";
 import { useSession } from "../session";
-import { connectable, connectPath } from "~/pages/targets/connect";
+import { connectable, follow } from "~/pages/targets/connect";
 import classes from "./Shell.module.css";
 
 const mac = /Mac|iPhone|iPad/.test(navigator.userAgent);
@@ -48,7 +48,7 @@ export function Search() {
                 key={`${e.target.id}/${e.account}`}
                 label={e.account ? `${e.account} on ${e.target.name}` : e.target.name}
                 description={`${e.target.kind} · ${e.target.site ? `${e.target.site}/` : ""}${e.target.address}`}
-                onClick={() => void navigate({ href: connectable(e) ? connectPath(e) : `/targets?q=${encodeURIComponent(e.target.name)}` })}
+                onClick={() => (connectable(e) ? follow(e, (href) => void navigate({ href })) : void navigate({ href: `/targets?q=${encodeURIComponent(e.target.name)}` }))}
               />
             ))}
           </Spotlight.ActionsGroup>

@@ -23,7 +23,7 @@ export function ConnectButtons({ row, connect, explain }: Props) {
             <Button size="xs" variant="default" data-disabled aria-disabled onClick={(e) => e.preventDefault()}>{label(first)}</Button>
           </Tooltip>
         ) : connectable(first) ? (
-          <Button size="xs" variant="light" component="a" href={connectPath(first)} onClick={(e: MouseEvent) => follow(e, () => connect(first))} aria-label={`${label(first)} on ${row.target.name}`}>
+          <Button size="xs" variant="light" component="a" href={connectPath(first)} onClick={(e: MouseEvent) => onClick(e, () => connect(first))} aria-label={`${label(first)} on ${row.target.name}`}>
             {label(first)}
           </Button>
         ) : (
@@ -55,8 +55,8 @@ export function ConnectButtons({ row, connect, explain }: Props) {
   );
 }
 
-// follow leaves a click that wants a new tab to the browser.
-function follow(e: MouseEvent, go: () => void) {
+// onClick leaves a click that wants a new tab to the browser.
+function onClick(e: MouseEvent, go: () => void) {
   if (e.metaKey || e.ctrlKey || e.shiftKey || e.button !== 0) return;
   e.preventDefault();
   go();
@@ -65,10 +65,12 @@ function follow(e: MouseEvent, go: () => void) {
 function label(e: Entry): string {
   if (wayOf(e) === "port") return "Open port";
   if (wayOf(e) === "network") return "Open access";
+  if (wayOf(e) === "web") return e.account ? `Open as ${e.account.length > 16 ? `${e.account.slice(0, 15)}…` : e.account}` : "Open";
   return e.account ? `Connect as ${e.account.length > 14 ? `${e.account.slice(0, 13)}…` : e.account}` : "Connect";
 }
 
 function whyNot(e: Entry): string {
+  if (e.target.kind === "web") return "Your role does not include web sessions here.";
   if (e.target.kind === "ssh") return "Your role allows no shell here. Use the caponier command for what it allows.";
   return `The console cannot open ${e.target.kind} targets yet.`;
 }

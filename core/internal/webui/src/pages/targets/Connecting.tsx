@@ -5,7 +5,7 @@ import { type FormEvent, useCallback, useState } from "react";
 import { api, ask, type Schemas } from "~/api/client";
 import { useSession } from "~/app/session";
 import { ErrorBox } from "~/ui/ErrorBox";
-import { connectPath, type Entry, wayOf } from "./connect";
+import { type Entry, follow, wayOf } from "./connect";
 import { PortAddress } from "./PortAddress";
 
 type Port = Schemas["PortaccessSession"];
@@ -16,7 +16,7 @@ export function useConnect() {
   const { me } = useSession();
   const [asking, setAsking] = useState<Entry>();
   const go = useCallback(
-    (e: Entry) => void navigate({ href: connectPath(e) }),
+    (e: Entry) => follow(e, (href) => void navigate({ href })),
     [navigate],
   );
   const start = useCallback(

@@ -1,4 +1,5 @@
 import type { Schemas } from "~/api/client";
+import { openPath } from "../web/path";
 
 export type Entry = Schemas["PolicyEntryView"];
 
@@ -20,7 +21,7 @@ export function byTarget(entries: readonly Entry[]): Row[] {
 }
 
 // How a target is opened from the console.
-export type Way = "terminal" | "port" | "network" | "none";
+export type Way = "terminal" | "web" | "port" | "network" | "none";
 
 export function wayOf(e: Entry): Way {
   switch (e.target.kind) {
@@ -28,6 +29,8 @@ export function wayOf(e: Entry): Way {
       return e.features.includes("shell") ? "terminal" : "none";
     case "tcp":
       return "port";
+    case "web":
+      return e.features.includes("web") ? "web" : "none";
     case "network":
       return "network";
     default:
@@ -35,14 +38,21 @@ export function wayOf(e: Entry): Way {
   }
 }
 
-// connectable tells whether a link is enough: the terminal itself asks for a
-// reason where one is needed.
+// connectable tells whether a link is enough: the terminal and the viewer
+// themselves ask for a reason where one is needed.
 export function connectable(e: Entry): boolean {
-  return wayOf(e) === "terminal";
+  return wayOf(e) === "terminal" || wayOf(e) === "web";
+}
+
+// follow goes to a connection: web sessions have a tab of their own.
+export function follow(e: Entry, go: (href: string) => void): void {
+  if (wayOf(e) === "web") window.open(connectPath(e), "_blank", "noopener");
+  else go(connectPath(e));
 }
 
 // connectPath is the page that opens the connection.
 export function connectPath(e: Entry): string {
   if (wayOf(e) === "network") return `/network?target=${encodeURIComponent(e.target.name)}`;
+  if (wayOf(e) === "web") return openPath(e.target.id, e.account);
   return `/terminal?target=${encodeURIComponent(e.target.name)}&account=${encodeURIComponent(e.account)}`;
 }

@@ -1,0 +1,60 @@
+import { Button, Text } from "@mantine/core";
+import { IconAlertTriangle, IconClock, IconLock, IconWifiOff } from "@tabler/icons-react";
+import type { ReactNode, RefObject } from "react";
+import { useNow } from "~/ui/Time";
+import type { WebSession } from "./api";
+import { leftText, type Warning, warning as warningOf } from "./limits";
+import type { Picture } from "./useScreen";
+import classes from "./web.module.css";
+
+// useWarning tells when an end is near; it looks each second.
+export function useWarning(s: WebSession | undefined, lastInput: RefObject<number>): Warning | undefined {
+  const now = useNow();
+  return s && warningOf(now, s, lastInput.current);
+}
+
+interface Props {
+  s: WebSession;
+  picture: Picture;
+  watch: boolean;
+  ended: boolean;
+  warning?: Warning;
+  stay: () => void;
+  extend: () => void;
+}
+
+// Banner is one line above the picture, for what cannot wait.
+export function Banner({ s, picture: { state, screen }, watch, ended, warning, stay, extend }: Props) {
+  if (ended) return null;
+  if (state.at === "lost") {
+    return (
+      <Line live="polite" icon={<IconWifiOff size={18} />} tone="warn">
+        {state.text || (navigator.onLine ? "The connection is interrupted." : "This computer has no network.")} The session lives on; the picture comes back by itself.
+        <Button size="compact-sm" variant="default" onClick={() => screen.current?.now()}>Try now</Button>
+      </Line>
+    );
+  }
+  if (s.locked) return <Line live="assertive" icon={<IconLock size={18} />} tone="warn"><b>This session is locked.</b> {sentence(s.lock_text ?? "")} {watch ? "The user's keys and pointer are ignored." : "Your keys and pointer are ignored; nothing is lost."}</Line>;
+  if (warning) {
+    return (
+      <Line live="polite" icon={<IconClock size={18} />} tone="warn">
+        <span>{warning.why === "idle" ? "Nobody uses this session: it ends in " : "The longest permitted time is over in "}<b className="nums" aria-live="off">{leftText(warning.left)}</b>.</span>
+        {warning.why === "idle" ? <Button size="compact-sm" onClick={stay}>I am here</Button> : s.extend && <Button size="compact-sm" onClick={extend}>Extend</Button>}
+      </Line>
+    );
+  }
+  if (s.problem) return <Line live="polite" icon={<IconAlertTriangle size={18} />} tone="warn">{sentence(s.problem)}</Line>;
+  if (state.at === "connecting") return <Line live="polite" quiet>Connecting to the picture…</Line>;
+  return null;
+}
+
+function Line({ live, icon, tone, quiet, children }: { live: "polite" | "assertive"; icon?: ReactNode; tone?: string; quiet?: boolean; children: ReactNode }) {
+  return (
+    <div className={classes.banner} data-tone={tone} data-quiet={quiet || undefined} role={live === "assertive" ? "alert" : "status"}>
+      {icon}
+      <Text size="sm" component="div" className={classes.bannerText}>{children}</Text>
+    </div>
+  );
+}
+
+const sentence = (t: string) => (t === "" || /[.!?:;]$/.test(t) ? t : `${t}.`);

@@ -108,7 +108,7 @@ func runIn(stdin, tool string, args ...string) error {
 }
 
 // Binaries are the paths of the built programs.
-type Binaries struct{ Core, Extender, Router, CLI string }
+type Binaries struct{ Core, Extender, Router, Carrier, WebProxy, CLI string }
 
 // Built names the programs that lie in dir.
 func Built(dir string) Binaries {
@@ -116,6 +116,8 @@ func Built(dir string) Binaries {
 		Core:     filepath.Join(dir, "caponier-core"),
 		Extender: filepath.Join(dir, "caponier-extender"),
 		Router:   filepath.Join(dir, "caponier-router"),
+		Carrier:  filepath.Join(dir, "caponier-carrier"),
+		WebProxy: filepath.Join(dir, "caponier-webproxy"),
 		CLI:      filepath.Join(dir, "caponier"),
 	}
 }

@@ -1,0 +1,164 @@
+package harness
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// EnvDockerRoot names the directory of the tests' own Docker daemon, which
+// keeps the browser's image from run to run.
+const EnvDockerRoot = "CAPONIER_TEST_DOCKER_ROOT"
+
+// DockerRoot is where the tests' daemon keeps its images.
+func DockerRoot() string { return cmp.Or(os.Getenv(EnvDockerRoot), "/var/tmp/caponier-test-docker") }
+
+// Docker is a Docker daemon of one's own: no bridge, no firewall rules, and
+// nothing in common with a daemon that runs on this machine.
+type Docker struct {
+	Host string // DOCKER_HOST
+
+	root, run string
+	keep      bool
+	lock      *os.File
+	proc      *Proc
+}
+
+// StartDocker runs a daemon whose images lie in root. There is one at a time
+// for a root. Containers that an earlier one left are removed.
+func StartDocker(ctx context.Context, root string, keep bool) (*Docker, error) {
+	for _, tool := range []string{"dockerd", "docker", "nsenter"} {
+		if _, err := lookPath(tool); err != nil {
+			return nil, fmt.Errorf("%w: run make setup", err)
+		}
+	}
+	if err := os.MkdirAll(root, 0o711); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("another run uses the Docker daemon in %s: wait for it, or set %s: %w", root, EnvDockerRoot, err)
+	}
+	// Sockets need a short path; shims of a killed daemon are found again there.
+	sum := sha256.Sum256([]byte(root))
+	d := &Docker{root: root, run: "/run/capdock-" + hex.EncodeToString(sum[:4]), keep: keep, lock: lock}
+	d.Host = "unix://" + filepath.Join(d.run, "s")
+	if err := errors.Join(os.MkdirAll(d.run, 0o711), d.Start(ctx)); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return d, d.RemoveAll(ctx)
+}
+
+// Start runs the daemon, for the first time or again, until it answers.
+func (d *Docker) Start(ctx context.Context) error {
+	// A killed one leaves it behind, and the next refuses to start.
+	if err := os.Remove(filepath.Join(d.run, "pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	path, err := lookPath("dockerd")
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, "--data-root", filepath.Join(d.root, "data"), "--exec-root", filepath.Join(d.run, "exec"),
+		"--pidfile", filepath.Join(d.run, "pid"), "--host", d.Host, "--bridge", "none", "--iptables=false", "--live-restore")
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if d.proc, err = Start("dockerd", d.root, cmd, d.keep); err != nil {
+		return err
+	}
+	return Until(ctx, 60*time.Second, "dockerd answers", func() error {
+		select {
+		case <-d.proc.Exited():
+			return fmt.Errorf("%w: %s", ErrGone, tail(d.proc.Output(), 2000))
+		default:
+		}
+		_, err := d.Docker(ctx, "version", "--format", "{{.Server.Version}}")
+		return err
+	})
+}
+
+// Proc is the daemon's process.
+func (d *Docker) Proc() *Proc { return d.proc }
+
+// Stop ends the daemon; containers go on without it.
+func (d *Docker) Stop() error { return d.proc.Stop(30 * time.Second) }
+
+// Docker runs a command of docker(1) and returns what it prints.
+func (d *Docker) Docker(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	path, err := lookPath("docker")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + d.root, "DOCKER_HOST=" + d.Host}
+	var said strings.Builder
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		err = fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, said.String())
+	}
+	return strings.TrimSpace(string(out)), err
+}
+
+// Containers lists the IDs of all containers, running or not.
+func (d *Docker) Containers(ctx context.Context) ([]string, error) {
+	out, err := d.Docker(ctx, "ps", "-aq", "--no-trunc")
+	return strings.Fields(out), err
+}
+
+// RemoveAll removes every container.
+func (d *Docker) RemoveAll(ctx context.Context) error {
+	ids, err := d.Containers(ctx)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	_, err = d.Docker(ctx, append([]string{"rm", "-f"}, ids...)...)
+	return err
+}
+
+// Image builds the browser's image if it is not that of the checkout at root;
+// say is told what happens, line by line.
+func (d *Docker) Image(ctx context.Context, root string, say func(string)) error {
+	cmd := exec.CommandContext(ctx, "sh", filepath.Join(root, "carrier", "image", "build.sh"))
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+d.Host)
+	cmd.Stdout = lines{say}
+	var said strings.Builder
+	cmd.Stderr = &said
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("build the browser's image: %w: %s", err, tail(said.String(), 3000))
+	}
+	return nil
+}
+
+// lines gives what is written to it away, a line per write at least.
+type lines struct{ say func(string) }
+
+// Write implements io.Writer.
+func (l lines) Write(b []byte) (int, error) {
+	for line := range strings.Lines(string(b)) {
+		l.say(strings.TrimSpace(line))
+	}
+	return len(b), nil
+}
+
+// Close removes the containers and ends the daemon. Its images stay.
+func (d *Docker) Close(ctx context.Context) error {
+	err := d.RemoveAll(ctx)
+	return errors.Join(err, d.Stop(), os.RemoveAll(d.run), d.lock.Close())
+}

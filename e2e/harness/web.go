@@ -1,0 +1,216 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// Edges are started alike: a carrier or a webproxy that enrols with a token.
+
+// EdgeConfig describes a carrier or webproxy to run.
+type EdgeConfig struct {
+	NS    string // empty: this machine's own network
+	Name  string // also of the node
+	URL   string // of core, as seen from there
+	Token string
+	// TOML are further lines of the configuration.
+	TOML string
+	Keep bool
+}
+
+// EdgeNode is a carrier or webproxy that runs as a process of its own.
+type EdgeNode struct {
+	Proc *Proc
+	Dir  string
+	Name string
+	cmd  func() *exec.Cmd
+	keep bool
+}
+
+// StartEdge runs a carrier or webproxy and keeps its state in dir.
+func StartEdge(ctx context.Context, n *Net, bin, dir string, cfg EdgeConfig) (*EdgeNode, error) {
+	state := filepath.Join(dir, "state")
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return nil, err
+	}
+	file := filepath.Join(dir, "config.toml")
+	text := fmt.Sprintf("core = %q\nstate = %q\ntoken_file = %q\nname = %q\n%s", cfg.URL, state, filepath.Join(dir, "token"), cfg.Name, cfg.TOML)
+	if err := errors.Join(os.WriteFile(file, []byte(text), 0o600), os.WriteFile(filepath.Join(dir, "token"), []byte(cfg.Token+"\n"), 0o600)); err != nil {
+		return nil, err
+	}
+	e := &EdgeNode{Dir: dir, Name: cfg.Name, keep: cfg.Keep}
+	e.cmd = func() *exec.Cmd {
+		base := context.WithoutCancel(ctx)
+		args := []string{"run", "--config", file}
+		cmd := exec.CommandContext(base, bin, args...)
+		if cfg.NS != "" {
+			// Not ip netns exec: that hides the mounts a carrier makes from Docker.
+			cmd = exec.CommandContext(base, "nsenter", append([]string{"--net=/run/netns/" + n.NS(cfg.NS), bin}, args...)...)
+		}
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}
+		return cmd
+	}
+	return e, e.Start()
+}
+
+// Start runs it, for the first time or again.
+func (e *EdgeNode) Start() error {
+	p, err := Start(e.Name, e.Dir, e.cmd(), e.keep)
+	e.Proc = p
+	return err
+}
+
+// WebEdge is a carrier or webproxy as core shows it.
+type WebEdge struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Kind   string `json:"kind"`
+	Health string `json:"health"`
+	Web    *struct {
+		Live    int    `json:"live"`
+		Warm    int    `json:"warm"`
+		Max     int    `json:"max"`
+		Room    int    `json:"room"`
+		Problem string `json:"problem"`
+		Address string `json:"address"`
+	} `json:"web"`
+}
+
+// WebEdge reads a carrier or webproxy by name.
+func (a *API) WebEdge(ctx context.Context, name string) (WebEdge, error) {
+	var out struct {
+		Items []WebEdge `json:"items"`
+	}
+	if err := a.Do(ctx, http.MethodGet, "/edges?limit=500", nil, &out); err != nil {
+		return WebEdge{}, err
+	}
+	for _, e := range out.Items {
+		if e.Name == name {
+			return e, nil
+		}
+	}
+	return WebEdge{}, fmt.Errorf("core knows no node %s", name)
+}
+
+// WebReady waits until a node has room for warm parked browsers, or what ready
+// asks of it.
+func (a *API) WebReady(ctx context.Context, limit time.Duration, e *EdgeNode, ready func(WebEdge) error) (WebEdge, error) {
+	var found WebEdge
+	err := Until(ctx, limit, e.Name+" is ready", func() error {
+		select {
+		case <-e.Proc.Exited():
+			return fmt.Errorf("%w: %s", ErrGone, tail(e.Proc.Output(), 3000))
+		default:
+		}
+		var err error
+		if found, err = a.WebEdge(ctx, e.Name); err != nil {
+			return err
+		}
+		if found.Health != "online" || found.Web == nil {
+			return fmt.Errorf("it is %s", found.Health)
+		}
+		return ready(found)
+	})
+	return found, err
+}
+
+// HasRoom asks for room and at least warm parked browsers.
+func HasRoom(warm int) func(WebEdge) error {
+	return func(e WebEdge) error {
+		if e.Web.Problem != "" || e.Web.Room == 0 || e.Web.Warm < warm {
+			return fmt.Errorf("it has %+v", *e.Web)
+		}
+		return nil
+	}
+}
+
+// WebTarget is a target of kind web as it is made and read; Policy is a
+// webrule.Policy.
+type WebTarget struct {
+	Name     string    `json:"name"`
+	Kind     string    `json:"kind"`
+	Site     string    `json:"site,omitempty"`
+	Comment  string    `json:"comment,omitempty"`
+	Tags     []string  `json:"tags,omitempty"`
+	Accounts []Account `json:"accounts,omitempty"`
+	Web      Web       `json:"web"`
+}
+
+// Web is what a target of kind web says besides.
+type Web struct {
+	StartURL string         `json:"start_url"`
+	Insecure bool           `json:"insecure,omitempty"`
+	Policy   any            `json:"policy,omitempty"`
+	Browser  map[string]any `json:"browser,omitempty"`
+	ScanURL  string         `json:"scan_url,omitempty"`
+}
+
+// WebSession is a web session as core shows it.
+type WebSession struct {
+	ID          string `json:"id"`
+	State       string `json:"state"`
+	TargetName  string `json:"target_name"`
+	Recorded    bool   `json:"recorded"`
+	RecordingID string `json:"recording_id"`
+	Carrier     string `json:"carrier"`
+	WebProxy    string `json:"webproxy"`
+	Warm        bool   `json:"warm"`
+	IdleS       int    `json:"idle_s"`
+	NoticeS     int    `json:"notice_s"`
+	EndReason   string `json:"end_reason"`
+	EndText     string `json:"end_text"`
+	Problem     string `json:"problem"`
+	Locked      bool   `json:"locked"`
+	LockText    string `json:"lock_text"`
+}
+
+// OpenWeb opens a web target in a browser of 1024 by 768 pixels.
+func (a *API) OpenWeb(ctx context.Context, target string) (WebSession, error) {
+	var s WebSession
+	return s, a.Do(ctx, http.MethodPost, "/web-sessions", map[string]any{"target_id": target, "width": 1024, "height": 768}, &s)
+}
+
+// WebSession reads a session.
+func (a *API) WebSession(ctx context.Context, id string) (WebSession, error) {
+	var s WebSession
+	return s, a.Do(ctx, http.MethodGet, "/web-sessions/"+id, nil, &s)
+}
+
+// EndWeb ends a session.
+func (a *API) EndWeb(ctx context.Context, id string) error {
+	return a.Do(ctx, http.MethodDelete, "/web-sessions/"+id, nil, nil)
+}
+
+// TimelineEvent is one entry of a web recording's timeline; T is in seconds
+// since its beginning.
+type TimelineEvent struct {
+	T      float64           `json:"t"`
+	Kind   string            `json:"kind"`
+	Source string            `json:"source"`
+	Fields map[string]string `json:"fields"`
+}
+
+// Timeline reads the whole timeline of a recording.
+func (a *API) Timeline(ctx context.Context, recording string) ([]TimelineEvent, error) {
+	var all []TimelineEvent
+	for after := ""; ; {
+		var page struct {
+			Events []TimelineEvent `json:"events"`
+			Next   string          `json:"next"`
+		}
+		if err := a.Do(ctx, http.MethodGet, "/recordings/"+recording+"/timeline?limit=1000&after="+after, nil, &page); err != nil {
+			return nil, err
+		}
+		all = append(all, page.Events...)
+		if page.Next == "" || page.Next == after {
+			return all, nil
+		}
+		after = page.Next
+	}
+}

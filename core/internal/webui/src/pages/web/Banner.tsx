@@ -1,6 +1,6 @@
-import { Button, Text } from "@mantine/core";
+import { Button, CloseButton, Text } from "@mantine/core";
 import { IconAlertTriangle, IconClock, IconLock, IconWifiOff } from "@tabler/icons-react";
-import type { ReactNode, RefObject } from "react";
+import { type ReactNode, type RefObject, useState } from "react";
 import { useNow } from "~/ui/Time";
 import type { WebSession } from "./api";
 import { leftText, type Warning, warning as warningOf } from "./limits";
@@ -25,6 +25,7 @@ interface Props {
 
 // Banner is one line above the picture, for what cannot wait.
 export function Banner({ s, picture: { state, screen }, watch, ended, warning, stay, extend }: Props) {
+  const [hidden, hide] = useState("");
   if (ended) return null;
   if (state.at === "lost") {
     return (
@@ -35,24 +36,26 @@ export function Banner({ s, picture: { state, screen }, watch, ended, warning, s
     );
   }
   if (s.locked) return <Line live="assertive" icon={<IconLock size={18} />} tone="warn"><b>This session is locked.</b> {sentence(s.lock_text ?? "")} {watch ? "The user's keys and pointer are ignored." : "Your keys and pointer are ignored; nothing is lost."}</Line>;
-  if (warning) {
+  const near = warning && `${warning.why} ${warning.why === "time" ? s.ends_at : ""} ${warning.left > 30}`;
+  if (warning && near !== hidden) {
     return (
-      <Line live="polite" icon={<IconClock size={18} />} tone="warn">
+      <Line live="polite" icon={<IconClock size={18} />} tone="warn" hide={() => hide(near ?? "")}>
         <span>{warning.why === "idle" ? "Nobody uses this session: it ends in " : "The longest permitted time is over in "}<b className="nums" aria-live="off">{leftText(warning.left)}</b>.</span>
         {warning.why === "idle" ? <Button size="compact-sm" onClick={stay}>I am here</Button> : s.extend && <Button size="compact-sm" onClick={extend}>Extend</Button>}
       </Line>
     );
   }
-  if (s.problem) return <Line live="polite" icon={<IconAlertTriangle size={18} />} tone="warn">{sentence(s.problem)}</Line>;
+  if (s.problem && s.problem !== hidden) return <Line live="polite" hide={() => hide(s.problem ?? "")} icon={<IconAlertTriangle size={18} />} tone="warn">{sentence(s.problem)}</Line>;
   if (state.at === "connecting") return <Line live="polite" quiet>Connecting to the picture…</Line>;
   return null;
 }
 
-function Line({ live, icon, tone, quiet, children }: { live: "polite" | "assertive"; icon?: ReactNode; tone?: string; quiet?: boolean; children: ReactNode }) {
+function Line({ live, icon, tone, quiet, hide, children }: { live: "polite" | "assertive"; icon?: ReactNode; tone?: string; quiet?: boolean; hide?: () => void; children: ReactNode }) {
   return (
     <div className={classes.banner} data-tone={tone} data-quiet={quiet || undefined} role={live === "assertive" ? "alert" : "status"}>
       {icon}
       <Text size="sm" component="div" className={classes.bannerText}>{children}</Text>
+      {hide && <CloseButton size="sm" aria-label="Hide this" onClick={hide} />}
     </div>
   );
 }

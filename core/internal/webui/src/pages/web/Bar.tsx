@@ -61,7 +61,7 @@ export function Bar({ s, picture, watch, ended, side, setSide, scaled, setScaled
           {(may.in || may.out) && <Tool label={side === "clipboard" ? "Hide the clipboard" : "Clipboard"} icon={<IconClipboard size={18} />} run={() => open("clipboard")} pressed={side === "clipboard"} dot={out !== undefined && !out.given} />}
           {may.files && <Tool label={side === "files" ? "Hide files" : "Files: upload and download"} icon={<IconFolders size={18} />} run={() => open("files")} pressed={side === "files"} />}
           {!watch && (
-            <Menu position="bottom-end" withinPortal={!full}>
+            <Menu position="bottom-end" withinPortal={!full} withInitialFocusPlaceholder={false}>
               <Menu.Target><Tooltip label="Special keys"><ActionIcon variant="subtle" color="gray" aria-label="Special keys" disabled={!live}><IconKeyboard size={18} /></ActionIcon></Tooltip></Menu.Target>
               <Menu.Dropdown mah="70dvh" className={classes.menu}>
                 <Menu.Label>Press in the session</Menu.Label>

@@ -58,7 +58,7 @@ export function Files({ s, upload, close }: { s: WebSession; upload: (d: Dropped
                   : down > 0 && r.size <= down ? <Anchor size="sm" className={classes.fileName} href={fileURL(s.id, r.path)} download={r.name} title={r.name}>{r.name}</Anchor>
                     : <Text size="sm" className={classes.fileName} title={r.name}>{r.name}</Text>}
                 <Text size="xs" c="dimmed" className={classes.size}>{r.dir && r.size === 0 ? "" : bytes(r.size)}</Text>
-                <Menu position="bottom-end">
+                <Menu position="bottom-end" withInitialFocusPlaceholder={false}>
                   <Menu.Target><ActionIcon variant="subtle" color="gray" size="sm" aria-label={`Actions for ${r.name}`}><IconDots size={16} /></ActionIcon></Menu.Target>
                   <Menu.Dropdown>
                     {down > 0 && <Menu.Item leftSection={<IconDownload size={16} />} component="a" href={fileURL(s.id, r.path)} download={r.dir ? `${r.name}.tar` : r.name}>{r.dir ? "Download as tar" : "Download"}</Menu.Item>}

@@ -20,7 +20,7 @@ import classes from "./web.module.css";
 // Viewer is a running session: the picture and everything around it.
 export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
   const client = useQueryClient();
-  const frame = useRef<HTMLDivElement>(null);
+  const frame = useRef<HTMLElement>(null);
   const box = useRef<HTMLDivElement>(null);
   const bar = useRef<HTMLDivElement>(null);
   const [side, setSide] = useState<Side>();
@@ -153,7 +153,7 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
   };
 
   return (
-    <div ref={frame} className={classes.frame}>
+    <main ref={frame} className={classes.frame}>
       <h1 className={classes.hidden}>{watch ? `Watching ${s.user_name ?? "a session"} on ${s.target_name}` : s.target_name}</h1>
       <div ref={bar} className={classes.top}>
         <Bar
@@ -161,8 +161,8 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
           may={may} out={out} toggleFull={canFullScreen() ? () => void (document.fullscreenElement ? exit() : frame.current && enter(frame.current).then(() => screen.current?.focus(), () => undefined)) : undefined}
         />
       </div>
-      <Banner s={s} picture={picture} watch={watch} ended={ended} warning={warning} stay={stay} extend={extend} />
       <div className={classes.work}>
+        <Banner s={s} picture={picture} watch={watch} ended={ended} warning={warning} stay={stay} extend={extend} />
         <div
           className={classes.stage} data-off={(!live && !ended) || undefined}
           onDragOver={(e) => {
@@ -200,7 +200,7 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
           </div>
         )}
       </div>
-    </div>
+    </main>
   );
 }
 

@@ -2,7 +2,6 @@ package rfb
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -162,5 +161,3 @@ func checkFormat(b []byte) error {
 	}
 	return nil
 }
-
-var errNoTight = errors.New("the viewer does not know Tight encoding")

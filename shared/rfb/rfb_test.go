@@ -281,8 +281,8 @@ func TestKeyframePlan(t *testing.T) {
 	for !step(0, true) {
 		n++
 	}
-	if n != 1 {
-		t.Errorf("a keyframe after %d frames of more than 3000 bytes each, the plan is 3000 bytes", n)
+	if n != 2 {
+		t.Errorf("a keyframe after %d frames of about 2 kB each, the plan is 3000 bytes", n)
 	}
 }
 

@@ -1,10 +1,14 @@
 package display
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"strings"
 
+	"caponier/carrier/internal/xselect"
 	"caponier/shared/rfb"
 )
 
@@ -88,7 +92,7 @@ func (d *Display) offerLocked() (send []byte) {
 	}
 	d.wakeLocked()
 	if plain {
-		return rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardRequest, HasText: true}, true)
+		return d.fetchLocked()
 	}
 	return nil
 }
@@ -98,6 +102,71 @@ func (d *Display) awaitLocked(v *viewer) {
 		d.clip.waiting = map[*viewer]bool{}
 	}
 	d.clip.waiting[v] = true
+}
+
+// lineEnds makes of an application's text what viewers get and events tell.
+var lineEnds = strings.NewReplacer("\r\n", "\n", "\r", "\n")
+
+var requestText = rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardRequest, HasText: true}, true)
+
+// fetchLocked asks for the browser's text: as an X client, or else by what it
+// returns to be sent.
+func (d *Display) fetchLocked() (send []byte) {
+	if d.cfg.DialX == nil {
+		return requestText
+	}
+	select {
+	case d.fetch <- struct{}{}:
+	default: // it is being fetched and will be again
+	}
+	return nil
+}
+
+// fetchTexts gets texts as an X client, one at a time, until ctx ends.
+func (d *Display) fetchTexts(ctx context.Context) error {
+	for {
+		select {
+		case <-d.fetch:
+		case <-ctx.Done():
+			return nil
+		}
+		res, err := d.fetchText(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, xselect.ErrNone):
+			continue
+		case err != nil:
+			d.cfg.Log.Warn("read the browser's clipboard", "session", d.cfg.Session, "err", err)
+			if err := d.screen.send(requestText); err != nil { // what Xvnc can do is better than nothing
+				return err
+			}
+			continue
+		}
+		c := rfb.Clipboard{Action: rfb.ClipboardProvide, HasText: true, Text: lineEnds.Replace(res.Text), TooLong: res.TooLong, Size: res.Size}
+		if !c.TooLong {
+			c.Size = len(c.Text)
+		}
+		d.mu.Lock()
+		events := d.deliverLocked(c)
+		d.mu.Unlock()
+		for _, e := range events {
+			d.cfg.Event(e)
+		}
+	}
+}
+
+func (d *Display) fetchText(ctx context.Context) (xselect.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	conn, err := d.cfg.DialX(ctx)
+	if err != nil {
+		return xselect.Result{}, fmt.Errorf("connect to the X server: %w", err)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	return xselect.Text(conn, d.textLimit(nil))
 }
 
 // deliverLocked gives a text of the browser to the viewers who asked.
@@ -166,7 +235,7 @@ func (d *Display) viewerClipboard(v *viewer, c rfb.Clipboard) error {
 	case c.Action == rfb.ClipboardRequest && c.HasText:
 		if d.clip.out && d.policy.ClipboardOut > 0 {
 			d.awaitLocked(v)
-			reply = rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardRequest, HasText: true}, true)
+			reply = d.fetchLocked()
 		}
 	case c.Action == rfb.ClipboardText, c.Action == rfb.ClipboardProvide && c.HasText && v.offered:
 		v.offered = false

@@ -67,6 +67,7 @@ const (
 
 	handshakeTimeout = 10 * time.Second
 	screenTimeout    = 10 * time.Second
+	fetchTimeout     = 15 * time.Second
 )
 
 // Config is what a Display needs.
@@ -75,6 +76,10 @@ type Config struct {
 	Session string
 	// Dial connects to the X server's RFB socket.
 	Dial func(ctx context.Context) (net.Conn, error)
+	// DialX connects to the X server as its client, for texts that applications
+	// put on the clipboard. Nil: only those that Xvnc can take itself come out,
+	// which are at most 256 KiB.
+	DialX func(ctx context.Context) (net.Conn, error)
 	// Policy holds until SetPolicy.
 	Policy Policy
 	// Record takes the recording's frames (package rfb), in order, one at a time;
@@ -170,6 +175,8 @@ type Display struct {
 	done  chan struct{} // closed when Run has ended
 	// screen is where input goes.
 	screen screen
+	// fetch wakes the goroutine that gets a text from the X server.
+	fetch chan struct{}
 	// lastInput is the time of the last key or pointer event, in Unix nanoseconds.
 	lastInput atomic.Int64
 
@@ -216,7 +223,7 @@ func New(cfg Config) (*Display, error) {
 		cfg.Event = func(Event) {}
 	}
 	d := &Display{
-		cfg: cfg, ready: make(chan struct{}), done: make(chan struct{}), enc: rfb.NewEncoder(),
+		cfg: cfg, ready: make(chan struct{}), done: make(chan struct{}), fetch: make(chan struct{}, 1), enc: rfb.NewEncoder(),
 		changed: make(chan struct{}), viewers: map[*viewer]bool{}, policy: cfg.Policy, start: cfg.Start,
 	}
 	d.lastInput.Store(cfg.Now().UnixNano())
@@ -298,6 +305,9 @@ func (d *Display) Run(ctx context.Context) error {
 	defer stop()
 	reader := rfb.NewServerReader(conn, rfb.ServerLimits{Pixels: MaxPixels, Clipboard: func() int { return d.textLimit(nil) }})
 	group.Go(func() error { return d.readScreen(reader, init) })
+	if d.cfg.DialX != nil {
+		group.Go(func() error { return d.fetchTexts(ctx2) })
+	}
 	if d.cfg.Record != nil {
 		group.Go(func() error { return d.record(ctx2) })
 	}
@@ -348,13 +358,7 @@ func (d *Display) end() {
 	close(d.done)
 }
 
-// at is the time since the session's start.
-func (d *Display) at() time.Duration {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.atLocked()
-}
-
+// atLocked is the time since the session's start.
 func (d *Display) atLocked() time.Duration { return max(0, d.cfg.Now().Sub(d.start)) }
 
 // wakeLocked tells viewers and recorder that there is something new.

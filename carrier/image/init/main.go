@@ -1,6 +1,8 @@
 // Command init is process 1 of a browser container. The container has no
 // network but loopback: what the browser asks its proxy at 127.0.0.1:18080 is
-// passed to a unix socket of the carrier, and the screen is served on another.
+// passed to a unix socket of the carrier. The carrier listens on all sockets,
+// in a directory this container can only read: for the screen and the files
+// init connects to it and waits to be used (see bridge.go).
 // init starts the X server, the window manager and the browser, reaps every
 // process, and ends when the browser does: a used container is not started again.
 package main
@@ -9,26 +11,33 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
 
-// Files and sockets that the carrier shares with this container alone.
+// Sockets of the carrier, shared with this container alone.
 const (
 	shared = "/run/caponier"
-	egress = shared + "/egress.sock" // the carrier listens
-	screen = shared + "/rfb.sock"    // Xvnc listens
+	egress = shared + "/egress.sock" // what the browser asks for
+	rfb    = shared + "/rfb.sock"    // the screen
+	files  = shared + "/files.sock"  // uploads and downloads
+)
+
+const (
 	// proxy is what the browser's policy names; nothing else listens here.
 	proxy = "127.0.0.1:18080"
+	// screen is where Xvnc listens, inside.
+	screen = "/tmp/.screen"
+	// folder is what users upload and download; a memory file system of its own.
+	folder = "/files"
 )
 
 func main() {
@@ -54,28 +63,32 @@ func run() error {
 		return fmt.Errorf("listen for the browser: %w", err)
 	}
 	go relay(ln, egress)
-
-	env := []string{"PATH=/usr/bin:/bin", "HOME=" + home, "DISPLAY=:1", "LANG=C.UTF-8", "MOZ_CRASHREPORTER_DISABLE=1", "MOZ_DISABLE_CONTENT_SANDBOX_WARNING=1"}
-	if tz := os.Getenv("TZ"); tz != "" {
-		env = append(env, "TZ="+tz)
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		return fmt.Errorf("open the folder of files: %w", err)
 	}
-	// Xvnc is shared with nobody but the carrier; it neither asks nor listens on TCP.
-	xvnc, err := start(env, "Xvnc", ":1", "-geometry", size, "-depth", "24", "-rfbport", "-1", "-rfbunixpath", screen, "-rfbunixmode", "0666",
-		"-SecurityTypes", "None", "-AlwaysShared", "-AcceptSetDesktopSize", "-nolisten", "tcp", "-MaxCutText", "67108864", "-FrameRate", "30")
+	served := newQueue()
+	srv := &http.Server{Handler: fileServer{root}, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	go srv.Serve(served)
+	go offer(files, func(c *net.UnixConn) { served.push(c) })
+
+	env := []string{"PATH=/usr/bin:/bin", "HOME=" + home, "DISPLAY=:1", "LANG=C.UTF-8", "MOZ_CRASHREPORTER_DISABLE=1", "MOZ_DISABLE_CONTENT_SANDBOX_WARNING=1",
+		"GTK_USE_PORTAL=0", "NO_AT_BRIDGE=1"}
+	// Xvnc is reached by nobody but the carrier; it neither asks nor listens on TCP.
+	xvnc, err := start(env, "Xvnc", ":1", "-geometry", size, "-depth", "24", "-rfbport", "-1", "-rfbunixpath", screen, "-rfbunixmode", "0600",
+		"-SecurityTypes", "None", "-AlwaysShared", "-AcceptSetDesktopSize", "-SendPrimary=0", "-SetPrimary=0", "-nolisten", "tcp", "-MaxCutText", "67108864", "-FrameRate", "30")
 	if err != nil {
 		return err
 	}
 	if err := await(ctx, "/tmp/.X11-unix/X1", xvnc); err != nil {
 		return err
 	}
+	go offer(rfb, func(c *net.UnixConn) { join(c, screen) })
 	if _, err := start(env, "openbox", "--sm-disable"); err != nil {
 		return err
 	}
-	args := []string{"--profile", filepath.Join(home, "profile"), "--no-remote", "--new-instance"}
-	if os.Getenv("CAPONIER_BROWSER_MODE") != "bar" {
-		args = append(args, "--kiosk")
-	}
-	browser, err := start(env, "firefox-esr", append(args, "http://park.caponier.internal/")...)
+	browser, err := start(env, "firefox-esr", "--profile", filepath.Join(home, "profile"), "--no-remote", "--new-instance",
+		"--kiosk", "http://park.caponier.internal/")
 	if err != nil {
 		return err
 	}
@@ -160,35 +173,4 @@ func wait(ctx context.Context, xvnc, browser *exec.Cmd) error {
 			return nil
 		}
 	}
-}
-
-// relay passes each connection of the browser to the carrier, unread.
-func relay(ln net.Listener, socket string) {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			up, err := net.Dial("unix", socket)
-			if err != nil {
-				return
-			}
-			defer up.Close()
-			var wg sync.WaitGroup
-			wg.Go(func() { pass(up.(*net.UnixConn), c) })
-			wg.Go(func() { pass(c.(*net.TCPConn), up) })
-			wg.Wait()
-		}()
-	}
-}
-
-// pass copies until end and hands the half-close on.
-func pass(dst interface {
-	io.Writer
-	CloseWrite() error
-}, src io.Reader) {
-	_, _ = io.Copy(dst, src)
-	_ = dst.CloseWrite()
 }

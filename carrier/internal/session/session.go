@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/display"
 	"caponier/carrier/internal/egress"
 	"caponier/carrier/internal/files"
@@ -88,6 +87,9 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 		l.proxy.Close()
 		return nil, err
 	}
+	m.mu.Lock()
+	m.lives[l.id] = l // before anything can end it
+	m.mu.Unlock()
 	l.apply(spec)
 	sl.Door.Claim(spec.StartURL, l.proxy)
 
@@ -439,6 +441,3 @@ func (l *live) finish(kind reason, text, detail string) {
 
 // Files serves the session's files on a stream.
 func (l *live) handler() http.Handler { return l.files }
-
-// ended reports a container that is not there, in words.
-func ended(c browser.Container, ok bool) bool { return !ok || !c.Running }

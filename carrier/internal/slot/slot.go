@@ -47,7 +47,9 @@ type Config struct {
 	Dir string
 	// Root is the certificate that browsers believe, DER.
 	Root []byte
-	Log  *slog.Logger
+	// Named is told the name of a slot before anything of it exists; may be nil.
+	Named func(name string)
+	Log   *slog.Logger
 }
 
 // Slot is a container, running or about to. Safe for concurrent use.
@@ -68,7 +70,11 @@ const Screen = "1280x800"
 
 // Start makes a slot and starts its container; the browser is not up yet.
 func Start(ctx context.Context, c Config) (*Slot, error) {
-	s, err := open(c, strings.ToLower(rand.Text()[:16]), true)
+	name := strings.ToLower(rand.Text()[:16])
+	if c.Named != nil {
+		c.Named(name)
+	}
+	s, err := open(c, name, true)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,517 @@
+// Package session is the carrier's work: browser sessions that core asks for,
+// each in a container of its own that is taken from a pool of parked ones.
+//
+// # Invariants
+//
+//   - A container serves one session and is removed with it; what is found with
+//     this carrier's label and belongs to nothing is removed too, and nothing
+//     else is touched.
+//   - A session lives while core wants it, its browser runs, it is in use and
+//     within its time; without a tunnel to core for as long as its lease says.
+//   - What a session is, is on disk before its browser learns where to go: a
+//     carrier that was killed takes its sessions over when it starts again.
+//   - Nothing is started when memory is short: sessions that run go first.
+package session
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"caponier/carrier/internal/browser"
+	"caponier/carrier/internal/files"
+	"caponier/carrier/internal/room"
+	"caponier/carrier/internal/slot"
+	"caponier/shared/control"
+	"caponier/shared/telemetry"
+	"caponier/shared/tunnel"
+	"caponier/shared/wire"
+)
+
+// Engine is what a Manager needs of Docker; *browser.Engine is one.
+type Engine interface {
+	slot.Engine
+	Check(ctx context.Context) error
+	List(ctx context.Context) ([]browser.Container, error)
+}
+
+// Config is what a Manager needs.
+type Config struct {
+	Engine Engine
+	// RunDir holds the slots' sockets, StateDir the sessions' files; both are
+	// made with mode 0700.
+	RunDir, StateDir string
+	// Warm is how many parked browsers are kept, Max how many sessions there may be.
+	Warm, Max int
+	Room      room.Limits
+	// Machine is the file system from / on, for memory; nil: this machine's.
+	Machine fs.FS
+	// Spool bounds the undelivered records of one session, in bytes; 0: 64 MiB.
+	Spool int64
+
+	// Credentials are this node's identity towards webproxies.
+	Credentials func() (tls.Certificate, *x509.CertPool, error)
+	// Connected reports whether there is a tunnel to core.
+	Connected func() bool
+	// Authority asks core whom browsers must trust.
+	Authority func(ctx context.Context) (wire.WebAuthority, error)
+	// Post delivers records (see spool), Ended tells core of a session that
+	// ended by itself.
+	Post  func(ctx context.Context, session string, batch []byte) (wire.WebRecordsAck, error)
+	Ended func(ctx context.Context, e wire.WebEnded) error
+	Scan  files.Scanner
+
+	Log *slog.Logger     // nil: discard
+	Now func() time.Time // nil: time.Now
+}
+
+// Manager has the sessions of this carrier. Safe for concurrent use.
+type Manager struct {
+	c   Config
+	log *slog.Logger
+
+	ctx  context.Context // ends with Run
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	www  *fileServer
+	pool *pool
+
+	sweepKick chan struct{}
+	tellKick  chan struct{}
+	adopted   chan struct{} // closed when sessions of a former process are known
+
+	mu       sync.Mutex
+	lives    map[string]*live              // guarded by mu
+	opening  map[string]chan struct{}      // guarded by mu; sessions being made
+	ends     []wire.WebEnded               // guarded by mu; core does not know of them yet
+	busy     map[string]context.CancelFunc // guarded by mu; records delivered after the end
+	stopping bool                          // guarded by mu
+
+	warm, cold, refused, failed, ended atomic.Uint64
+}
+
+// maxEnds bounds the ends that core was not told of; the oldest go first, core
+// finds them by reconciling.
+const maxEnds = 1000
+
+// New makes a Manager and its directories.
+func New(c Config) (*Manager, error) {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Machine == nil {
+		c.Machine = os.DirFS("/")
+	}
+	if c.Max < 1 || c.Warm < 0 {
+		return nil, errors.New("session: at least one session must be allowed")
+	}
+	for _, dir := range []string{c.RunDir, c.StateDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("session: %w", err)
+		}
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("session: %w", err)
+		}
+	}
+	m := &Manager{c: c, log: c.Log, lives: map[string]*live{}, opening: map[string]chan struct{}{}, busy: map[string]context.CancelFunc{},
+		sweepKick: make(chan struct{}, 1), tellKick: make(chan struct{}, 1), adopted: make(chan struct{})}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	m.www = newFileServer(m)
+	m.pool = newPool(m)
+	return m, nil
+}
+
+// Run takes over the sessions of a former process, keeps the pool filled and
+// serves until ctx ends. Sessions then go on without this process; the next one
+// takes them over.
+func (m *Manager) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, m.stop)()
+	m.wg.Go(m.www.run)
+	m.wg.Go(func() {
+		if !m.recover() {
+			return
+		}
+		close(m.adopted)
+		m.wg.Go(m.sweep)
+		m.pool.run()
+	})
+	m.wg.Go(m.deliverEnds)
+	<-ctx.Done()
+	m.leave()
+	m.wg.Wait()
+	return nil
+}
+
+// leave gives everything back but containers of sessions.
+func (m *Manager) leave() {
+	m.mu.Lock()
+	m.stopping = true
+	lives := make([]*live, 0, len(m.lives))
+	for _, l := range m.lives {
+		lives = append(lives, l)
+	}
+	tails := make([]context.CancelFunc, 0, len(m.busy))
+	for _, stop := range m.busy {
+		tails = append(tails, stop)
+	}
+	m.mu.Unlock()
+	m.www.close()
+	for _, stop := range tails {
+		stop()
+	}
+	var wg sync.WaitGroup
+	for _, l := range lives {
+		wg.Go(l.leave)
+	}
+	wg.Wait()
+}
+
+// leave stops what this process does for a session, after its records went out.
+func (l *live) leave() {
+	l.mu.Lock()
+	ending := l.ending
+	l.mu.Unlock()
+	if ending {
+		<-l.done
+		return
+	}
+	l.cancel()
+	l.wg.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTime)
+	defer cancel()
+	if err := l.spool.Flush(ctx); err != nil {
+		l.log.Warn("last records", telemetry.KeyErr, err)
+	}
+	l.records()
+	l.mu.Lock()
+	proxy := l.proxy
+	l.mu.Unlock()
+	proxy.Close()
+	l.files.Close()
+	l.slot.Leave()
+}
+
+// put makes or changes a session.
+func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.CarrierAck {
+	fail := func(code wire.Code, format string, args ...any) wire.CarrierAck {
+		m.refused.Add(1)
+		return wire.CarrierAck{Error: wire.Errorf(code, format, args...)}
+	}
+	if err := check(spec); err != nil {
+		return fail(wire.CodeBadRequest, "%v", err)
+	}
+	select {
+	case <-m.adopted:
+	case <-ctx.Done():
+		return fail(wire.CodeLimit, "The browser host is starting: %s.", m.problem("Docker does not answer"))
+	}
+	for {
+		m.mu.Lock()
+		if l := m.lives[spec.ID]; l != nil {
+			m.mu.Unlock()
+			if err := l.update(spec); err != nil {
+				m.log.Error("change session", telemetry.KeySession, spec.ID, telemetry.KeyErr, err)
+				return fail(wire.CodeInternal, "The session could not be changed.")
+			}
+			return wire.CarrierAck{Revision: l.revision()}
+		}
+		if other := m.opening[spec.ID]; other != nil {
+			m.mu.Unlock()
+			select {
+			case <-other:
+				continue
+			case <-ctx.Done():
+				return fail(wire.CodeTimeout, "The browser is still starting.")
+			}
+		}
+		if m.stopping {
+			m.mu.Unlock()
+			return fail(wire.CodeDraining, "The browser host is shutting down.")
+		}
+		if len(m.lives)+len(m.opening) >= m.c.Max {
+			m.mu.Unlock()
+			return fail(wire.CodeLimit, "The browser host has all the sessions it takes (%d).", m.c.Max)
+		}
+		made := make(chan struct{})
+		m.opening[spec.ID] = made
+		m.mu.Unlock()
+		l, warm, err := m.open(ctx, spec)
+		m.mu.Lock()
+		delete(m.opening, spec.ID)
+		m.mu.Unlock()
+		if err == nil {
+			m.pool.taken(l.slot)
+		}
+		close(made)
+		if err != nil {
+			m.failed.Add(1)
+			m.log.Error("open session", telemetry.KeySession, spec.ID, telemetry.KeyErr, err)
+			if p, ok := errors.AsType[*browser.Problem](err); ok {
+				return fail(wire.CodeLimit, "The browser host cannot start browsers: %s.", p.Text)
+			}
+			if p, ok := errors.AsType[*noRoom](err); ok {
+				return fail(wire.CodeLimit, "The browser host has no room: %s.", p.why)
+			}
+			return fail(wire.CodeInternal, "The browser could not be started.")
+		}
+		if warm {
+			m.warm.Add(1)
+		} else {
+			m.cold.Add(1)
+		}
+		m.log.Info("session", telemetry.KeySession, spec.ID, telemetry.KeyUser, spec.User, telemetry.KeyTarget, spec.Target, "warm", warm, "slot", l.slot.Name)
+		return wire.CarrierAck{Revision: spec.Revision, Warm: warm}
+	}
+}
+
+// noRoom says why nothing is started.
+type noRoom struct{ why string }
+
+func (n *noRoom) Error() string { return n.why }
+
+// fit is how many more browsers fit now.
+func (m *Manager) fit() (int, string) {
+	s, err := room.Read(m.c.Machine)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return m.c.Room.Fit(s)
+}
+
+// open takes a parked browser, or starts one.
+func (m *Manager) open(ctx context.Context, spec wire.CarrierSession) (_ *live, warm bool, err error) {
+	if n, why := m.fit(); n == 0 {
+		return nil, false, &noRoom{why}
+	}
+	sl, err := m.pool.take(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	select {
+	case <-sl.Door.Parked():
+		warm = true
+	default:
+	}
+	started := m.c.Now()
+	if err = m.write(saved{Spec: spec, Slot: sl.Name, Container: sl.ID, Started: started.UnixMicro()}); err == nil {
+		var l *live
+		if l, err = m.begin(spec, sl, started, false); err == nil {
+			return l, warm, nil
+		}
+	}
+	err = errors.Join(err, m.forget(spec.ID))
+	m.pool.remove(sl)
+	return nil, false, err
+}
+
+// check refuses what cannot be a session.
+func check(s wire.CarrierSession) error {
+	host, port, err := net.SplitHostPort(s.Proxy.Address)
+	switch {
+	case !named(s.ID):
+		return errors.New("the session's ID is malformed")
+	case !strings.HasPrefix(s.StartURL, "http://") && !strings.HasPrefix(s.StartURL, "https://"), strings.ContainsAny(s.StartURL, " \r\n\t\"<>"), len(s.StartURL) > 8<<10:
+		return errors.New("the start URL is malformed")
+	case err != nil, host == "", port == "", s.Proxy.NodeID == "":
+		return errors.New("the webproxy's address is malformed")
+	case strings.ContainsAny(s.Proxy.Key, " \r\n") || len(s.Proxy.Key) < 16 || len(s.Proxy.Key) > 128:
+		return errors.New("the session's key is malformed")
+	case len(s.Policy.Watermark) > 16:
+		return errors.New("the watermark has too many lines")
+	case len(s.TimeZone) > 64:
+		return errors.New("the time zone is malformed")
+	}
+	return nil
+}
+
+// named reports whether id can name a file.
+func named(id string) bool {
+	return id != "" && len(id) <= wire.MaxConnection && strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
+}
+
+func (l *live) revision() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.spec.Revision
+}
+
+// end begins a session's end; kind "" is not told to core. It does not wait.
+func (m *Manager) end(l *live, kind reason, text, detail string) {
+	m.mu.Lock()
+	l.mu.Lock()
+	begun := l.ending
+	l.ending = l.ending || !m.stopping // the next process looks again
+	mine := l.ending && !begun
+	l.mu.Unlock()
+	m.mu.Unlock()
+	if !mine {
+		return
+	}
+	m.wg.Go(func() {
+		l.finish(kind, text, detail)
+		m.ended.Add(1)
+		m.mu.Lock()
+		delete(m.lives, l.id)
+		m.mu.Unlock()
+		if err := m.forget(l.id); err != nil {
+			m.log.Error("session", telemetry.KeySession, l.id, telemetry.KeyErr, err)
+		}
+		m.pool.refill()
+	})
+}
+
+// delete ends a session and waits until nothing of it is left.
+func (m *Manager) delete(ctx context.Context, id string) error {
+	m.mu.Lock()
+	l, opening := m.lives[id], m.opening[id]
+	stop := m.busy[id]
+	m.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	if opening != nil {
+		select {
+		case <-opening:
+			return m.delete(ctx, id)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if l == nil {
+		return nil
+	}
+	m.end(l, "", "", "core asked")
+	select {
+	case <-l.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// tail goes on delivering the records of a session that has ended, then tells
+// core of the end.
+func (m *Manager) tail(l *live, kind reason, text string) {
+	ctx, stop := context.WithTimeout(m.ctx, tailTime)
+	m.mu.Lock()
+	m.busy[l.id] = stop
+	m.mu.Unlock()
+	m.wg.Go(func() {
+		defer stop()
+		if err := l.spool.Flush(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			l.log.Warn("records of an ended session", telemetry.KeyErr, err)
+		}
+		l.records()
+		m.mu.Lock()
+		delete(m.busy, l.id)
+		m.mu.Unlock()
+		if kind != "" {
+			m.tell(wire.WebEnded{Session: l.id, Reason: string(kind), Text: text})
+		}
+	})
+}
+
+// leaveTime bounds the delivery of records when the process ends.
+const leaveTime = 2 * time.Second
+
+// tailTime bounds how long records of an ended session are kept.
+const tailTime = 10 * time.Minute
+
+// tell tells core of an end, now or when it can be reached.
+func (m *Manager) tell(e wire.WebEnded) {
+	m.mu.Lock()
+	if len(m.ends) >= maxEnds {
+		m.ends = m.ends[1:]
+	}
+	m.ends = append(m.ends, e)
+	m.mu.Unlock()
+	select {
+	case m.tellKick <- struct{}{}:
+	default:
+	}
+}
+
+func (m *Manager) deliverEnds() {
+	for {
+		m.mu.Lock()
+		var e wire.WebEnded
+		n := len(m.ends)
+		if n > 0 {
+			e = m.ends[0]
+		}
+		m.mu.Unlock()
+		if n == 0 {
+			select {
+			case <-m.tellKick:
+				continue
+			case <-m.ctx.Done():
+				return
+			}
+		}
+		ctx, cancel := context.WithTimeout(m.ctx, 10*time.Second)
+		err := m.c.Ended(ctx, e)
+		cancel()
+		if m.ctx.Err() != nil {
+			return
+		}
+		var answered *control.StatusError
+		if err != nil && (!errors.As(err, &answered) || answered.Status >= 500) {
+			pause(m.ctx, 500*time.Millisecond)
+			continue
+		}
+		if err != nil { // core does not know it: nothing to tell
+			m.log.Debug("end of session", telemetry.KeySession, e.Session, telemetry.KeyErr, err)
+		}
+		m.mu.Lock()
+		if len(m.ends) > 0 && m.ends[0] == e {
+			m.ends = m.ends[1:]
+		}
+		m.mu.Unlock()
+	}
+}
+
+// states lists the sessions.
+func (m *Manager) states() wire.WebStates {
+	m.mu.Lock()
+	lives := make([]*live, 0, len(m.lives))
+	for _, l := range m.lives {
+		lives = append(lives, l)
+	}
+	m.mu.Unlock()
+	out := wire.WebStates{Sessions: []wire.WebState{}}
+	for _, l := range lives {
+		l.mu.Lock()
+		out.Sessions = append(out.Sessions, wire.WebState{ID: l.id, Revision: l.spec.Revision, Ending: l.ending})
+		l.mu.Unlock()
+	}
+	slices.SortFunc(out.Sessions, func(a, b wire.WebState) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// find returns a session that has not begun to end.
+func (m *Manager) find(id string) *live {
+	m.mu.Lock()
+	l := m.lives[id]
+	m.mu.Unlock()
+	if l == nil || l.ctx.Err() != nil {
+		return nil
+	}
+	return l
+}
+
+// stream is what viewers and files come in on.
+type stream = tunnel.Stream

@@ -1,0 +1,334 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"caponier/carrier/internal/browser"
+	"caponier/carrier/internal/slot"
+	"caponier/shared/telemetry"
+	"caponier/shared/wire"
+)
+
+// pool keeps parked browsers. One is started at a time, at low priority.
+type pool struct {
+	m    *Manager
+	kick chan struct{}
+
+	mu      sync.Mutex
+	parked  []*slot.Slot                  // guarded by mu; oldest first
+	making  map[string]bool               // guarded by mu; slots by name, also those taken until they are a session's
+	stops   map[string]context.CancelFunc // guarded by mu; of who watches the parked ones
+	root    []byte                        // guarded by mu; whom browsers trust, DER; nil until core said
+	problem string                        // guarded by mu; why nothing can be started
+}
+
+func newPool(m *Manager) *pool {
+	return &pool{m: m, kick: make(chan struct{}, 1), making: map[string]bool{}, stops: map[string]context.CancelFunc{}}
+}
+
+// refill has run look whether there is something to do.
+func (p *pool) refill() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// say remembers why nothing can be started, nil that it can.
+func (p *pool) say(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.problem = ""
+	if err == nil {
+		return
+	}
+	p.problem = "browsers cannot be started"
+	if b, ok := errors.AsType[*browser.Problem](err); ok {
+		p.problem = b.Text
+	} else if n, ok := errors.AsType[*noRoom](err); ok {
+		p.problem = n.why
+	} else if errors.Is(err, errNoRoot) {
+		p.problem = errNoRoot.Error()
+	}
+}
+
+// Times of the pool.
+const (
+	parkTime  = 60 * time.Second // until a started browser waits
+	lookEvery = 5 * time.Second
+	askEvery  = 5 * time.Minute // whom browsers trust
+	maxWait   = 30 * time.Second
+)
+
+var errNoRoot = errors.New("core has not said yet whom browsers must trust")
+
+// run keeps the pool filled.
+func (p *pool) run() {
+	defer p.empty()
+	var asked time.Time
+	wait := time.Duration(0)
+	for {
+		if p.m.c.Connected() && (p.rootNow() == nil || time.Since(asked) > askEvery) {
+			if p.ask() {
+				asked = time.Now()
+			}
+		}
+		again := lookEvery
+		if p.rootNow() == nil {
+			again = 200 * time.Millisecond
+		}
+		err := p.fill()
+		p.say(err)
+		if err != nil && p.m.ctx.Err() == nil && !errors.Is(err, errNoRoot) {
+			if _, full := errors.AsType[*noRoom](err); !full {
+				p.m.log.Warn("pool", telemetry.KeyErr, err)
+			}
+			wait = min(max(2*wait, time.Second), maxWait)
+			again = wait
+		} else if err == nil {
+			wait = 0
+		}
+		t := time.NewTimer(again)
+		select {
+		case <-t.C:
+		case <-p.kick:
+			t.Stop()
+			if err != nil { // others are kicked too often for a failing engine
+				pause(p.m.ctx, 200*time.Millisecond)
+			}
+		case <-p.m.ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+func (p *pool) rootNow() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.root
+}
+
+// ask asks core whom browsers trust; parked ones that trust another are
+// replaced.
+func (p *pool) ask() bool {
+	ctx, cancel := context.WithTimeout(p.m.ctx, 10*time.Second)
+	defer cancel()
+	a, err := p.m.c.Authority(ctx)
+	if err != nil || len(a.Root) == 0 || len(a.Root) > 64<<10 {
+		if p.m.ctx.Err() == nil {
+			p.m.log.Warn("authority of browsers", telemetry.KeyErr, err)
+		}
+		return false
+	}
+	p.mu.Lock()
+	var old []*slot.Slot
+	if p.root != nil && !bytes.Equal(p.root, a.Root) {
+		old, p.parked = p.parked, nil
+	}
+	p.root = a.Root
+	p.mu.Unlock()
+	for _, s := range old {
+		p.remove(s)
+	}
+	return true
+}
+
+// fill starts browsers until there are enough.
+func (p *pool) fill() error {
+	for p.m.ctx.Err() == nil {
+		p.mu.Lock()
+		n, root := len(p.parked), p.root
+		p.mu.Unlock()
+		p.m.mu.Lock()
+		live := len(p.m.lives) + len(p.m.opening)
+		p.m.mu.Unlock()
+		if root == nil {
+			return errNoRoot
+		}
+		if n >= min(p.m.c.Warm, p.m.c.Max-live) {
+			return p.m.c.Engine.Check(p.m.ctx)
+		}
+		if fit, why := p.m.fit(); fit == 0 {
+			return &noRoom{why}
+		}
+		s, err := p.start(p.m.ctx)
+		if err != nil {
+			return err
+		}
+		t := time.NewTimer(parkTime)
+		select {
+		case <-s.Door.Parked():
+			err = nil
+		case <-t.C:
+			err = errors.New("the browser did not come up in time")
+			if logs := s.Logs(p.m.ctx); logs != "" {
+				p.m.log.Warn("container", "log", logs)
+			}
+		case <-p.m.ctx.Done():
+			err = p.m.ctx.Err()
+		}
+		t.Stop()
+		if err != nil {
+			p.remove(s)
+			return err
+		}
+		p.park(s)
+	}
+	return nil
+}
+
+// start starts a container that is known to the sweep from its beginning.
+func (p *pool) start(ctx context.Context) (*slot.Slot, error) {
+	root := p.rootNow()
+	if root == nil {
+		return nil, errNoRoot
+	}
+	c := p.m.slotConfig(root)
+	var name string
+	c.Named = func(n string) {
+		name = n
+		p.mu.Lock()
+		p.making[n] = true
+		p.mu.Unlock()
+	}
+	s, err := slot.Start(ctx, c)
+	if err != nil {
+		p.mu.Lock()
+		delete(p.making, name)
+		p.mu.Unlock()
+		return nil, err
+	}
+	return s, nil
+}
+
+// park puts a waiting browser into the pool, and watches it.
+func (p *pool) park(s *slot.Slot) {
+	ctx, stop := context.WithCancel(p.m.ctx)
+	p.mu.Lock()
+	p.parked = append(p.parked, s)
+	p.stops[s.Name] = stop
+	p.mu.Unlock()
+	p.m.wg.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := s.Ended(ctx); err != nil {
+				pause(ctx, time.Second)
+				continue
+			}
+			if ctx.Err() == nil && p.drop(s) {
+				p.m.log.Warn("a parked browser ended", "slot", s.Name)
+				p.remove(s)
+				p.refill()
+			}
+			return
+		}
+	})
+}
+
+// drop takes a browser out of the pool if it is still there.
+func (p *pool) drop(s *slot.Slot) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.parked)
+	p.parked = slices.DeleteFunc(p.parked, func(o *slot.Slot) bool { return o == s })
+	return len(p.parked) < n
+}
+
+// take returns the browser that has waited longest, or starts one.
+func (p *pool) take(ctx context.Context) (*slot.Slot, error) {
+	defer p.refill()
+	p.mu.Lock()
+	if len(p.parked) > 0 {
+		s := p.parked[0]
+		p.parked = p.parked[1:]
+		stop := p.stops[s.Name]
+		delete(p.stops, s.Name)
+		p.mu.Unlock()
+		stop()
+		return s, nil
+	}
+	p.mu.Unlock()
+	return p.start(ctx)
+}
+
+// taken says that a slot is a session's, or gone: the pool need not know it.
+func (p *pool) taken(s *slot.Slot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.making, s.Name)
+}
+
+// remove removes a browser that is not in the pool any more.
+func (p *pool) remove(s *slot.Slot) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.m.ctx), 20*time.Second)
+	defer cancel()
+	p.mu.Lock()
+	if stop := p.stops[s.Name]; stop != nil {
+		stop()
+		delete(p.stops, s.Name)
+	}
+	p.mu.Unlock()
+	if err := s.Close(ctx); err != nil {
+		p.m.log.Warn("pool", telemetry.KeyErr, err)
+		p.m.sweepSoon()
+	}
+	p.taken(s)
+}
+
+// empty removes the parked browsers at the end of the process.
+func (p *pool) empty() {
+	p.mu.Lock()
+	parked := p.parked
+	p.parked = nil
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, s := range parked {
+		wg.Go(func() { p.remove(s) })
+	}
+	wg.Wait()
+}
+
+// known are the slots of the pool and those on their way to a session.
+func (p *pool) known() map[string]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := map[string]bool{}
+	for name := range p.making {
+		known[name] = true
+	}
+	return known
+}
+
+// capacity is what the carrier reports.
+func (m *Manager) capacity() *wire.WebCapacity {
+	c := &wire.WebCapacity{Max: m.c.Max}
+	m.mu.Lock()
+	c.Live = len(m.lives) + len(m.opening)
+	m.mu.Unlock()
+	m.pool.mu.Lock()
+	c.Warm, c.Problem = len(m.pool.parked), m.pool.problem
+	m.pool.mu.Unlock()
+	fit, why := m.fit()
+	if fit == 0 && c.Problem == "" {
+		c.Problem = why
+	}
+	if c.Problem == "" || c.Warm > 0 && fit > 0 {
+		c.Room = max(0, min(c.Max-c.Live, fit+c.Warm))
+	}
+	return c
+}
+
+// problem is why nothing can be started, or other when that is not known.
+func (m *Manager) problem(other string) string {
+	m.pool.mu.Lock()
+	defer m.pool.mu.Unlock()
+	if m.pool.problem != "" {
+		return m.pool.problem
+	}
+	return other
+}

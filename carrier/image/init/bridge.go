@@ -13,13 +13,17 @@ const maxJoined = 16
 // offer keeps one connection to the carrier's socket waiting. The carrier says
 // that it wants to use it by sending one byte, whatever it is; the connection
 // is then given to use, and the next one waits. When the carrier is away it is
-// tried again.
+// tried again, for as long as a carrier may take to be replaced.
 func offer(socket string, use func(*net.UnixConn)) {
 	room := make(chan struct{}, maxJoined)
-	for {
+	met := time.Now()
+	for time.Since(met) < patience {
 		room <- struct{}{}
-		c, err := wanted(socket)
-		if err != nil {
+		c, reached := wanted(socket)
+		if reached {
+			met = time.Now()
+		}
+		if c == nil {
 			<-room
 			time.Sleep(50 * time.Millisecond)
 			continue
@@ -31,18 +35,22 @@ func offer(socket string, use func(*net.UnixConn)) {
 	}
 }
 
-// wanted connects and waits until the connection is wanted.
-func wanted(socket string) (*net.UnixConn, error) {
+// patience is how long a container outlives its carrier.
+const patience = 15 * time.Minute
+
+// wanted connects and waits until the connection is wanted; nil when that does
+// not happen. reached says that there is a carrier.
+func wanted(socket string) (c *net.UnixConn, reached bool) {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
-		return nil, err
+		return nil, false
 	}
 	var b [1]byte
 	if _, err := io.ReadFull(c, b[:]); err != nil {
 		c.Close()
-		return nil, err
+		return nil, true
 	}
-	return c, nil
+	return c, true
 }
 
 // relay passes each connection of the browser to the carrier, unread.

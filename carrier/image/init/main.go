@@ -28,6 +28,7 @@ const (
 	shared = "/run/caponier"
 	egress = shared + "/egress.sock" // what the browser asks for
 	rfb    = shared + "/rfb.sock"    // the screen
+	x11    = shared + "/x11.sock"    // the X server itself, for large clipboards
 	files  = shared + "/files.sock"  // uploads and downloads
 )
 
@@ -36,6 +37,8 @@ const (
 	proxy = "127.0.0.1:18080"
 	// screen is where Xvnc listens, inside.
 	screen = "/tmp/.screen"
+	// display is the X server's own socket.
+	display = "/tmp/.X11-unix/X1"
 	// folder is what users upload and download; a memory file system of its own.
 	folder = "/files"
 )
@@ -70,7 +73,11 @@ func run() error {
 	served := newQueue()
 	srv := &http.Server{Handler: fileServer{root}, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
 	go srv.Serve(served)
-	go offer(files, func(c *net.UnixConn) { served.push(c) })
+	alone := make(chan struct{})
+	go func() {
+		offer(files, func(c *net.UnixConn) { served.push(c) })
+		close(alone)
+	}()
 
 	env := []string{"PATH=/usr/bin:/bin", "HOME=" + home, "DISPLAY=:1", "LANG=C.UTF-8", "MOZ_CRASHREPORTER_DISABLE=1", "MOZ_DISABLE_CONTENT_SANDBOX_WARNING=1",
 		"GTK_USE_PORTAL=0", "NO_AT_BRIDGE=1", "MOZ_REMOTE_SETTINGS_DEVTOOLS=1"}
@@ -80,10 +87,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	if err := await(ctx, "/tmp/.X11-unix/X1", xvnc); err != nil {
+	if err := await(ctx, display, xvnc); err != nil {
 		return err
 	}
 	go offer(rfb, func(c *net.UnixConn) { join(c, screen) })
+	go offer(x11, func(c *net.UnixConn) { join(c, display) })
 	if _, err := start(env, "openbox", "--sm-disable"); err != nil {
 		return err
 	}
@@ -92,7 +100,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return wait(ctx, xvnc, browser)
+	return wait(ctx, alone, xvnc, browser)
 }
 
 // geometry checks WIDTHxHEIGHT; empty is 1280x800.
@@ -148,9 +156,9 @@ func await(ctx context.Context, path string, of *exec.Cmd) error {
 	}
 }
 
-// wait reaps whatever ends until the browser or the X server is among it, or
-// the container is stopped.
-func wait(ctx context.Context, xvnc, browser *exec.Cmd) error {
+// wait reaps whatever ends until the browser or the X server is among it, the
+// container is stopped, or there has been no carrier for too long.
+func wait(ctx context.Context, alone <-chan struct{}, xvnc, browser *exec.Cmd) error {
 	child := make(chan os.Signal, 16)
 	signal.Notify(child, syscall.SIGCHLD)
 	for {
@@ -169,6 +177,8 @@ func wait(ctx context.Context, xvnc, browser *exec.Cmd) error {
 		}
 		select {
 		case <-child:
+		case <-alone:
+			return errors.New("there is no carrier any more")
 		case <-ctx.Done():
 			return nil
 		}

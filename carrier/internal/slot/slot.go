@@ -2,6 +2,7 @@
 //
 //	egress.sock   what the browser asks its proxy (see egress)
 //	rfb.sock      connections of the container's process 1 that lead to the screen
+//	x11.sock      the same to its X server, for clipboards that RFB cannot carry
 //	files.sock    the same to its service of files
 //	ca.pem        whom the browser believes
 //	session.json  what the browser's own lock-down must know of the session
@@ -61,6 +62,7 @@ type Slot struct {
 	c      Config
 	dir    string
 	screen *waiting
+	x11    *waiting
 	files  *waiting
 	once   sync.Once
 }
@@ -133,6 +135,9 @@ func open(c Config, name string, fresh bool) (_ *Slot, err error) {
 	if s.screen, err = wait(filepath.Join(s.dir, "rfb.sock")); err != nil {
 		return nil, err
 	}
+	if s.x11, err = wait(filepath.Join(s.dir, "x11.sock")); err != nil {
+		return nil, err
+	}
 	s.files, err = wait(filepath.Join(s.dir, "files.sock"))
 	return s, err
 }
@@ -170,8 +175,11 @@ func (s *Slot) Set(v Settings) error {
 	return nil
 }
 
-// Screen connects to the X server. It waits until the container is that far.
+// DialScreen connects to the X server's RFB side. It waits until the container is that far.
 func (s *Slot) DialScreen(ctx context.Context) (net.Conn, error) { return s.screen.use(ctx) }
+
+// DialX connects to the X server itself.
+func (s *Slot) DialX(ctx context.Context) (net.Conn, error) { return s.x11.use(ctx) }
 
 // DialFiles connects to the service of files.
 func (s *Slot) DialFiles(ctx context.Context) (net.Conn, error) { return s.files.use(ctx) }
@@ -208,7 +216,7 @@ func (s *Slot) Close(ctx context.Context) error {
 func (s *Slot) Leave() { s.once.Do(s.release) }
 
 func (s *Slot) release() {
-	for _, w := range []*waiting{s.screen, s.files} {
+	for _, w := range []*waiting{s.screen, s.x11, s.files} {
 		if w != nil {
 			w.close()
 		}

@@ -39,7 +39,9 @@ func binary() *node.Program[Config] {
 }
 
 // work is the sessions of a node that has an identity; nil before.
-type work struct{ m atomic.Pointer[session.Manager] }
+type work struct {
+	m atomic.Pointer[session.Manager]
+}
 
 // ServeHTTP implements http.Handler.
 func (w *work) ServeHTTP(rw http.ResponseWriter, r *http.Request) {

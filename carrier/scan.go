@@ -10,5 +10,5 @@ import (
 
 // scan has an ICAP service look at a file (RFC 3507).
 func scan(context.Context, string, files.Direction, string, io.ReadSeeker, int64) error {
-	return errors.New("not here yet")
+	return errors.New("this build has no scanner")
 }

@@ -1,0 +1,129 @@
+package session
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"caponier/shared/rfb"
+)
+
+// A session from the click to the end: a parked browser shows the target, the
+// webproxy is told which session it is, the recording ends with what was seen
+// last, and afterwards nothing is left.
+func TestSession(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	began := time.Now()
+	s := r.spec("con_first")
+	ack := r.m.put(t.Context(), s)
+	if ack.Error != nil || !ack.Warm || ack.Revision != 1 {
+		t.Fatalf("ack %+v", ack)
+	}
+	l := r.m.find(s.ID)
+	r.shows(l, colour("/con_first"), 20*time.Second)
+	t.Logf("click to picture: %v", time.Since(began))
+
+	lines, requests := r.web.seen()
+	for _, line := range lines {
+		if line != "CAPONIER/1 con_first "+s.Proxy.Key {
+			t.Errorf("a connection began with %q", line)
+		}
+	}
+	if len(requests) == 0 || requests[0] != "GET http://target.test/con_first" {
+		t.Errorf("requests %q", requests)
+	}
+	for _, q := range requests {
+		if !strings.Contains(q, "target.test/") {
+			t.Errorf("the browser asked for %q", q)
+		}
+	}
+	if ack := r.m.put(t.Context(), s); ack.Error != nil || ack.Warm || ack.Revision != 1 {
+		t.Errorf("asked again: %+v", ack)
+	}
+	info, err := os.Stat(filepath.Join(r.dir, "state", "con_first.json"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the session's file: %v, %v", info, err)
+	}
+
+	seen := l.screen.Snapshot()
+	id := l.slot.ID
+	began = time.Now()
+	if err := r.m.delete(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(began); d > 3*time.Second {
+		t.Errorf("ending took %v", d)
+	} else {
+		t.Logf("ending took %v", d)
+	}
+	for _, c := range r.containers() {
+		if c.ID == id {
+			t.Errorf("the container is still there: %+v", c)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, "state", "con_first.json")); !os.IsNotExist(err) {
+		t.Errorf("the session's file: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, "run", l.slot.Name)); !os.IsNotExist(err) {
+		t.Errorf("the slot's directory: %v", err)
+	}
+	if _, told := r.core.end(s.ID); told {
+		t.Error("core was told of the end it asked for")
+	}
+
+	var replay rfb.Replay
+	frames := r.core.frames(s.ID)
+	for i, f := range frames {
+		if err := replay.Apply(f.Payload); err != nil {
+			t.Fatalf("frame %d of %d: %v", i, len(frames), err)
+		}
+	}
+	if replay.Picture == nil {
+		t.Fatal("nothing was recorded")
+	}
+	if n := differ(replay.Picture.Image(), seen); n != 0 {
+		t.Errorf("the recording's last picture differs from the one seen in %d pixels", n)
+	}
+	r.warm(1) // the pool is filled again
+}
+
+// Two sessions at one time have a container each and see nothing of each other.
+func TestTwoSessions(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	a, b := r.open(r.spec("con_a")), r.open(r.spec("con_b"))
+	r.shows(a, colour("/con_a"), 20*time.Second)
+	r.shows(b, colour("/con_b"), 40*time.Second)
+	if a.slot.ID == b.slot.ID {
+		t.Error("both are in one container")
+	}
+	running := map[string]bool{}
+	for _, c := range r.containers() {
+		running[c.ID] = c.Running
+	}
+	if !running[a.slot.ID] || !running[b.slot.ID] {
+		t.Errorf("running: %v", running)
+	}
+	lines, _ := r.web.seen()
+	keys := map[string]int{}
+	for _, l := range lines {
+		keys[l]++
+	}
+	if len(keys) != 2 {
+		t.Errorf("connections of %v", keys)
+	}
+	if got := r.m.states(); len(got.Sessions) != 2 || fmt.Sprint(got.Sessions) != "[{con_a 1 false} {con_b 1 false}]" {
+		t.Errorf("states %+v", got)
+	}
+	for _, id := range []string{"con_a", "con_b"} {
+		if err := r.m.delete(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -25,7 +25,7 @@ func TestExampleConfigurations(t *testing.T) {
 		t.Skip("builds the binaries")
 	}
 	bin := binaries(t)
-	for _, c := range []struct{ bin, file string }{{bin.Core, "core.toml"}, {bin.Extender, "extender.toml"}, {bin.Router, "router.toml"}} {
+	for _, c := range []struct{ bin, file string }{{bin.Core, "core.toml"}, {bin.Extender, "extender.toml"}, {bin.Router, "router.toml"}, {bin.Carrier, "carrier.toml"}} {
 		out, code := tool(t, nil, c.bin, "config", "check", "--config", filepath.Join("..", "deploy", "config", c.file))
 		if code != 0 {
 			t.Errorf("%s: exit code %d: %s", c.file, code, out)
@@ -40,7 +40,7 @@ func TestSystemdUnits(t *testing.T) {
 		harness.Lacks(t, "systemd-analyze is missing")
 	}
 	for unit, most := range map[string]string{"caponier-core.service": "2.0", "caponier-extender.service": "1.5",
-		"caponier-router.service": "2.0", "caponier-router-latch.service": "2.5"} {
+		"caponier-router.service": "2.0", "caponier-router-latch.service": "2.5", "caponier-carrier.service": "2.0"} {
 		src, err := os.ReadFile(filepath.Join("..", "deploy", "systemd", unit))
 		if err != nil {
 			t.Fatal(err)

@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 	harness.Sweep()
 	code := m.Run()
 	commonWorld.close()
+	webWhole.close()
 	if binDir != "" {
 		os.RemoveAll(binDir)
 	}

@@ -47,7 +47,9 @@ type options struct {
 	before func(*harness.Net) error
 	edge   string // URL extenders dial; empty means core itself
 	vpcs   []string
-	env    []string // settings of extenders, CAPONIER_…
+	// bare: no sshds inside.
+	bare bool
+	env  []string // settings of extenders, CAPONIER_…
 	// nobody: extenders run as the user nobody, without capabilities.
 	nobody bool
 	// tampers: the test breaks the audit log on purpose.
@@ -149,6 +151,9 @@ func makeWorld(ctx context.Context, t testing.TB, o options) (*world, error) {
 	for _, v := range o.vpcs {
 		if err := w.extender(ctx, v, o); err != nil {
 			return w, err
+		}
+		if o.bare {
+			continue
 		}
 		if err := w.hosts(ctx, v); err != nil {
 			return w, err

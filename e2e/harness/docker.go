@@ -75,7 +75,7 @@ func (d *Docker) Start(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, "--data-root", filepath.Join(d.root, "data"), "--exec-root", filepath.Join(d.run, "exec"),
-		"--pidfile", filepath.Join(d.run, "pid"), "--host", d.Host, "--bridge", "none", "--iptables=false", "--live-restore")
+		"--pidfile", filepath.Join(d.run, "pid"), "--host", d.Host, "--bridge", "none", "--iptables=false")
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	if d.proc, err = Start("dockerd", d.root, cmd, d.keep); err != nil {
 		return err
@@ -94,7 +94,7 @@ func (d *Docker) Start(ctx context.Context) error {
 // Proc is the daemon's process.
 func (d *Docker) Proc() *Proc { return d.proc }
 
-// Stop ends the daemon; containers go on without it.
+// Stop ends the daemon and with it the containers.
 func (d *Docker) Stop() error { return d.proc.Stop(30 * time.Second) }
 
 // Docker runs a command of docker(1) and returns what it prints.

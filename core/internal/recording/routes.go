@@ -34,6 +34,7 @@ func (s *Store) Routes(f *api.Frame) {
 		Method: "GET", Path: "/recordings/{id}/events", ID: "list-recording-events", Tag: tag, Who: api.Self(),
 		Summary: "List the events on a recording's timeline",
 	}, s.handleEvents)
+	s.webRoutes(f)
 	api.Register(f, api.Op{
 		Method: "GET", Path: "/recordings/{id}/search", ID: "search-recording", Tag: tag, Who: api.Self(),
 		Summary: "Search one recording's transcript",

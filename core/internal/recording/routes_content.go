@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"slices"
 	"time"
 
 	"caponier/core/internal/api"
@@ -79,13 +80,29 @@ type TimelineEvent struct {
 	Seconds float64           `json:"seconds"`
 	Kind    string            `json:"kind"`
 	Fields  map[string]string `json:"fields,omitempty"`
+	Source  string            `json:"source,omitempty" doc:"node of a web session that told"`
 }
 
-type eventsOut struct {
-	Body struct {
-		Items     []TimelineEvent `json:"items"`
-		More      bool            `json:"more" doc:"ask again with after = seconds of the last"`
-		Integrity *Integrity      `json:"integrity,omitempty" doc:"when read to the end"`
+// EventsBody is a page of a timeline's events.
+type EventsBody struct {
+	Items     []TimelineEvent `json:"items"`
+	More      bool            `json:"more" doc:"ask again with after = seconds of the last"`
+	Integrity *Integrity      `json:"integrity,omitempty" doc:"when read to the end"`
+}
+
+type eventsOut struct{ Body EventsBody }
+
+// keepEarliest adds e and keeps the first limit by time.
+func (b *EventsBody) keepEarliest(limit int, e TimelineEvent) {
+	i, _ := slices.BinarySearchFunc(b.Items, e.Seconds, func(x TimelineEvent, s float64) int {
+		if x.Seconds <= s {
+			return -1
+		}
+		return 1
+	})
+	b.Items = slices.Insert(b.Items, i, e)
+	if len(b.Items) > limit {
+		b.Items, b.More = b.Items[:limit], true
 	}
 }
 
@@ -119,11 +136,16 @@ func (s *Store) handleEvents(ctx context.Context, in *eventsIn) (*eventsOut, err
 		if it.Kind != ItemEvent || it.At.Seconds() <= in.After && in.After > 0 {
 			continue
 		}
+		if r.Kind == KindWeb {
+			// In the file they stand as the nodes brought them.
+			out.Body.keepEarliest(in.Limit, TimelineEvent{Seconds: it.At.Seconds(), Kind: it.Event, Fields: it.Fields, Source: it.Source})
+			continue
+		}
 		if len(out.Body.Items) == in.Limit {
 			out.Body.More = true
 			return out, nil
 		}
-		out.Body.Items = append(out.Body.Items, TimelineEvent{Seconds: it.At.Seconds(), Kind: it.Event, Fields: it.Fields})
+		out.Body.Items = append(out.Body.Items, TimelineEvent{Seconds: it.At.Seconds(), Kind: it.Event, Fields: it.Fields, Source: it.Source})
 	}
 }
 

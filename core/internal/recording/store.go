@@ -66,6 +66,8 @@ type Store struct {
 	writers map[string]*Writer // open in this process
 	unsaved []ended            // not yet in the database
 	toIndex []string           // closed here, not indexed yet
+	maps    map[string]*webMap // of web recordings somebody looks at
+	viewed  map[string]time.Time
 }
 
 // maxUnsaved bounds finished recordings that wait for the database. Beyond,
@@ -87,7 +89,8 @@ func New(c Config) (*Store, error) {
 	if c.Every == 0 {
 		c.Every = 10 * time.Minute
 	}
-	s := &Store{cfg: c, syncs: make(chan struct{}, 64), wake: make(chan struct{}, 1), writers: map[string]*Writer{}}
+	s := &Store{cfg: c, syncs: make(chan struct{}, 64), wake: make(chan struct{}, 1), writers: map[string]*Writer{},
+		maps: map[string]*webMap{}, viewed: map[string]time.Time{}}
 	s.metrics = newMetrics(c.Metrics, s)
 	root, err := os.OpenRoot(c.Dir)
 	if err != nil {
@@ -231,7 +234,7 @@ func (s *Store) create(ctx context.Context, m Meta) (*Writer, error) {
 	}
 	started := s.cfg.Now()
 	if m.Kind == KindWeb {
-		started = now // what a core that resumes it reads in the row
+		started = now.Truncate(time.Microsecond) // what a core that resumes it reads in the row
 	}
 	w := newWriter(s, id, m, f, c, started)
 	w.size = int64(len(raw))

@@ -141,7 +141,10 @@ func (x *WebWriter) take(from string, skew time.Duration, recs []wire.WebRecord)
 			return 0, 0, fmt.Errorf("%w: kind %d", ErrRecords, r.Kind)
 		}
 		at := time.UnixMicro(r.At).Add(skew).Sub(x.w.started)
-		at = max(min(at, x.w.st.cfg.Now().Sub(x.w.started)), src.last, 0)
+		at = max(min(at, x.w.st.cfg.Now().Sub(x.w.started)), src.last, 0).Truncate(time.Microsecond)
+		if r.Kind == wire.WebFrame && at == src.last && r.Seq > 1 {
+			at += time.Microsecond // a frame's time names it
+		}
 		if err := x.w.web(webHead{at: at, kind: r.Kind, source: from, seq: r.Seq, size: len(r.Payload)}, r.Payload); err != nil {
 			return 0, 0, err
 		}

@@ -2,6 +2,7 @@ package recording
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,17 +45,22 @@ func webEvent(seq uint64, at time.Time, kind string, fields ...string) wire.WebR
 	return wire.WebRecord{Seq: seq, At: at.UnixMicro(), Kind: wire.WebEvent, Payload: b}
 }
 
-// noise is a payload that does not compress; its first bytes are its number.
+// noise is a payload that does not compress and begins like a frame; every
+// fifth is a keyframe.
 func noise(seq uint64, size int) []byte {
 	r := rand.New(rand.NewPCG(seq, 1))
 	b := make([]byte, size)
 	for i := range b {
 		b[i] = byte(r.Uint32())
 	}
-	return append([]byte(fmt.Sprintf("%08d", seq)), b...)
+	head := []byte{1, 0, 1280 >> 8, 1280 & 255, 800 >> 8, 800 & 255}
+	if seq%5 == 1 {
+		head[1] = 1
+	}
+	return append(binary.BigEndian.AppendUint64(head, seq), b...)
 }
 
-func webFrame(seq uint64, at time.Time, size int) wire.WebRecord {
+func frameRecord(seq uint64, at time.Time, size int) wire.WebRecord {
 	return wire.WebRecord{Seq: seq, At: at.UnixMicro(), Kind: wire.WebFrame, Payload: noise(seq, size)}
 }
 
@@ -85,10 +91,10 @@ func TestWebRecords(t *testing.T) {
 		r := newRig(t, d)
 		w := r.createWeb()
 		now := r.clock.now()
-		sizes := []int{10, maxWebPiece - 8, maxWebPiece, 3 << 20, 0, 40 << 10}
+		sizes := []int{10, maxWebPiece - 14, maxWebPiece, 3 << 20, 0, 40 << 10}
 		var frames []wire.WebRecord
 		for i, n := range sizes {
-			frames = append(frames, webFrame(uint64(i+1), now.Add(time.Duration(i)*time.Microsecond), n))
+			frames = append(frames, frameRecord(uint64(i+1), now.Add(time.Duration(i)*time.Microsecond), n))
 		}
 		must(t, w.Append("carrier nod_a", 0, frames[:4]))
 		if n := w.Next("carrier nod_a"); n != 5 {
@@ -125,7 +131,7 @@ func TestWebRecords(t *testing.T) {
 			t.Errorf("no source: %v", err)
 		}
 		must(t, w.Close(), w.Close())
-		if err := w.Append("carrier nod_a", 0, []wire.WebRecord{webFrame(7, now, 1)}); !errors.Is(err, ErrClosed) {
+		if err := w.Append("carrier nod_a", 0, []wire.WebRecord{frameRecord(7, now, 1)}); !errors.Is(err, ErrClosed) {
 			t.Errorf("append after close: %v", err)
 		}
 		x := r.row(w.ID)
@@ -215,7 +221,7 @@ func TestWebResume(t *testing.T) {
 		r := newRig(t, d)
 		w := r.createWeb()
 		now := r.clock.now()
-		must(t, w.Append("carrier", 0, []wire.WebRecord{webFrame(1, now, 200<<10), webEvent(2, now, "request", "url", "https://one.example/")}))
+		must(t, w.Append("carrier", 0, []wire.WebRecord{frameRecord(1, now, 200<<10), webEvent(2, now, "request", "url", "https://one.example/")}))
 		if _, err := r.ResumeWeb(t.Context(), w.ID); !errors.Is(err, ErrInUse) {
 			t.Errorf("resume of one's own: %v", err)
 		}
@@ -241,7 +247,7 @@ func TestWebResume(t *testing.T) {
 			t.Errorf("next is %d, want 3", n)
 		}
 		now = r.clock.now()
-		must(t, w2.Append("carrier", 0, []wire.WebRecord{webEvent(2, now, "twice"), webFrame(3, now, 100), webEvent(4, now, "request", "url", "https://two.example/")}))
+		must(t, w2.Append("carrier", 0, []wire.WebRecord{webEvent(2, now, "twice"), frameRecord(3, now, 100), webEvent(4, now, "request", "url", "https://two.example/")}))
 		must(t, w2.Close())
 		x := r.row(w.ID)
 		if x.Status != Complete {
@@ -290,8 +296,8 @@ func TestWebResumeTampered(t *testing.T) {
 			for _, late := range []bool{false, true} {
 				w := r.createWeb()
 				now := r.clock.now()
-				for i := range uint64(10) {
-					must(t, w.Append("carrier", 0, []wire.WebRecord{webFrame(i+1, now, 1000)}))
+				for i := range uint64(4) {
+					must(t, w.Append("carrier", 0, []wire.WebRecord{frameRecord(i+1, now, 1000)}))
 				}
 				must(t, r.checkpoint(t.Context()))
 				r.drop(w)

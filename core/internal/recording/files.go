@@ -332,42 +332,5 @@ func (s *Store) copyFile(ctx context.Context, w io.Writer, f File) error {
 		return err
 	}
 	defer in.Close()
-	r := bufio.NewReaderSize(ctxReader{ctx, in}, 128<<10)
-	h, raw, err := readHead(r)
-	if err != nil {
-		return err
-	}
-	if h.ID != f.ID || h.Kind != kindFile {
-		return &DamageError{Why: "it belongs to another file"}
-	}
-	key, err := s.key(f.ID, f.sealedKey)
-	if err != nil {
-		return err
-	}
-	defer clear(key)
-	c, err := newChain(key, kindFile, raw)
-	if err != nil {
-		return err
-	}
-	var size int64
-	for {
-		typ, payload, _, err := c.open(r)
-		if err != nil {
-			return fmt.Errorf("read file %s: %w", f.ID, err)
-		}
-		if typ == typeEnd {
-			if size != f.Size {
-				return &DamageError{Block: int(c.n), Why: "the file is not whole"}
-			}
-			return nil
-		}
-		if typ != typeFile {
-			return &DamageError{Block: int(c.n), Why: "it has an unknown type"}
-		}
-		n, err := w.Write(payload)
-		size += int64(n)
-		if err != nil {
-			return err
-		}
-	}
+	return copySealed(ctx, w, in, f.ID, kindFile, f.Size, func() ([]byte, error) { return s.key(f.ID, f.sealedKey) })
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"caponier/core/internal/audit"
@@ -19,6 +21,13 @@ import (
 // crash are marked incomplete, finished ones indexed, expired ones removed,
 // and complete ones read through from time to time.
 func (s *Store) Run(ctx context.Context) error {
+	var videos sync.WaitGroup
+	defer videos.Wait()
+	videos.Go(func() {
+		if err := s.runExports(ctx); err != nil {
+			s.cfg.Log.Error("remove videos", "err", err)
+		}
+	})
 	t := time.NewTicker(s.cfg.Every)
 	defer t.Stop()
 	retry := time.NewTicker(2 * time.Second)
@@ -362,10 +371,30 @@ func (s *Store) expireOne(ctx context.Context, r *Recording) error {
 			Object: audit.Object{Kind: "recording", ID: r.ID}, Fields: map[string]string{"sha256": r.SHA256},
 		})
 	})
-	if err == nil {
-		s.metrics.expired.Inc()
+	if err != nil {
+		return err
 	}
-	return err
+	s.metrics.expired.Inc()
+	return s.forget(r.ID)
+}
+
+// forget drops what memory holds of a recording that is gone.
+func (s *Store) forget(id string) error {
+	s.mu.Lock()
+	delete(s.maps, id)
+	s.shots = slices.DeleteFunc(s.shots, func(x shot) bool { return strings.HasPrefix(x.key, id+" ") })
+	var videos []string
+	for _, x := range s.exports {
+		if x.Recording == id {
+			videos = append(videos, x.ID)
+		}
+	}
+	s.mu.Unlock()
+	var errs []error
+	for _, v := range videos {
+		errs = append(errs, s.dropExport(v))
+	}
+	return errors.Join(errs...)
 }
 
 // strayAge is how long a copy may lie without a row: a core that still writes
@@ -397,7 +426,8 @@ func (s *Store) dropStrays(ctx context.Context) error {
 		}
 		for _, e := range entries {
 			id, isCopy := strings.CutSuffix(e.Name(), ".cfile")
-			if !isCopy || known[id] {
+			_, isVideo := strings.CutSuffix(e.Name(), ".cvideo")
+			if !isVideo && (!isCopy || known[id]) {
 				continue
 			}
 			st, err := e.Info()
@@ -410,7 +440,7 @@ func (s *Store) dropStrays(ctx context.Context) error {
 			if err := ignoreMissing(root.Remove(dir + "/" + e.Name())); err != nil {
 				return fmt.Errorf("remove stray copy: %w", err)
 			}
-			s.cfg.Log.Warn("removed an unfinished copy of a transferred file; a core died while it was made", "file", id)
+			s.cfg.Log.Warn("removed a copy of a transferred file or a video that a core died over", "file", e.Name())
 		}
 	}
 	return nil

@@ -49,6 +49,11 @@ func (s *Store) webRoutes(f *api.Frame) {
 		Method: "GET", Path: "/recordings/{id}/frames", ID: "get-recording-frames", Tag: tag, Who: api.Self(), Type: "application/octet-stream",
 		Summary: "A web session's frames: entries of 4 bytes length, 8 bytes microseconds since the start (big-endian), frame; an entry without frame ends them and says up to when they are all there: ask for more with after",
 	}, func(w http.ResponseWriter, r *http.Request) { s.serveFrames(f, w, r) })
+	api.RegisterRaw(f, api.Op{
+		Method: "GET", Path: "/recordings/{id}/picture", ID: "get-recording-picture", Tag: tag, Who: api.Self(), Type: "image/png",
+		Summary: "A web session's picture at a moment: at = seconds since the start",
+	}, func(w http.ResponseWriter, r *http.Request) { s.servePicture(f, w, r) })
+	s.exportRoutes(f)
 }
 
 // Moment is an event of a web session.

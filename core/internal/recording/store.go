@@ -48,8 +48,11 @@ type Config struct {
 	// Every is the pause between passes of the retention and integrity jobs;
 	// 0 means 10 minutes.
 	Every time.Duration
-	Now   func() time.Time
-	Log   *slog.Logger
+	// FFmpeg is the program that makes videos, a path or a name in PATH; empty
+	// means ffmpeg.
+	FFmpeg string
+	Now    func() time.Time
+	Log    *slog.Logger
 	// Metrics receives the room's metrics; nil means none.
 	Metrics prometheus.Registerer
 }
@@ -60,6 +63,9 @@ type Store struct {
 	metrics *metrics
 	syncs   chan struct{} // bounds files being forced to disk
 	wake    chan struct{} // has Run look for work; holds one token
+	// toExport has runExports look for work; drawers bounds those who draw.
+	toExport chan struct{}
+	drawers  chan struct{}
 
 	// mu guards everything below.
 	mu      sync.Mutex
@@ -68,6 +74,9 @@ type Store struct {
 	toIndex []string           // closed here, not indexed yet
 	maps    map[string]*webMap // of web recordings somebody looks at
 	viewed  map[string]time.Time
+	drawing map[string]chan struct{} // users who draw a picture now
+	shots   []shot
+	exports []*Export
 }
 
 // maxUnsaved bounds finished recordings that wait for the database. Beyond,
@@ -86,11 +95,15 @@ func New(c Config) (*Store, error) {
 	if c.Limits == nil {
 		c.Limits = DefaultLimits
 	}
+	if c.FFmpeg == "" {
+		c.FFmpeg = "ffmpeg"
+	}
 	if c.Every == 0 {
 		c.Every = 10 * time.Minute
 	}
 	s := &Store{cfg: c, syncs: make(chan struct{}, 64), wake: make(chan struct{}, 1), writers: map[string]*Writer{},
-		maps: map[string]*webMap{}, viewed: map[string]time.Time{}}
+		maps: map[string]*webMap{}, viewed: map[string]time.Time{}, drawing: map[string]chan struct{}{},
+		toExport: make(chan struct{}, 1), drawers: make(chan struct{}, drawers)}
 	s.metrics = newMetrics(c.Metrics, s)
 	root, err := os.OpenRoot(c.Dir)
 	if err != nil {
@@ -309,7 +322,7 @@ func monthDir(t time.Time) string { return t.UTC().Format("2006-01") }
 
 // fileName is where the file of an id is; id is one of ours (validID).
 func fileName(id, kind string, started time.Time) string {
-	ext := map[string]string{kindRec: ".crec", kindIndex: ".cidx", kindFile: ".cfile"}[kind]
+	ext := map[string]string{kindRec: ".crec", kindIndex: ".cidx", kindFile: ".cfile", kindExport: ".cvideo"}[kind]
 	return monthDir(started) + "/" + id + ext
 }
 

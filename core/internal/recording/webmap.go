@@ -53,7 +53,6 @@ type webMap struct {
 	text    int // bytes of events
 	sources []string
 	last    time.Duration
-	items   uint64
 	blocks  uint64
 	state   Integrity // set once the end was reached
 	jumbled bool      // frames are not in the order of time

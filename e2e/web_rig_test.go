@@ -212,7 +212,7 @@ func (w *webWorld) site(t testing.TB, cfg sites.Config, o siteOptions) *webSite 
 	if o.noTarget {
 		return x
 	}
-	x.policy = &webrule.Policy{Recipe: recipe(x), TLS: webrule.TLS{Anchors: w.ca.PEM, Only: true}}
+	x.policy = &webrule.Policy{Recipe: sites.Recipe(cfg.Kind, x.origin, cfg.Other), TLS: webrule.TLS{Anchors: w.ca.PEM, Only: true}}
 	x.spec = harness.WebTarget{Name: x.name, Kind: "web", Site: "vpc-" + vpc,
 		Web: harness.Web{StartURL: x.origin + "/", Insecure: o.plain, Policy: x.policy, Browser: o.browser, ScanURL: o.scan}}
 	if cfg.Kind != sites.Open {
@@ -250,61 +250,6 @@ func (w *webWorld) update(t testing.TB, s *webSite, f func(*webrule.Policy)) {
 	if err := w.core.Admin.Do(t.Context(), http.MethodPut, "/targets/"+s.target, s.spec, nil, "If-Match", "*"); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// recipe is how a session signs in to a site.
-func recipe(s *webSite) webrule.Recipe {
-	own := s.origin
-	body := func(id string, kind webrule.Kind, path, field string, v webrule.Value) webrule.Injection {
-		return webrule.Injection{ID: id, Kind: kind, Origin: own, Method: "POST", Path: path + "$", Field: field, Value: v, Insecure: strings.HasPrefix(own, "http:")}
-	}
-	fill := func(path, submit string, fields ...webrule.FillField) webrule.Fill {
-		return webrule.Fill{Origin: own, Path: path + "$", Fields: fields, Submit: submit}
-	}
-	field := func(selector string, v webrule.Value, injection string) webrule.FillField {
-		return webrule.FillField{Selector: selector, Value: v, Injection: injection}
-	}
-	name, password := field("username", webrule.Username, "user"), field("password", webrule.Password, "pw")
-	form := func(kind webrule.Kind, page, to string) webrule.Recipe {
-		return webrule.Recipe{
-			Injections: []webrule.Injection{body("user", kind, to, "username", webrule.Username), body("pw", kind, to, "password", webrule.Password)},
-			Fills:      []webrule.Fill{fill(page, "button", name, password)},
-		}
-	}
-	switch s.Config.Kind {
-	case sites.Form, sites.CSRF:
-		return form(webrule.Form, "/login", "/login")
-	case sites.Multi:
-		return form(webrule.Multipart, "/login", "/login")
-	case sites.Frame:
-		return form(webrule.Form, "/login/form", "/login")
-	case sites.Foreign:
-		own = s.Config.Other
-		return form(webrule.Form, "/login/form", "/login")
-	case sites.JSON:
-		return webrule.Recipe{
-			Injections: []webrule.Injection{body("user", webrule.JSON, "/api/login", "user.name", webrule.Username), body("pw", webrule.JSON, "/api/login", "user.password", webrule.Password)},
-			Fills:      []webrule.Fill{fill("/login", "#go", field("name", webrule.Username, "user"), field("pass", webrule.Password, "pw"))},
-		}
-	case sites.Pages:
-		return webrule.Recipe{
-			Injections: []webrule.Injection{body("user", webrule.Form, "/login/user", "username", webrule.Username), body("pw", webrule.Form, "/login", "password", webrule.Password)},
-			Fills:      []webrule.Fill{fill("/login", "button", name), fill("/login/password", "button", password)},
-		}
-	case sites.TOTP:
-		r := form(webrule.Form, "/login", "/login")
-		r.Injections = append(r.Injections, body("code", webrule.Form, "/login/code", "code", webrule.TOTP))
-		r.Fills = append(r.Fills, fill("/login/code", "button", field("code", webrule.TOTP, "code")))
-		return r
-	case sites.Hashed:
-		return webrule.Recipe{Login: &webrule.Login{Cookie: "sid", Steps: []webrule.Step{
-			{Method: "GET", URL: "/login", Extract: map[string]string{"salt": `data-salt="(\w+)"`}},
-			{Method: "POST", URL: "/login", Headers: map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, Body: "username={{username}}&response={{sha256 salt password}}"},
-		}}}
-	case sites.Basic, sites.Digest, sites.Bearer:
-		return webrule.Recipe{Injections: []webrule.Injection{{ID: "auth", Kind: webrule.Kind(s.Config.Kind), Origin: own}}}
-	}
-	return webrule.Recipe{}
 }
 
 // webUse is a session somebody has open, with its picture.

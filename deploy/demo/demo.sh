@@ -10,7 +10,7 @@ esac
 cd "$(dirname "$0")/../.."
 tool=$(mktemp -d)
 trap 'rm -rf "$tool"' EXIT
-go build -o "$tool/demo" ./e2e/demo
+go build -o "$tool/" ./e2e/demo ./e2e/sites/serve
 if [ "$(id -u)" = 0 ]; then
 	"$tool/demo" "$1" .
 elif command -v sudo >/dev/null 2>&1; then

@@ -106,12 +106,17 @@ func (d *demo) down() error {
 		if alive == 0 {
 			break
 		}
-		deadline := time.Now().Add(8 * time.Second)
+		deadline := time.Now().Add(15 * time.Second)
 		for time.Now().Before(deadline) && s.running() {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
 	harness.Forget(prefix, link, plantLink)
+	if len(s.Processes) > 0 {
+		if err := harness.ForgetDocker(harness.DockerRoot()); err != nil {
+			return err
+		}
+	}
 	// Fails where the table is not there.
 	harness.HostNFT("table ip " + table + "\ndelete table ip " + table + "\n")
 	if s.Scratch != "" {

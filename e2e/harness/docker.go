@@ -34,34 +34,77 @@ type Docker struct {
 	proc      *Proc
 }
 
-// StartDocker runs a daemon whose images lie in root. There is one at a time
-// for a root. Containers that an earlier one left are removed.
+// StartDocker runs a daemon whose images lie in root, or beside it when
+// somebody uses that (the demo while tests run). Containers that an earlier one
+// left are removed.
 func StartDocker(ctx context.Context, root string, keep bool) (*Docker, error) {
 	for _, tool := range []string{"dockerd", "docker", "nsenter"} {
 		if _, err := lookPath(tool); err != nil {
 			return nil, fmt.Errorf("%w: run make setup", err)
 		}
 	}
-	if err := os.MkdirAll(root, 0o711); err != nil {
-		return nil, err
+	lock, err := lockDir(root)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		root += "-2"
+		lock, err = lockDir(root)
 	}
-	lock, err := os.OpenFile(filepath.Join(root, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("a directory for Docker's images (set %s for another): %w", EnvDockerRoot, err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("another run uses the Docker daemon in %s: wait for it, or set %s: %w", root, EnvDockerRoot, err)
-	}
-	// Sockets need a short path; shims of a killed daemon are found again there.
-	sum := sha256.Sum256([]byte(root))
-	d := &Docker{root: root, run: "/run/capdock-" + hex.EncodeToString(sum[:4]), keep: keep, lock: lock}
+	d := &Docker{root: root, run: dockerRun(root), keep: keep, lock: lock}
 	d.Host = "unix://" + filepath.Join(d.run, "s")
 	if err := errors.Join(os.MkdirAll(d.run, 0o711), d.Start(ctx)); err != nil {
 		lock.Close()
 		return nil, err
 	}
 	return d, d.RemoveAll(ctx)
+}
+
+// dockerRun is where a daemon keeps its sockets, which need a short path. It is
+// the same every time, so that what a killed daemon left is found again.
+func dockerRun(root string) string {
+	sum := sha256.Sum256([]byte(root))
+	return "/run/capdock-" + hex.EncodeToString(sum[:4])
+}
+
+// ForgetDocker removes what an ended daemon left outside its directory. A
+// daemon that runs is left alone.
+func ForgetDocker(root string) error {
+	lock, err := lockDir(root)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 1 && (strings.HasPrefix(f[1], dockerRun(root)+"/") || strings.HasPrefix(f[1], root+"/")) {
+			unix.Unmount(f[1], unix.MNT_DETACH)
+		}
+	}
+	return os.RemoveAll(dockerRun(root))
+}
+
+// lockDir makes a directory and locks it. The daemon holds the lock too, so
+// that it lasts as long as the longer living of both.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return lock, nil
 }
 
 // Start runs the daemon, for the first time or again, until it answers.
@@ -77,6 +120,7 @@ func (d *Docker) Start(ctx context.Context) error {
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, "--data-root", filepath.Join(d.root, "data"), "--exec-root", filepath.Join(d.run, "exec"),
 		"--pidfile", filepath.Join(d.run, "pid"), "--host", d.Host, "--bridge", "none", "--iptables=false")
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.ExtraFiles = []*os.File{d.lock}
 	if d.proc, err = Start("dockerd", d.root, cmd, d.keep); err != nil {
 		return err
 	}

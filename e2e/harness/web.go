@@ -199,16 +199,17 @@ type TimelineEvent struct {
 // Timeline reads the whole timeline of a recording.
 func (a *API) Timeline(ctx context.Context, recording string) ([]TimelineEvent, error) {
 	var all []TimelineEvent
-	for after := ""; ; {
+	for after := 0; ; {
 		var page struct {
 			Events []TimelineEvent `json:"events"`
-			Next   string          `json:"next"`
+			Next   int             `json:"next"`
+			More   bool            `json:"more"`
 		}
-		if err := a.Do(ctx, http.MethodGet, "/recordings/"+recording+"/timeline?limit=1000&after="+after, nil, &page); err != nil {
+		if err := a.Do(ctx, http.MethodGet, fmt.Sprintf("/recordings/%s/timeline?limit=1000&after=%d", recording, after), nil, &page); err != nil {
 			return nil, err
 		}
 		all = append(all, page.Events...)
-		if page.Next == "" || page.Next == after {
+		if !page.More {
 			return all, nil
 		}
 		after = page.Next

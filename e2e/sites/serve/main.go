@@ -14,7 +14,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"image/color"
 	"io"
 	"net"
 	"os"
@@ -33,9 +32,6 @@ func main() {
 		os.Exit(1)
 	}
 }
-
-// colours are those of the sites, in the order of the arguments.
-var colours = []color.RGBA{{0x1b, 0x8a, 0x5a, 0xff}, {0x2a, 0x6f, 0xb8, 0xff}, {0xb0, 0x6a, 0x10, 0xff}, {0x7a, 0x4f, 0xb0, 0xff}}
 
 // run reads "name password" of the only login from stdin, so that it is on no
 // command line.
@@ -68,7 +64,7 @@ func run(args []string, stdin io.Reader, stdout io.Writer) error {
 			return fmt.Errorf("%q is not KIND=ADDRESS:PORT", arg)
 		}
 		s, err := sites.New(sites.Config{
-			Kind: sites.Kind(kind), Title: "Demo " + kind, Color: colours[i%len(colours)],
+			Kind: sites.Kind(kind), Title: "Demo " + kind, Color: sites.Demo[i%len(sites.Demo)],
 			Username: user, Password: password, Key: key,
 			Heard: func(l sites.Login) {
 				out.Encode(map[string]any{"at": time.Now().UTC().Format(time.RFC3339), "kind": l.Kind, "username": l.Username, "password_bytes": len(l.Password), "ok": l.OK})

@@ -26,6 +26,7 @@ build: ## static binaries for this machine into bin/
 	@$(GOBUILD) -o bin/caponier-extender ./extender
 	@$(GOBUILD) -o bin/caponier-router ./router
 	@$(GOBUILD) -o bin/caponier-carrier ./carrier
+	@$(GOBUILD) -o bin/caponier-webproxy ./webproxy
 	@$(GOBUILD) -o bin/caponier ./core/cmd/caponier
 
 console: ## only the web console, into core/internal/webui/dist (needs Node)
@@ -41,7 +42,7 @@ build-all: ## static binaries for linux amd64 and arm64 into bin/<arch>/
 	@sh deploy/dev/console.sh
 	@for arch in amd64 arm64; do \
 		echo "build-all: linux/$$arch, version $(VERSION) -> bin/$$arch/"; mkdir -p bin/$$arch; \
-		for b in caponier-core:./core caponier-extender:./extender caponier-router:./router caponier-carrier:./carrier caponier:./core/cmd/caponier; do \
+		for b in caponier-core:./core caponier-extender:./extender caponier-router:./router caponier-carrier:./carrier caponier-webproxy:./webproxy caponier:./core/cmd/caponier; do \
 			GOOS=linux GOARCH=$$arch $(GOBUILD) -trimpath -o bin/$$arch/$${b%%:*} $${b##*:} || exit 1; \
 		done; \
 	done

@@ -49,7 +49,7 @@ var rooms = map[string]int{
 
 // sharedOrder is the import order of shared; leaves have height 0.
 var sharedOrder = map[string]int{
-	"netrule": 0, "webrule": 0, "rfb": 0, "config": 0, "telemetry": 0, "wire": 1, "node": 5, "dial": 2, "tunnel": 2, "tunnel/tunneltest": 3, "control": 3, "daemon": 3, "edge": 4,
+	"netrule": 0, "webrule": 0, "rfb": 0, "config": 0, "telemetry": 0, "wire": 1, "node": 5, "dial": 2, "tunnel": 2, "tunnel/tunneltest": 3, "control": 3, "daemon": 3, "icap": 0, "edge": 4,
 }
 
 type pkg struct {
@@ -131,6 +131,7 @@ func TestLayoutLinks(t *testing.T) {
 		{"./extender", slices.Concat(drivers, docker, mitm, []string{"caponier/core", "golang.org/x/crypto/ssh"})},
 		{"./router", slices.Concat(drivers, docker, mitm, []string{"caponier/core", "caponier/extender"})},
 		{"./carrier", slices.Concat(drivers, mitm, []string{"caponier/core", "caponier/extender", "caponier/router", "golang.org/x/crypto/ssh"})},
+		{"./webproxy", slices.Concat(drivers, docker, []string{"caponier/core", "caponier/extender", "caponier/router"})},
 		{"./core", slices.Concat(docker, mitm, []string{"caponier/extender", "testing"})},
 		{"./core/cmd/caponier", slices.Concat(drivers, docker, mitm, []string{"caponier/extender", "caponier/shared/tunnel", "caponier/core/internal/server"})},
 		{"./core/internal/access", slices.Concat(drivers, []string{"net/http", "database/sql", "caponier"})},

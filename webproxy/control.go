@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"caponier/shared/control"
+	"caponier/shared/daemon"
+	"caponier/shared/telemetry"
+	"caponier/shared/wire"
+	"caponier/webproxy/internal/mitm"
+)
+
+// serveControl serves health, sessions and metrics on the control port, to
+// cores and to who has a certificate of one of the named authorities.
+func (p *parts) serveControl(ctx context.Context, l net.Listener, clients *x509.CertPool) error {
+	mux := http.NewServeMux()
+	p.health().Register(mux)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry(), promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET "+wire.PathWebProxySessions, func(w http.ResponseWriter, _ *http.Request) {
+		control.Reply(w, p.sessions.States())
+	})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 40 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	tl := tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		cert, roots, err := p.edge.Credentials()
+		if err != nil {
+			return nil, err
+		}
+		return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"},
+			ClientAuth: tls.RequireAnyClientCert, VerifyConnection: func(cs tls.ConnectionState) error { return mayControl(cs.PeerCertificates, roots, clients) }}, nil
+	}})
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(tl); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control listener: %w", err)
+	}
+	return nil
+}
+
+// mayControl accepts cores, and client certificates of the named authorities.
+func mayControl(chain []*x509.Certificate, fleet, clients *x509.CertPool) error {
+	if kind, _, err := mitm.Peer(chain, fleet); err == nil && kind == "core" {
+		return nil
+	}
+	if clients != nil {
+		between := x509.NewCertPool()
+		for _, c := range chain[1:] {
+			between.AddCert(c)
+		}
+		_, err := chain[0].Verify(x509.VerifyOptions{Roots: clients, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		return err
+	}
+	return errors.New("the certificate is not that of a core")
+}
+
+// registry holds the webproxy's metrics.
+func (p *parts) registry() *prometheus.Registry {
+	reg := telemetry.NewRegistry("webproxy", daemon.Version)
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "caponier_webproxy_" + name, Help: help}, f))
+	}
+	counter := func(name, help string, f func() uint64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "caponier_webproxy_" + name + "_total", Help: help}, func() float64 { return float64(f()) }))
+	}
+	gauge("connected", "1 while a tunnel to core is live.", func() float64 {
+		if p.edge.Info().Connected {
+			return 1
+		}
+		return 0
+	})
+	gauge("sessions", "Sessions now.", func() float64 { return float64(len(p.sessions.States().Sessions)) })
+	c := &p.proxy.Counts
+	counter("requests", "Requests of sessions.", c.Requests.Load)
+	counter("blocked_requests", "Requests and connections that no rule allowed.", c.Blocked.Load)
+	counter("injected_requests", "Requests that got a stored credential.", c.Injected.Load)
+	counter("failed_requests", "Requests without an answer.", c.Failed.Load)
+	counter("refused_connections", "Connections that were not let in.", c.Refused.Load)
+	counter("received_bytes", "Bytes of answers' bodies.", c.BytesIn.Load)
+	counter("sent_bytes", "Bytes of requests' bodies.", c.BytesOut.Load)
+	counter("minted_certificates", "Certificates issued for sessions.", func() uint64 { n, _ := p.authority.Leaves(); return n })
+	counter("cached_certificates", "Times that a certificate was found in the cache.", func() uint64 { _, n := p.authority.Leaves(); return n })
+	return reg
+}
+
+func (p *parts) health() *telemetry.Health {
+	health := telemetry.NewHealth()
+	health.Add("tunnel", true, func(context.Context) error {
+		if i := p.edge.Info(); !i.Connected {
+			return fmt.Errorf("no tunnel to core: %s", i.LastError)
+		}
+		return nil
+	})
+	health.Add("authority", true, func(context.Context) error {
+		if why := p.authority.Problem(); why != "" {
+			return errors.New(why)
+		}
+		return nil
+	})
+	return health
+}

@@ -1,0 +1,331 @@
+package mitm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"caponier/shared/telemetry"
+	"caponier/shared/webrule"
+	"caponier/webproxy/internal/inject"
+	"caponier/webproxy/internal/session"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	s     *Server
+	ses   *session.Session
+	rev   *session.Revision
+	w     http.ResponseWriter
+	in    *http.Request // from the browser
+	what  webrule.Request
+	at    webrule.Endpoint
+	url   string // for the log
+	since time.Time
+
+	status   int
+	kind     string // media type of the answer
+	injected string
+	sent     atomic.Int64 // bytes of the request's body
+	received int64        // bytes of the answer's body
+}
+
+// hopByHop are the headers of one connection (RFC 9110 §7.6.1).
+var hopByHop = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings"}
+
+// handle decides on a request of a session and serves it.
+func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Session, scheme, authority string) {
+	x := &exchange{s: s, ses: ses, rev: ses.Revision(), w: w, in: r, since: s.c.Now(),
+		what: webrule.Request{Scheme: scheme, Host: authority, Method: r.Method, Path: r.URL.EscapedPath()}}
+	s.Requests.Add(1)
+	var err error
+	if x.at, err = x.what.Endpoint(); err != nil {
+		http.Error(w, "The host is not valid.", http.StatusBadRequest)
+		return
+	}
+	x.url = x.logURL()
+	if strings.HasPrefix(r.URL.Path, inject.Reserved) {
+		ses.Inject.Serve(w, r)
+		return
+	}
+	v := x.rev.Policy.Decide(x.what)
+	if !v.Allowed() {
+		x.blocked(v)
+		return
+	}
+	ctx, done, ok := ses.Track(r.Context(), x.what)
+	if !ok {
+		x.page(http.StatusServiceUnavailable, page{Title: "Too many requests at once", Text: "This session has too many requests under way, or is ending."})
+		return
+	}
+	defer done()
+	// A session that ends takes its requests along even if they do not listen.
+	if err := x.serve(ctx, v); err != nil {
+		x.failed(ctx, err)
+	}
+	x.record()
+}
+
+// serve sends the request on and the answer back.
+func (x *exchange) serve(ctx context.Context, v webrule.Verdict) error {
+	p := x.rev.Policy
+	if p.Recipe.Login != nil && v.Own {
+		if err := x.ses.Login.Ensure(ctx, p); err != nil {
+			return err
+		}
+	}
+	out, err := x.outgoing(ctx)
+	if err != nil {
+		return err
+	}
+	if p.Recipe.Login != nil {
+		x.ses.Login.Cookies(out)
+	}
+	if x.rev.Scan != nil {
+		resp, err := x.rev.Scan.Request(out)
+		if err != nil {
+			return &scanError{err}
+		}
+		if resp != nil {
+			x.status = http.StatusForbidden
+			x.found(resp, "upload")
+			return nil
+		}
+	}
+	use, err := x.ses.Inject.Request(ctx, &p.Recipe, out, x.what, x.rev.Up.Unchecked(x.at))
+	if err != nil {
+		return err
+	}
+	resp, err := x.rev.Up.RoundTrip(out, v.Site)
+	if err != nil {
+		return err
+	}
+	again, err := use.Retry(ctx, out, resp)
+	if err != nil {
+		resp.Body.Close()
+		return err
+	}
+	if again {
+		drain(resp)
+		if resp, err = x.rev.Up.RoundTrip(out, v.Site); err != nil {
+			return err
+		}
+	}
+	use.Answered(resp.StatusCode)
+	if x.injected = use.Injected(); x.injected != "" {
+		x.s.Injected.Add(1)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return x.upgrade(ctx, resp)
+	}
+	if x.rev.Scan != nil {
+		blocked, err := x.rev.Scan.Response(out, resp)
+		if err != nil {
+			return &scanError{err}
+		}
+		if blocked != nil {
+			x.status = http.StatusForbidden
+			x.found(blocked, "download")
+			return nil
+		}
+	}
+	return x.answer(ctx, resp)
+}
+
+// drain reads a little of a body that nobody wants, so that the connection
+// can be used again.
+func drain(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	resp.Body.Close()
+}
+
+// outgoing makes the request that leaves.
+func (x *exchange) outgoing(ctx context.Context) (*http.Request, error) {
+	r := x.in
+	out := r.Clone(ctx)
+	out.RequestURI = ""
+	out.URL.Scheme, out.URL.Host, out.URL.User, out.URL.Fragment = x.at.Scheme(), x.at.String(), nil, ""
+	out.Host = x.at.String()
+	out.Close = false
+	out.Trailer = r.Trailer // filled when the body has been read
+	upgrade := ""
+	if isUpgrade(r) {
+		if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+			return nil, &inject.Error{Public: "Only websockets may take a connection over."}
+		}
+		upgrade = "websocket"
+	}
+	for name := range strings.SplitSeq(strings.Join(r.Header["Connection"], ","), ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			out.Header.Del(name)
+		}
+	}
+	trailers := strings.Contains(strings.ToLower(strings.Join(r.Header["Te"], ",")), "trailers")
+	for _, name := range hopByHop {
+		out.Header.Del(name)
+	}
+	if trailers {
+		out.Header.Set("Te", "trailers")
+	}
+	if upgrade != "" {
+		out.Header.Set("Connection", "Upgrade")
+		out.Header.Set("Upgrade", upgrade)
+		if x.rev.Armed {
+			// Compressed messages could not be searched.
+			out.Header.Del("Sec-Websocket-Extensions")
+		}
+	}
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header.Set("User-Agent", "") // else the client library names itself
+	}
+	if x.rev.Armed || x.rev.Scan != nil {
+		// What must be read has to come readable.
+		if x.rev.Scan == nil && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			out.Header.Set("Accept-Encoding", "gzip")
+		} else {
+			out.Header.Set("Accept-Encoding", "identity")
+		}
+	}
+	if r.ContentLength == 0 {
+		out.Body = http.NoBody
+	} else if out.Body != nil {
+		out.Body = &counting{ReadCloser: out.Body, n: &x.sent}
+	}
+	return out, nil
+}
+
+func isUpgrade(r *http.Request) bool {
+	return r.ProtoMajor == 1 && r.Header.Get("Upgrade") != "" && strings.Contains(strings.ToLower(strings.Join(r.Header["Connection"], ",")), "upgrade")
+}
+
+type counting struct {
+	io.ReadCloser
+	n *atomic.Int64
+}
+
+// Read implements io.Reader.
+func (c *counting) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// blocked answers a request that no rule allows; nothing has been dialled.
+func (x *exchange) blocked(v webrule.Verdict) {
+	x.s.Blocked.Add(1)
+	fields := map[string]string{"method": clip(x.in.Method, 32), "url": x.url, "reason": string(v.Reason), "type": x.in.Header.Get("Sec-Fetch-Dest")}
+	p := page{Title: "This page is not part of your session", Host: x.at.String(),
+		Text: "The request was refused: " + v.Reason.Text() + ".", Hint: "If you need it, ask your administrator."}
+	if x.rev.Policy.Learn && v.Proposal != nil {
+		b, err := json.Marshal(v.Proposal)
+		if err == nil {
+			fields["proposal"] = string(b)
+		}
+		p.Hint = "It was noted: your administrator can allow it for this target."
+	}
+	if err := x.ses.Event("blocked", fields); err != nil {
+		x.s.c.Log.Debug("event", telemetry.KeySession, x.ses.ID, telemetry.KeyErr, err)
+	}
+	x.page(http.StatusForbidden, p)
+}
+
+// found answers for a body in which the scanner found something. what is
+// upload or download.
+func (x *exchange) found(blocked *http.Response, what string) {
+	name := clip(blocked.Header.Get("X-Infection-Found"), 200)
+	blocked.Body.Close()
+	x.s.Blocked.Add(1)
+	fields := map[string]string{"method": clip(x.in.Method, 32), "url": x.url, "reason": "scan", "direction": what, "found": name}
+	if err := x.ses.Event("blocked", fields); err != nil {
+		x.s.c.Log.Debug("event", telemetry.KeySession, x.ses.ID, telemetry.KeyErr, err)
+	}
+	x.page(http.StatusForbidden, page{Title: "The scanner refused this " + what, Host: x.at.String(), Text: "The content was judged harmful and was not passed on.", Hint: "If you think it is harmless, ask your administrator."})
+}
+
+// logURL is the URL as it is recorded: values of the query that look secret
+// are masked, and so is everything that was injected.
+func (x *exchange) logURL() string {
+	path := x.what.Path
+	if path == "" {
+		path = "/"
+	}
+	s := x.at.Origin() + path
+	if q := x.in.URL.RawQuery; q != "" {
+		s += "?" + maskQuery(q)
+	}
+	s, _ = x.ses.Values.String(s)
+	return clip(s, 2<<10)
+}
+
+// maskQuery hides the values of a query that look secret.
+func maskQuery(raw string) string {
+	if len(raw) > 8<<10 {
+		raw = raw[:8<<10]
+	}
+	parts := strings.Split(raw, "&")
+	for i, p := range parts {
+		k, v, ok := strings.Cut(p, "=")
+		if !ok {
+			if looksSecret(p) {
+				parts[i] = "***"
+			}
+			continue
+		}
+		if name, err := url.QueryUnescape(k); err != nil || secretName(name) || looksSecret(v) {
+			parts[i] = k + "=***"
+		}
+	}
+	return strings.Join(parts, "&")
+}
+
+var secretWords = []string{"token", "passw", "pwd", "secret", "apikey", "api_key", "auth", "session", "signature", "jwt", "assertion", "credential", "ticket", "otp", "saml", "nonce"}
+
+func secretName(name string) bool {
+	name = strings.ToLower(name)
+	switch name {
+	case "code", "sig", "sid", "key", "state", "pass", "pw", "hmac":
+		return true
+	}
+	return slices.ContainsFunc(secretWords, func(w string) bool { return strings.Contains(name, w) })
+}
+
+// looksSecret: long and of mixed characters, as keys and tokens are.
+func looksSecret(v string) bool {
+	if len(v) < 20 || strings.ContainsAny(v, "+/ ") && !strings.HasSuffix(v, "=") {
+		return false
+	}
+	var digit, lower, upper bool
+	for _, c := range v {
+		digit = digit || '0' <= c && c <= '9'
+		lower = lower || 'a' <= c && c <= 'z'
+		upper = upper || 'A' <= c && c <= 'Z'
+	}
+	return digit && (lower || upper) && !strings.ContainsAny(v, ".%") || strings.HasPrefix(v, "eyJ")
+}
+
+// record writes the request into the session's log.
+func (x *exchange) record() {
+	x.s.BytesIn.Add(uint64(x.received))
+	x.s.BytesOut.Add(uint64(x.sent.Load()))
+	fields := map[string]string{
+		"method": clip(x.in.Method, 32), "url": x.url, "status": strconv.Itoa(x.status),
+		"bytes_in": strconv.FormatInt(x.received, 10), "bytes_out": strconv.FormatInt(x.sent.Load(), 10),
+		"ms": strconv.FormatInt(x.s.c.Now().Sub(x.since).Milliseconds(), 10), "type": clip(x.kind, 100), "injected": x.injected,
+	}
+	err := x.ses.Event("request", fields)
+	if err == nil && x.in.Header.Get("Sec-Fetch-Mode") == "navigate" && x.in.Header.Get("Sec-Fetch-Dest") == "document" {
+		err = x.ses.Event("navigation", map[string]string{"url": x.url, "status": strconv.Itoa(x.status)})
+	}
+	if err != nil && !errors.Is(context.Cause(x.ses.Context()), session.ErrEnded) {
+		x.s.c.Log.Debug("event", telemetry.KeySession, x.ses.ID, telemetry.KeyErr, err)
+	}
+}

@@ -1,0 +1,282 @@
+// Package upstream takes a session's requests to their servers: directly by
+// the rules of shared/dial, or as streams through core and the extenders of a
+// site. Connections are pooled for one session alone: two sessions never share
+// one. Servers are believed as the target's TLS policy says; nothing of the
+// process's environment (proxies, key logs) plays a part.
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"caponier/shared/dial"
+	"caponier/shared/tunnel"
+	"caponier/shared/webrule"
+	"caponier/shared/wire"
+)
+
+// Direct is the site of a rule that means: not through any extender.
+const Direct = "-"
+
+const (
+	handshakeTimeout = 15 * time.Second
+	idleTimeout      = 90 * time.Second
+	maxHeader        = 512 << 10
+	// perHost bounds the connections to one server.
+	perHost = 64
+)
+
+// Config is what an Upstream needs.
+type Config struct {
+	// Session is the connection that streams through core belong to.
+	Session string
+	Policy  *webrule.Compiled
+	// Site is the target's; empty: its hosts are dialled from here.
+	Site string
+	// Tunnel returns the live tunnel to core, or nil.
+	Tunnel func() tunnel.Session
+	// Resolver is for direct connections; nil: the system's.
+	Resolver dial.Resolver
+	// Deny are addresses that are never dialled from here.
+	Deny []netip.Prefix
+	// ClientCertificate fetches the certificate of an injection for one handshake.
+	ClientCertificate func(ctx context.Context, in webrule.Injection, url string) (*tls.Certificate, error)
+	// System are the roots believed by default; nil: the operating system's.
+	System *x509.CertPool
+}
+
+// Upstream is one session's way out under one revision of its policy. Safe
+// for concurrent use.
+type Upstream struct {
+	c      Config
+	roots  *x509.CertPool
+	direct *dial.Dialer
+	named  *dial.Dialer // for names in Policy.Private
+	names  map[string]bool
+	resume tls.ClientSessionCache
+
+	mu         sync.Mutex
+	transports map[route]*http.Transport // guarded by mu; bounded by the rules' sites
+	closed     bool                      // guarded by mu
+}
+
+type route struct {
+	site    string
+	upgrade bool // HTTP/1.1 only
+}
+
+// New makes an Upstream.
+func New(c Config) (*Upstream, error) {
+	u := &Upstream{c: c, names: map[string]bool{}, transports: map[route]*http.Transport{}, resume: tls.NewLRUClientSessionCache(32)}
+	anchors, err := webrule.ParseAnchors(c.Policy.TLS.Anchors)
+	if err != nil {
+		return nil, fmt.Errorf("anchors: %w", err)
+	}
+	switch {
+	case c.Policy.TLS.Only:
+		u.roots = x509.NewCertPool()
+	case c.System != nil:
+		u.roots = c.System.Clone()
+	default:
+		if u.roots, err = x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("system's certificates: %w", err)
+		}
+	}
+	for _, a := range anchors {
+		u.roots.AddCert(a)
+	}
+	var exempt []netip.Prefix
+	for _, p := range c.Policy.Private {
+		prefix, err := dial.ParsePrefix(p)
+		if err != nil {
+			u.names[p] = true // validated: a name
+			continue
+		}
+		exempt = append(exempt, prefix)
+	}
+	u.direct = dial.New(dial.Config{Rules: dial.Rules{Deny: c.Deny, Exempt: exempt}, Resolver: c.Resolver})
+	everything := []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	u.named = dial.New(dial.Config{Rules: dial.Rules{Deny: c.Deny, Exempt: everything}, Resolver: c.Resolver})
+	return u, nil
+}
+
+// Close closes idle connections; those in use close after their request.
+func (u *Upstream) Close() {
+	u.mu.Lock()
+	u.closed = true
+	list := u.transports
+	u.transports = map[route]*http.Transport{}
+	u.mu.Unlock()
+	for _, t := range list {
+		t.CloseIdleConnections()
+	}
+}
+
+// RoundTrip sends a request that was allowed by a verdict with this site.
+// Errors of the network side unwrap to *wire.Error, those of the server's
+// certificate to *tls.CertificateVerificationError.
+func (u *Upstream) RoundTrip(r *http.Request, site string) (*http.Response, error) {
+	t, err := u.transport(route{site, r.Header.Get("Upgrade") != ""})
+	if err != nil {
+		return nil, err
+	}
+	return t.RoundTrip(r)
+}
+
+// Unchecked reports whether the server's certificate is not verified there.
+func (u *Upstream) Unchecked(e webrule.Endpoint) bool {
+	return u.c.Policy.TLS.Unchecked && e.Origin() == u.c.Policy.Origin
+}
+
+func (u *Upstream) transport(r route) (*http.Transport, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return nil, fmt.Errorf("send request: %w", net.ErrClosed)
+	}
+	if t := u.transports[r]; t != nil {
+		return t, nil
+	}
+	t := &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return u.dial(ctx, r.site, addr) },
+		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return u.dialTLS(ctx, r, addr)
+		},
+		ForceAttemptHTTP2:      !r.upgrade,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    16,
+		MaxIdleConns:           128,
+		MaxConnsPerHost:        perHost,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxHeader,
+		ExpectContinueTimeout:  time.Second,
+		ReadBufferSize:         32 << 10,
+		WriteBufferSize:        32 << 10,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+	}
+	if r.upgrade {
+		t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	}
+	u.transports[r] = t
+	return t, nil
+}
+
+// dial opens a connection to addr, which is host:port.
+func (u *Upstream) dial(ctx context.Context, site, addr string) (net.Conn, error) {
+	dest := addr
+	switch {
+	case site == Direct, site == "" && u.c.Site == "":
+		return u.dialDirect(ctx, addr)
+	case site != "" && site != u.c.Site:
+		dest = site + "/" + addr
+	}
+	t := u.c.Tunnel()
+	if t == nil {
+		return nil, wire.Errorf(wire.CodeTunnelLost, "the way to %s is interrupted: there is no connection to core", addr)
+	}
+	// Optimistic: a refusal comes with the first Read.
+	s, err := t.Open(ctx, wire.Preface{Kind: wire.StreamDial, Network: "tcp", Dest: dest, Connection: u.c.Session})
+	if err != nil {
+		return nil, wire.Errorf(wire.CodeTunnelLost, "the way to %s is interrupted: %s", addr, dial.Public(err).Public)
+	}
+	return s, nil
+}
+
+func (u *Upstream) dialDirect(ctx context.Context, addr string) (net.Conn, error) {
+	d := u.direct
+	if host, _, err := net.SplitHostPort(addr); err == nil && u.names[host] {
+		d = u.named
+	}
+	c, err := d.Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	if t := u.c.Tunnel(); t != nil {
+		to, ok := c.RemoteAddr().(*net.TCPAddr)
+		core := t.Info().Remote
+		if ok && core.IsValid() && to.AddrPort().Port() == core.Port() && to.AddrPort().Addr().Unmap() == core.Addr().Unmap() {
+			c.Close()
+			return nil, wire.Errorf(wire.CodeRefused, "%s may not be dialled: it is core itself", addr)
+		}
+	}
+	return c, nil
+}
+
+func (u *Upstream) dialTLS(ctx context.Context, r route, addr string) (net.Conn, error) {
+	e, err := (webrule.Request{Scheme: "https", Host: addr}).Endpoint()
+	if err != nil {
+		return nil, wire.Errorf(wire.CodeBadRequest, "%s", err)
+	}
+	raw, err := u.dial(ctx, r.site, addr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	c := tls.Client(raw, u.tlsConfig(ctx, e, r.upgrade))
+	if err := c.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		if _, ok := errors.AsType[*wire.Error](err); !ok && ctx.Err() != nil {
+			return nil, wire.Errorf(wire.CodeTimeout, "%s did not finish the TLS handshake in time", addr)
+		}
+		return nil, &HandshakeError{Addr: addr, Err: err}
+	}
+	return c, nil
+}
+
+// HandshakeError is a server with which no TLS connection could be made.
+type HandshakeError struct {
+	Addr string
+	Err  error
+}
+
+// Error implements error.
+func (e *HandshakeError) Error() string { return "TLS with " + e.Addr + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *HandshakeError) Unwrap() error { return e.Err }
+
+// versions are TLS's by name.
+var versions = map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+
+func (u *Upstream) tlsConfig(ctx context.Context, e webrule.Endpoint, upgrade bool) *tls.Config {
+	p := u.c.Policy
+	c := &tls.Config{RootCAs: u.roots, ServerName: e.Host(), MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: u.resume}
+	if upgrade {
+		c.NextProtos = []string{"http/1.1"}
+	}
+	if e.Origin() == p.Origin {
+		c.InsecureSkipVerify = p.TLS.Unchecked
+		if p.TLS.ServerName != "" {
+			c.ServerName = p.TLS.ServerName
+		}
+		if v := versions[p.TLS.Min]; v != 0 {
+			c.MinVersion = v
+		}
+		c.MaxVersion = versions[p.TLS.Max]
+		if p.TLS.Legacy {
+			for _, s := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+				c.CipherSuites = append(c.CipherSuites, s.ID)
+			}
+		}
+	}
+	for _, in := range p.Recipe.Injections {
+		if in.Kind != webrule.ClientCert || !webrule.SameOrigin(in.Origin, e.Origin()) || c.InsecureSkipVerify && !in.Insecure {
+			continue
+		}
+		c.ClientSessionCache = nil // each handshake is a use of its own
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return u.c.ClientCertificate(ctx, in, e.Origin()+"/")
+		}
+		break
+	}
+	return c
+}

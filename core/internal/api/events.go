@@ -35,7 +35,7 @@ func topicNeeds(topic string) (Permission, bool) {
 		return TargetsView, true
 	case "edge", "token":
 		return EdgesView, true
-	case "connection", "network":
+	case "connection", "network", "web":
 		return ConnectionsView, true
 	case "router":
 		return EdgesView, true

@@ -195,6 +195,19 @@ const (
 	NetworkRemovalDelayed Type = "network.removal_delayed"
 	NetworkRemovalDone    Type = "network.removal_done"
 	NetworkRouterFailed   Type = "network.router_failed"
+
+	WebSessionOpened   Type = "web.session_opened"
+	WebSessionClosed   Type = "web.session_closed"
+	WebSessionExtended Type = "web.session_extended"
+	WebCredentialUsed  Type = "web.credential_used"
+	WebRequestBlocked  Type = "web.request_blocked"
+	WebDialRefused     Type = "web.dial_refused"
+	WebFileUploaded    Type = "web.file_uploaded"
+	WebFileDownloaded  Type = "web.file_downloaded"
+	WebFileDeleted     Type = "web.file_deleted"
+	WebAuthorityMade   Type = "web.authority_created"
+	WebIssuerIssued    Type = "web.issuer_issued"
+	WebProposalsGone   Type = "web.proposals_cleared"
 )
 
 // numbers are the stable numbers of the types; a number is never used again.
@@ -259,6 +272,10 @@ var numbers = map[Type]uint32{
 	PortOpened: 1900, PortClosed: 1901, PortDenied: 1902,
 
 	NetworkRouterChanged: 2100, NetworkRemovalDelayed: 2101, NetworkRemovalDone: 2102, NetworkRouterFailed: 2103,
+
+	WebSessionOpened: 2200, WebSessionClosed: 2201, WebSessionExtended: 2202, WebCredentialUsed: 2203, WebRequestBlocked: 2204,
+	WebDialRefused: 2205, WebFileUploaded: 2206, WebFileDownloaded: 2207, WebFileDeleted: 2208, WebAuthorityMade: 2209,
+	WebIssuerIssued: 2210, WebProposalsGone: 2211,
 }
 
 // Number returns t's stable number, 0 for an unknown type.

@@ -191,6 +191,13 @@ func (l *Live) Out(n int) {
 	l.lastAny.Store(l.m.cfg.Now().UnixMicro())
 }
 
+// Moved counts bytes from and to the user that are no sign of him: what a
+// program of his does by itself keeps no connection from being idle.
+func (l *Live) Moved(in, out int) {
+	l.in.Add(int64(in))
+	l.out.Add(int64(out))
+}
+
 // Bytes returns what was counted so far.
 func (l *Live) Bytes() (in, out int64) { return l.in.Load(), l.out.Load() }
 

@@ -29,10 +29,19 @@ type Prober interface {
 	ProbeLogin(ctx context.Context, t *target.Target, a *target.Account) []fleet.DialStage
 }
 
+// WebProber tries what a web session needs besides the way to the target.
+type WebProber interface {
+	// ProbeNodes says whether a carrier and a webproxy would take a session.
+	ProbeNodes(ctx context.Context, t *target.Target) []fleet.DialStage
+	// ProbeTLS makes a TLS handshake with the target, believing what a session
+	// would believe.
+	ProbeTLS(ctx context.Context, t *target.Target) []fleet.DialStage
+}
+
 // Stage is one timed step between a user and a target.
 type Stage struct {
 	// Name is user, policy, route, tunnel, edge_policy, dns, tcp, banner,
-	// host_key or login.
+	// host_key or login; for web targets carrier, webproxy and tls.
 	Name string
 	OK   bool
 	// Skipped: not tried, because an earlier step failed or it does not apply.
@@ -296,9 +305,14 @@ func (s *Service) explainNetwork(ctx context.Context, q Question, a *target.Acco
 		e.add(Stage{Name: "route", OK: true, Skipped: true, Text: "a router forwards " + t.Address() + " while a session is open; GET /routers shows pools and health"})
 		return
 	}
+	if t.Kind == target.Web && s.c.Web != nil {
+		e.take(s.c.Web.ProbeNodes(ctx, t))
+	}
 	route := Stage{Name: "route", OK: true, Text: "core dials " + t.Address() + " by itself: the target has no site"}
 	if t.Site != "" {
 		route.Text = fmt.Sprintf("site %s, address %s", t.Site, t.Address())
+	} else if t.Kind == target.Web {
+		route.Text = "the webproxy dials " + t.Address() + " by itself: the target has no site. What follows is tried from core"
 	}
 	e.add(route)
 	good := s.c.Network != nil
@@ -306,6 +320,14 @@ func (s *Service) explainNetwork(ctx context.Context, q Question, a *target.Acco
 		e.add(Stage{Name: "tcp", Skipped: true, Text: "not tried"})
 	} else {
 		good = e.take(s.c.Network.Probe(ctx, fleet.DialRequest{Site: t.Site, Address: t.Address(), Class: wire.Interactive}))
+	}
+	if t.Kind == target.Web && s.c.Web != nil {
+		if !good {
+			e.add(Stage{Name: "tls", Skipped: true, Text: "not tried"})
+			return
+		}
+		e.take(s.c.Web.ProbeTLS(ctx, t))
+		return
 	}
 	if t.Kind != target.SSH {
 		return

@@ -62,6 +62,7 @@ type Config struct {
 	Targets *target.Service
 	Network Network          // for explain; *fleet.Fleet
 	Prober  Prober           // for explain; see NewSSHProber
+	Web     WebProber        // for explain of web targets; *webaccess.Service
 	Now     func() time.Time // nil = time.Now
 	Log     *slog.Logger     // nil = discarded
 }

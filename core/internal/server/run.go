@@ -93,10 +93,15 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 		stopBack()
 		return errors.Join(err, behind.Wait())
 	}
+	if err := s.web.Restore(ctx); err != nil {
+		stopBack()
+		return errors.Join(err, behind.Wait())
+	}
 	front, frontCtx := daemon.NewGroup(doors)
 	front.Go("connections", func(ctx context.Context) error { return s.conns.Run(ctx, closeTime) })
 	front.Go("session ports", s.ports.Run)
 	front.Go("network sessions", s.network.Run)
+	front.Go("web sessions", s.web.Run)
 	front.Go("users", s.users.Run)
 	front.Go("sign-in", s.signin.Run)
 	if s.certDoor != nil {
@@ -125,8 +130,9 @@ func (s *Server) Run(ctx context.Context, o RunOptions) error {
 		case <-frontCtx.Done():
 		}
 	}
-	// The next run takes network sessions over: a restart cuts no flows.
+	// The next run takes network and web sessions over: a restart cuts nothing.
 	s.network.Leave()
+	s.web.Leave()
 	stopDoors()
 	ferr := front.Wait()
 	stopBack()
@@ -173,7 +179,7 @@ func (s *Server) drain(ctx context.Context) {
 	defer deadline.Stop()
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
-	for s.conns.Count() > s.network.Count() {
+	for s.conns.Count() > s.network.Count()+s.web.Count() {
 		select {
 		case <-ctx.Done():
 			return

@@ -32,6 +32,7 @@ import (
 	"caponier/core/internal/sshca"
 	"caponier/core/internal/target"
 	"caponier/core/internal/user"
+	"caponier/core/internal/webaccess"
 	"caponier/core/internal/webterm"
 	"caponier/core/internal/webui"
 	"caponier/shared/config"
@@ -72,6 +73,8 @@ type Server struct {
 	console    http.Handler
 	hostKey    *hostKey // of the bastion
 	terminals  *webterm.Service
+	web        *webaccess.Service
+	webDoor    *webDoor
 }
 
 func newCoreID() string { return "core_" + strings.ToLower(rand.Text()) }
@@ -140,11 +143,13 @@ func (s *Server) completePublic() {
 // buildRooms makes the rooms, lowest first.
 func (s *Server) buildRooms(ctx context.Context) (err error) {
 	hosts := &hostRegistrar{}
+	s.webDoor = &webDoor{}
 	s.fleet, err = fleet.New(ctx, fleet.Config{
 		DB: s.db, Audit: s.audit, Vault: s.vault, CoreID: s.id, CoreName: s.cfg.Name,
 		Addresses: []string{s.cfg.Public.Edge}, QUIC: s.listen.quic,
 		Direct: dial.Rules{Exempt: prefixes(s.cfg.Dial.Allow)},
 		Hosts:  hosts, Sites: hosts, UserCA: s.ca,
+		Streams: s.webDoor.stream, Control: map[string]http.Handler{webaccess.ControlPath: s.webDoor},
 		Log: s.log, Metrics: s.reg,
 	})
 	if err != nil {
@@ -165,7 +170,7 @@ func (s *Server) buildRooms(ctx context.Context) (err error) {
 	}
 	s.policy, err = policy.New(policy.Config{
 		DB: s.db, Users: s.users, Targets: s.targets, Network: s.fleet,
-		Prober: prober, Now: time.Now, Log: s.log,
+		Prober: prober, Web: s.webDoor, Now: time.Now, Log: s.log,
 	})
 	if err != nil {
 		return err
@@ -256,6 +261,9 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	if err := s.buildNetwork(); err != nil {
 		return err
 	}
+	if err := s.buildWeb(ctx, pub); err != nil {
+		return err
+	}
 	// Also without an SSH port: terminals in browsers go through it.
 	if err := s.buildBastion(ctx, pub.Hostname()); err != nil {
 		return err
@@ -284,7 +292,7 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.audit.Routes(s.frame, s.auditKeys, headFile(s.cfg))
 	s.vault.Routes(s.frame, s.users, s.targets)
 	s.settings.Routes(s.frame)
-	s.users.Routes(s.frame, s.vault, s.conns, s.recordings, s.signin, s.network)
+	s.users.Routes(s.frame, s.vault, s.conns, s.recordings, s.signin, s.network, s.web)
 	s.signin.Routes(s.frame)
 	s.ca.Routes(s.frame)
 	s.fleet.Routes(s.frame)
@@ -294,6 +302,7 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.conns.Routes(s.frame)
 	s.ports.Routes(s.frame)
 	s.network.Routes(s.frame)
+	s.web.Routes(s.frame)
 	look, err := overview.New(overview.Config{
 		DB: s.db, Audit: s.audit, Edges: s.fleet, Certificates: s.certificates, Space: s.recordings.Space,
 		Now: time.Now, Log: s.log,

@@ -65,6 +65,12 @@ var (
 		"A network session ends when its user's console or command line was not heard of for this long.")
 )
 
+// Settings about web sessions.
+var (
+	WebScanURL = urlKey("web.scan_url", "", []string{"icap", "icaps"},
+		"ICAP service that sees every file moved in web sessions of targets that name none, such as icap://scan.example.net:1344/avscan; empty = none.")
+)
+
 // Settings about recordings.
 var (
 	RecordingOwnView = boolKey("recording.own_view", true,
@@ -90,7 +96,7 @@ func All() []Definition {
 		LoginLockAfter.def, LoginLockFor.def, LoginKeyNeedsCode.def, LoginHashes.def, PasswordMinLength.def,
 		SessionIdle.def, SessionAbsolute.def, SessionBinding.def, TokenMaxAge.def,
 		ReauthorizeEvery.def, ConnectionIdle.def, ConnectionMax.def, ConnectionLease.def, ConnectionTellWatched.def, BastionSeparator.def,
-		NetworkLease.def, NetworkPresence.def,
+		NetworkLease.def, NetworkPresence.def, WebScanURL.def,
 		RecordingOwnView.def, RecordingFileMax.def,
 		RecordingRetention.def, ConnectionRetention.def, AuditRetention.def,
 	}
@@ -154,6 +160,12 @@ func charKey(name, def, from, text string) Key[string] {
 		values = append(values, string(c))
 	}
 	return enumKey(name, def, values, text)
+}
+
+func urlKey(name, def string, schemes []string, text string) Key[string] {
+	return Key[string]{fallback: def, def: Definition{
+		Name: name, Type: "string", Description: text, Default: def, parse: parseURL(schemes),
+	}}
 }
 
 func prefixesKey(name string, def []netip.Prefix, text string) Key[[]netip.Prefix] {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -59,6 +60,22 @@ func parseEnum(values []string) parser {
 		var s string
 		if err := strict(raw, &s); err != nil || !slices.Contains(values, s) {
 			return nil, fmt.Errorf("must be one of %q", values)
+		}
+		return s, nil
+	}
+}
+
+// parseURL takes an address of one of the schemes, or nothing.
+func parseURL(schemes []string) parser {
+	return func(raw json.RawMessage) (any, error) {
+		var s string
+		err := strict(raw, &s)
+		if err == nil && s == "" {
+			return s, nil
+		}
+		u, perr := url.Parse(s)
+		if err != nil || perr != nil || len(s) > 500 || !slices.Contains(schemes, u.Scheme) || u.Hostname() == "" || u.User != nil {
+			return nil, fmt.Errorf("must be an address that begins with %s://, or empty", strings.Join(schemes, ":// or "))
 		}
 		return s, nil
 	}

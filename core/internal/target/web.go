@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -154,8 +155,10 @@ func (t *Target) validateWeb(p *problems) {
 	}
 	w.Browser.complete()
 	w.validateBrowser(p)
-	if size := len(toJSON(w.Policy)); size > webrule.MaxPolicy {
-		p.add("web.policy", "%d bytes, at most %d", size, webrule.MaxPolicy)
+	if bad, ok := errors.AsType[*webrule.Invalid](w.Policy.Validate()); ok {
+		for _, x := range bad.Problems {
+			p.add("web.policy."+x.Field, "%s", x.Text)
+		}
 	}
 	if w.ScanURL != "" {
 		if err := CheckScanURL(w.ScanURL); err != nil {

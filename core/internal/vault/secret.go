@@ -254,18 +254,32 @@ func (v *Vault) value(ctx context.Context, q db.Querier, s *Secret, version int6
 // For kinds password and key it is the bare value, for json the document.
 func (v *Vault) Reveal(ctx context.Context, secretID, purpose, connectionID string) ([]byte, error) {
 	var out []byte
-	err := v.db.Tx(ctx, func(tx *db.Tx) error {
-		s, err := v.Get(ctx, tx, secretID)
-		if err != nil {
-			return fmt.Errorf("read secret %s: %w", secretID, err)
-		}
-		if out, err = v.value(ctx, tx, s, s.Current); err != nil {
-			return err
-		}
-		return v.audit.Append(ctx, tx, audit.Event{
-			Type: audit.SecretUsed, Outcome: audit.OK, Actor: audit.System, Object: s.object(), Connection: connectionID,
-			Fields: map[string]string{"purpose": purpose, "value_version": fmt.Sprint(s.Current)},
-		})
+	err := v.db.Tx(ctx, func(tx *db.Tx) (err error) {
+		clear(out)
+		out, err = v.RevealIn(ctx, tx, secretID, purpose, connectionID)
+		return err
+	})
+	if err != nil {
+		clear(out)
+		return nil, err
+	}
+	return out, nil
+}
+
+// RevealIn is Reveal in the caller's transaction: the value may be used only
+// when that is committed.
+func (v *Vault) RevealIn(ctx context.Context, tx *db.Tx, secretID, purpose, connectionID string) ([]byte, error) {
+	s, err := v.Get(ctx, tx, secretID)
+	if err != nil {
+		return nil, fmt.Errorf("read secret %s: %w", secretID, err)
+	}
+	out, err := v.value(ctx, tx, s, s.Current)
+	if err != nil {
+		return nil, err
+	}
+	err = v.audit.Append(ctx, tx, audit.Event{
+		Type: audit.SecretUsed, Outcome: audit.OK, Actor: audit.System, Object: s.object(), Connection: connectionID,
+		Fields: map[string]string{"purpose": purpose, "value_version": fmt.Sprint(s.Current)},
 	})
 	if err != nil {
 		clear(out)

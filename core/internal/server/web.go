@@ -1,0 +1,60 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+
+	"caponier/core/internal/api"
+	"caponier/core/internal/fleet"
+	"caponier/core/internal/settings"
+	"caponier/core/internal/target"
+	"caponier/core/internal/webaccess"
+	"caponier/shared/tunnel"
+	"caponier/shared/wire"
+)
+
+// webDoor hands what the fleet and explanations ask about web sessions to the
+// room, which is made after them. Nothing is asked before core runs.
+type webDoor struct{ room *webaccess.Service }
+
+func (d *webDoor) stream(ctx context.Context, p fleet.Peer, s tunnel.Stream) {
+	if d.room == nil {
+		_ = s.Refuse(wire.Errorf(wire.CodeDraining, "core is starting"))
+		return
+	}
+	d.room.Stream(ctx, p, s)
+}
+
+// ServeHTTP implements http.Handler.
+func (d *webDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if d.room == nil {
+		http.Error(w, "core is starting", http.StatusServiceUnavailable)
+		return
+	}
+	d.room.Control().ServeHTTP(w, r)
+}
+
+// ProbeNodes implements policy.WebProber.
+func (d *webDoor) ProbeNodes(ctx context.Context, t *target.Target) []fleet.DialStage {
+	return d.room.ProbeNodes(ctx, t)
+}
+
+// ProbeTLS implements policy.WebProber.
+func (d *webDoor) ProbeTLS(ctx context.Context, t *target.Target) []fleet.DialStage {
+	return d.room.ProbeTLS(ctx, t)
+}
+
+// buildWeb makes the door to web targets.
+func (s *Server) buildWeb(ctx context.Context, pub *url.URL) (err error) {
+	s.web, err = webaccess.New(ctx, webaccess.Config{
+		DB: s.db, Audit: s.audit, Policy: s.policy, Conns: s.conns, Targets: s.targets, Fleet: s.fleet, Vault: s.vault,
+		Recordings: webaccess.FromStore(s.recordings), Auth: s.users, Origins: []string{pub.Scheme + "://" + pub.Host},
+		Limits: s.connLimits, ScanURL: func() string { return settings.WebScanURL.Get(s.settings) },
+		Publish: func(e api.Event) { s.frame.Publish(e) },
+		Log:     s.log, Now: time.Now, Metrics: s.reg,
+	})
+	s.webDoor.room = s.web
+	return err
+}

@@ -1,0 +1,142 @@
+package webaccess
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"caponier/core/internal/conn"
+	"caponier/core/internal/db"
+	"caponier/shared/wire"
+)
+
+// nodeState is what core knows of a carrier or webproxy between its tunnels.
+type nodeState struct {
+	tunnel uint64 // the one it was compared over last
+	busy   bool   // it is being compared
+}
+
+func (s *Service) again() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		n.tunnel = 0
+	}
+}
+
+// look has every node that came with a new tunnel compared.
+func (s *Service) look(ctx context.Context) {
+	for _, kind := range []wire.NodeKind{wire.Carrier, wire.WebProxy} {
+		for _, o := range s.cfg.Fleet.Online(kind) {
+			s.mu.Lock()
+			n := s.nodes[o.ID]
+			if n == nil {
+				n = &nodeState{}
+				s.nodes[o.ID] = n
+			}
+			due := !n.busy && n.tunnel != o.Tunnel
+			n.busy = n.busy || due
+			s.mu.Unlock()
+			if !due {
+				continue
+			}
+			s.work.Go(func() {
+				err := s.reconcile(ctx, kind, o.ID)
+				s.mu.Lock()
+				if n.busy = false; err == nil {
+					n.tunnel = o.Tunnel
+				}
+				s.mu.Unlock()
+				if err != nil && ctx.Err() == nil {
+					s.cfg.Log.Warn("sessions of a node not read; tried again", "node", o.Name, "err", err)
+				}
+			})
+		}
+	}
+}
+
+// reconcile compares what a node has with what core wants of it: unknown
+// sessions are ended there, those it has lost end here, the others are told
+// again what holds.
+func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) error {
+	path := wire.PathCarrierSessions
+	if kind == wire.WebProxy {
+		path = wire.PathWebProxySessions
+	}
+	// Known before the node is asked: what is opened meanwhile is not lost.
+	known := map[string]*session{}
+	for _, x := range s.snapshot() {
+		carrier, proxy := x.pair()
+		x.mu.Lock()
+		open := x.state == Open
+		x.mu.Unlock()
+		if open && (kind == wire.Carrier && carrier == id || kind == wire.WebProxy && proxy == id) {
+			known[x.row.ID] = x
+		}
+	}
+	actx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var states wire.WebStates
+	if err := s.cfg.Fleet.Ask(actx, id, "GET", path, nil, &states); err != nil {
+		return fmt.Errorf("ask for sessions: %w", err)
+	}
+	has := map[string]bool{}
+	var errs []error
+	for _, st := range states.Sessions {
+		has[st.ID] = !st.Ending
+		if s.find(st.ID) != nil {
+			continue
+		}
+		mine, err := s.unknown(actx, st.ID)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if !mine {
+			continue
+		}
+		s.cfg.Log.Warn("a node has a session that core does not know; it is ended", "node", id, "session", st.ID)
+		var ack wire.WebAck
+		if err := s.cfg.Fleet.Ask(actx, id, "DELETE", path+"/"+st.ID, wire.WebEnd{Text: "The session has ended."}, &ack); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	var g sync.WaitGroup
+	for _, x := range known {
+		switch {
+		case has[x.row.ID]:
+			g.Go(func() { x.sync(ctx, kind) })
+		case kind == wire.Carrier:
+			x.live.End(conn.EndedByRoute, "The session was closed because its carrier has lost it.")
+		default:
+			// The rules are told anew: a webproxy that was started again knows nothing.
+			g.Go(func() { x.sync(ctx, kind) })
+		}
+	}
+	g.Wait()
+	return errors.Join(errs...)
+}
+
+// unknown reports whether a session that is not kept here is nobody's: ended,
+// never there, or of an earlier run of this core.
+func (s *Service) unknown(ctx context.Context, id string) (bool, error) {
+	if !s.restored.Load() {
+		return false, nil
+	}
+	core, ended, err := s.owner(ctx, id)
+	if errors.Is(err, db.ErrNotFound) {
+		return true, nil
+	}
+	return ended || core == s.cfg.Conns.CoreID(), err
+}
+
+// owner tells which core has a session, and whether it has ended.
+func (s *Service) owner(ctx context.Context, id string) (core string, ended bool, err error) {
+	var at int64
+	err = db.Classify(s.cfg.DB.QueryRowContext(ctx, ownerSQL, id).Scan(&core, &at))
+	if err != nil {
+		return "", false, fmt.Errorf("read web session %s: %w", clip(id, 64), err)
+	}
+	return core, at != 0, nil
+}

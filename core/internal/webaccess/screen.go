@@ -1,0 +1,380 @@
+package webaccess
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"caponier/core/internal/api"
+	"caponier/core/internal/conn"
+	"caponier/core/internal/user"
+	"caponier/shared/tunnel"
+	"caponier/shared/wire"
+)
+
+// Close codes of our own (RFC 6455 §7.4.2), which the viewer knows; the reason
+// is a text for its user.
+const (
+	closeEnded      websocket.StatusCode = 4000
+	closeNotAllowed websocket.StatusCode = 4001
+	closeAway       websocket.StatusCode = 4002 // try again
+	closeNoSession  websocket.StatusCode = 4003
+)
+
+const (
+	// pieceSize is the longest message to a viewer, in bytes.
+	pieceSize = 64 << 10
+	// maxInput bounds one message from a viewer: a paste.
+	maxInput = 72 << 20
+	// writeTime bounds one write either way; a slow viewer holds up nobody else.
+	writeTime = 30 * time.Second
+	// keepalive is the time between pings, and what an answer may take twice.
+	keepalive = 10 * time.Second
+	// recheck is the time between checks that a viewer's login is good.
+	recheck = 15 * time.Second
+	// maxViewers bounds sockets of one session.
+	maxViewers = 16
+	maxSockets = 2000 // on this core
+)
+
+// over is the cause of a socket's context with its close code.
+type over struct {
+	code websocket.StatusCode
+	text string
+}
+
+// Error implements error.
+func (e *over) Error() string { return e.text }
+
+// originAllowed reports whether a handshake may come from where it says. With
+// the session cookie a page of another origin must not get in; a bearer token
+// no page can send by itself.
+func (s *Service) originAllowed(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if r.Header.Get("Authorization") != "" && origin == "" {
+		return true
+	}
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+		return false
+	}
+	return u.Host == r.Host && (u.Scheme == "https" || r.TLS == nil) || slices.Contains(s.cfg.Origins, origin)
+}
+
+// handleScreen serves GET /web-sessions/{id}/screen. What is wrong is told by
+// the close code where the handshake itself is right: a page sees no status.
+func (s *Service) handleScreen(w http.ResponseWriter, r *http.Request) {
+	upgrade := slices.ContainsFunc(r.Header.Values("Upgrade"), func(v string) bool { return strings.EqualFold(strings.TrimSpace(v), "websocket") })
+	switch {
+	case !upgrade:
+		s.fail(w, r, &api.Problem{Status: http.StatusUpgradeRequired, Title: "This is a websocket.", Code: "websocket_expected"})
+		return
+	case !s.originAllowed(r):
+		s.fail(w, r, api.Denied("cross_origin", "A page of another origin may not open this."))
+		return
+	case r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Key")) != 1:
+		s.fail(w, r, &api.Problem{Status: http.StatusBadRequest, Title: "The websocket handshake is not complete.", Code: "websocket_handshake"})
+		return
+	case !s.begin():
+		s.fail(w, r, api.Unavailable("draining", "This core is shutting down."))
+		return
+	}
+	defer s.work.Done()
+	// No compression: pictures are compressed, and hold secrets beside text an
+	// attacker may choose.
+	c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled, Subprotocols: []string{"binary"}})
+	if err != nil {
+		return // answered
+	}
+	defer c.CloseNow()
+	c.SetReadLimit(maxInput)
+	err = s.view(r, c)
+	if e, ok := errors.AsType[*over](err); ok {
+		// The reason has at most 123 bytes (RFC 6455 §5.5).
+		_ = c.Close(e.code, clip(e.text, 118))
+	}
+}
+
+// view shows a session on a socket until either ends.
+func (s *Service) view(r *http.Request, c *websocket.Conn) error {
+	p := api.PrincipalFrom(r.Context())
+	id := r.PathValue("id")
+	watch := r.URL.Query().Get("watch") != ""
+	x := s.find(id)
+	if x == nil {
+		return s.notHere(r.Context(), p, id)
+	}
+	if !watch && !x.of(p) {
+		if x.row.UserID == p.UserID {
+			return &over{closeNotAllowed, "The session was opened by another login of yours."}
+		}
+		return &over{closeNoSession, "There is no such session of yours."}
+	}
+	if watch {
+		if ok, text := conn.MayOversee(p, x.row.UserID, conn.OrderWatch); !ok {
+			return &over{closeNotAllowed, text}
+		}
+	}
+	if reason, text := x.live.Ended(); reason != "" {
+		return &over{closeEnded, text}
+	}
+	if !x.enter() {
+		return &over{closeNotAllowed, "Too many windows show this session."}
+	}
+	defer x.leave()
+	v := &viewer{s: s, x: x, c: c, watch: watch}
+	v.ctx, v.cancel = context.WithCancelCause(s.hard)
+	defer v.cancel(nil)
+	if watch {
+		done, err := v.onRecord(p)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
+	return v.run(r)
+}
+
+// notHere says why a session is not shown.
+func (s *Service) notHere(ctx context.Context, p *api.Principal, id string) error {
+	w, err := scanRow(s.cfg.DB.QueryRowContext(ctx, getSQL, id))
+	if err != nil || w.UserID != p.UserID && !p.Can(api.ConnectionsWatch) {
+		return &over{closeNoSession, "There is no such session."}
+	}
+	if !w.EndedAt.IsZero() {
+		return &over{closeEnded, w.EndText}
+	}
+	return &over{closeAway, "The session is being taken over. One moment."}
+}
+
+func (x *session) enter() bool {
+	x.s.mu.Lock()
+	full := x.s.sockets >= maxSockets
+	if !full {
+		x.s.sockets++
+	}
+	x.s.mu.Unlock()
+	if full {
+		return false
+	}
+	x.mu.Lock()
+	ok := x.viewers < maxViewers
+	if ok {
+		x.viewers++
+	}
+	x.mu.Unlock()
+	if !ok {
+		x.s.mu.Lock()
+		x.s.sockets--
+		x.s.mu.Unlock()
+	}
+	return ok
+}
+
+func (x *session) leave() {
+	x.mu.Lock()
+	x.viewers--
+	x.mu.Unlock()
+	x.s.mu.Lock()
+	x.s.sockets--
+	x.s.mu.Unlock()
+}
+
+// viewer is one socket of a session: its owner's, or a watcher's.
+type viewer struct {
+	s      *Service
+	x      *session
+	c      *websocket.Conn
+	watch  bool
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	mu     sync.Mutex
+	active bool // guarded by mu: something was sent since the last check
+}
+
+// onRecord notes that somebody watches, before he sees anything.
+func (v *viewer) onRecord(p *api.Principal) (func(), error) {
+	ctx, cancel := context.WithTimeout(v.ctx, askTimeout)
+	defer cancel()
+	leave, err := v.s.cfg.Conns.Watch(ctx, v.x.row.ID, p)
+	if err != nil {
+		v.s.cfg.Log.Error("watch a web session", "session", v.x.row.ID, "err", err)
+		return nil, &over{closeAway, "Watching could not be put on record."}
+	}
+	note := func(kind string) {
+		if rec := v.x.recording(); rec != nil {
+			if err := rec.Event(kind, map[string]string{"user": p.UserName}); err != nil {
+				v.s.cfg.Log.Warn("watcher not in the recording", "session", v.x.row.ID, "err", err)
+			}
+		}
+	}
+	note("watcher-came")
+	return func() {
+		note("watcher-left")
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(v.ctx), askTimeout)
+		defer cancel()
+		if err := leave(ctx); err != nil {
+			v.s.cfg.Log.Error("end of watching a web session", "session", v.x.row.ID, "err", err)
+		}
+	}, nil
+}
+
+// run carries RFB both ways and says how it ended.
+func (v *viewer) run(r *http.Request) error {
+	dest := wire.ScreenControl
+	if v.watch {
+		dest = wire.ScreenWatch
+	}
+	carrier, _ := v.x.pair()
+	st, err := v.s.cfg.Fleet.OpenStream(v.ctx, carrier, wire.Preface{Kind: wire.StreamDial, Class: wire.Interactive, Network: "tcp", Connection: v.x.row.ID, Dest: dest})
+	if err != nil {
+		return &over{closeAway, "The carrier is not connected at present. One moment."}
+	}
+	// What ends the session ends its pictures, with the reason.
+	stop := context.AfterFunc(v.x.live.Context(), func() {
+		_, text := v.x.live.Ended()
+		v.cancel(&over{closeEnded, text})
+	})
+	defer stop()
+	unblock := context.AfterFunc(v.ctx, func() { st.SetDeadline(time.Unix(1, 0)) })
+	defer unblock()
+	var wg sync.WaitGroup
+	wg.Go(func() { v.cancel(v.input(st)) })
+	wg.Go(func() { v.cancel(v.ping()) })
+	wg.Go(func() { v.cancel(v.check(r)) })
+	v.cancel(v.picture(st))
+	cause := context.Cause(v.ctx)
+	if e, ok := errors.AsType[*over](cause); ok {
+		_ = v.c.Close(e.code, clip(e.text, 118))
+	}
+	_ = v.c.CloseNow() // the reader returns
+	_ = st.Close()     // and a write that waits
+	wg.Wait()
+	return cause
+}
+
+// picture carries what the carrier draws to the viewer. A viewer that reads
+// slowly holds the carrier's stream up, and only that.
+func (v *viewer) picture(st tunnel.Stream) error {
+	buf := make([]byte, pieceSize)
+	for {
+		n, err := st.Read(buf)
+		if n > 0 {
+			if werr := v.send(buf[:n]); werr != nil {
+				return werr
+			}
+			if !v.watch {
+				v.x.live.Moved(0, n)
+			}
+		}
+		if err != nil {
+			return v.lost(err)
+		}
+	}
+}
+
+func (v *viewer) send(p []byte) error {
+	ctx, cancel := context.WithTimeout(v.ctx, writeTime)
+	defer cancel()
+	return v.c.Write(ctx, websocket.MessageBinary, p)
+}
+
+// lost says why the carrier's stream ended.
+func (v *viewer) lost(err error) error {
+	if reason, text := v.x.live.Ended(); reason != "" {
+		return &over{closeEnded, text}
+	}
+	if we, ok := errors.AsType[*wire.Error](err); ok && (we.Code == wire.CodeRefused || we.Code == wire.CodeLimit) {
+		return &over{closeAway, sentence(we.Public)}
+	}
+	return &over{closeAway, "The picture was lost. One moment."}
+}
+
+// input carries what the viewer sends to the carrier.
+func (v *viewer) input(st tunnel.Stream) error {
+	for {
+		// The context ends with the socket, which run closes first with a
+		// reason; an expired context would cut the connection without one.
+		kind, in, err := v.c.Reader(context.WithoutCancel(v.ctx))
+		if err != nil {
+			return err
+		}
+		if kind != websocket.MessageBinary {
+			return &over{websocket.StatusUnsupportedData, "binary messages only"}
+		}
+		if err := st.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
+			return v.lost(err)
+		}
+		n, err := io.Copy(st, in)
+		if n > 0 && !v.watch {
+			v.x.live.In(int(n))
+			v.mu.Lock()
+			v.active = true
+			v.mu.Unlock()
+		}
+		if err != nil {
+			return v.lost(err)
+		}
+	}
+}
+
+func (v *viewer) ping() error {
+	t := time.NewTicker(keepalive)
+	defer t.Stop()
+	for {
+		select {
+		case <-v.ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		ctx, cancel := context.WithTimeout(v.ctx, 2*keepalive)
+		err := v.c.Ping(ctx)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// check asks again and again whether the login behind the socket is good. What
+// the user does counts as use of his login, looking on does not.
+func (v *viewer) check(r *http.Request) error {
+	t := time.NewTicker(recheck)
+	defer t.Stop()
+	source, first := api.SourceFrom(r.Context()), api.PrincipalFrom(r.Context())
+	for {
+		select {
+		case <-v.ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		ctx, cancel := context.WithTimeout(v.ctx, askTimeout)
+		again := r.Clone(ctx)
+		again.Header.Del(user.BackgroundHeader)
+		v.mu.Lock()
+		if !v.active {
+			again.Header.Set(user.BackgroundHeader, "true")
+		}
+		v.active = false
+		v.mu.Unlock()
+		p, err := v.s.cfg.Auth.Authenticate(again, source)
+		cancel()
+		if _, refused := errors.AsType[*api.Problem](err); refused || err == nil && (p == nil || p.UserID != first.UserID) {
+			return &over{closeNotAllowed, "You were signed out."}
+		}
+		if err == nil && v.watch && !p.Can(api.ConnectionsWatch) {
+			return &over{closeNotAllowed, "You may not watch any more."}
+		}
+		// What could not be checked now is checked again; the session itself
+		// lives on its lease.
+	}
+}

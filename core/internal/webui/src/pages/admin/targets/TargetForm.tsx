@@ -21,7 +21,7 @@ export function TargetForm({ opened, close, target, etag, done }: { opened: bool
       save={(v) => {
         const ssh = v.kind === "ssh";
         const body = {
-          ...(plain ? {} : { network: target?.network }), name: v.name, kind: v.kind, site: v.site, host: v.host, port: Number(v.port) || 0, comment: v.comment, tags: v.tags, disabled: v.disabled,
+          ...(plain ? {} : { network: target?.network, web: target?.web }), name: v.name, kind: v.kind, site: v.site, host: v.host, port: Number(v.port) || 0, comment: v.comment, tags: v.tags, disabled: v.disabled,
           ...(ssh ? { host_key_policy: v.policy, host_key_ca: v.policy === "ca" ? v.ca : "", ssh_algorithms: v.algorithms } : {}),
         } as Schemas["TargetSettings"];
         if (target) return ask(api.PUT("/targets/{id}", { params: { path: { id: target.id }, header: { "If-Match": etag } }, body }));

@@ -1,5 +1,5 @@
 import { Alert, Anchor, Button, Group, Skeleton } from "@mantine/core";
-import { IconStethoscope } from "@tabler/icons-react";
+import { IconPlayerPlay, IconStethoscope } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { useState } from "react";
@@ -13,6 +13,7 @@ import { Ago, Time } from "~/ui/Time";
 import { Trail } from "../audit/Trail";
 import { Danger } from "../parts/Danger";
 import { Facts, Panel } from "../parts/Panel";
+import { WebFacts } from "../web/WebFacts";
 import { Accounts } from "./Accounts";
 import { Grants } from "./Grants";
 import { HostKeys } from "./HostKeys";
@@ -37,7 +38,8 @@ export default function TargetPage() {
       actions={
         <>
           {probed && <Button variant="default" leftSection={<IconStethoscope size={17} />} onClick={() => setOpen("test")}>Test this</Button>}
-          {can("targets:manage") && <><Button variant="default" onClick={() => setOpen("edit")}>Edit</Button><Button variant="default" onClick={() => setOpen("delete")}>Delete</Button></>}
+          {t.kind === "web" && can("targets:manage") && <Button variant="default" leftSection={<IconPlayerPlay size={17} />} renderRoot={(p) => <Link {...p} to={`/admin/targets/${t.id}/try`} />}>Try it</Button>}
+          {can("targets:manage") && <>{t.kind === "web" ? <Button variant="default" renderRoot={(p) => <Link {...p} to={`/admin/targets/${t.id}/web`} />}>Edit</Button> : <Button variant="default" onClick={() => setOpen("edit")}>Edit</Button>}<Button variant="default" onClick={() => setOpen("delete")}>Delete</Button></>}
         </>
       }
     >
@@ -50,6 +52,7 @@ export default function TargetPage() {
           t.ssh_algorithms ? ["Algorithms", <span key="g" className="mono">{t.ssh_algorithms}</span>] : false,
         ]} />
       </Panel>
+      {t.web && <WebFacts w={t.web} />}
       {t.kind !== "network" && <Accounts target={t} />}
       <Grants target={t} />
       {t.kind === "ssh" && <HostKeys target={t} />}

@@ -1,6 +1,6 @@
 import { Button, Select, TextInput } from "@mantine/core";
-import { IconPlus, IconServer2, IconUpload } from "@tabler/icons-react";
-import { useNavigate } from "@tanstack/react-router";
+import { IconPlus, IconServer2, IconUpload, IconWorldPlus } from "@tabler/icons-react";
+import { Link, useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, ask, type Schemas } from "~/api/client";
 import { useSession } from "~/app/session";
@@ -39,7 +39,7 @@ export default function Targets() {
   const close = () => setOpen(undefined);
   const filtered = text || site || kind || tag;
   return (
-    <Page title="Targets" fill actions={manage && <><Button variant="default" leftSection={<IconUpload size={17} />} onClick={() => setOpen("import")}>Import</Button><Button leftSection={<IconPlus size={17} />} onClick={() => setOpen("add")}>Add target</Button></>}>
+    <Page title="Targets" fill actions={manage && <><Button variant="default" leftSection={<IconUpload size={17} />} onClick={() => setOpen("import")}>Import</Button><Button variant="default" leftSection={<IconWorldPlus size={17} />} renderRoot={(p) => <Link {...p} to="/admin/web-target" />}>Add web target</Button><Button leftSection={<IconPlus size={17} />} onClick={() => setOpen("add")}>Add target</Button></>}>
       <div className={classes.bar}>
         {box}
         <Select aria-label="Kind" placeholder="Any kind" data={[{ value: "ssh", label: "SSH" }, { value: "tcp", label: "TCP" }, { value: "web", label: "Web" }, { value: "network", label: "Network" }]} value={kind || null} onChange={(k) => setKind(k ?? "")} clearable w={130} />

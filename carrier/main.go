@@ -15,10 +15,10 @@ import (
 
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/session"
-	"caponier/carrier/internal/spool"
 	"caponier/shared/control"
 	"caponier/shared/edge"
 	"caponier/shared/node"
+	"caponier/shared/spool"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
 )

@@ -34,6 +34,7 @@ import (
 	"caponier/carrier/internal/room"
 	"caponier/carrier/internal/slot"
 	"caponier/shared/control"
+	"caponier/shared/spool"
 	"caponier/shared/telemetry"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
@@ -68,7 +69,7 @@ type Config struct {
 	Authority func(ctx context.Context) (wire.WebAuthority, error)
 	// Post delivers records (see spool), Ended tells core of a session that
 	// ended by itself.
-	Post  func(ctx context.Context, session string, batch []byte) (wire.WebRecordsAck, error)
+	Post  func(ctx context.Context, session string, batch spool.Batch) (wire.WebRecordsAck, error)
 	Ended func(ctx context.Context, e wire.WebEnded) error
 	Scan  files.Scanner
 

@@ -32,6 +32,7 @@ import (
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/room"
 	"caponier/e2e/harness"
+	"caponier/shared/spool"
 	"caponier/shared/tunnel"
 	"caponier/shared/tunnel/tunneltest"
 	"caponier/shared/wire"
@@ -413,7 +414,7 @@ func (c *core) rootOr(other []byte) []byte {
 	return other
 }
 
-func (c *core) post(_ context.Context, session string, batch []byte) (ack wire.WebRecordsAck, err error) {
+func (c *core) post(_ context.Context, session string, batch spool.Batch) (ack wire.WebRecordsAck, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.down {
@@ -422,7 +423,7 @@ func (c *core) post(_ context.Context, session string, batch []byte) (ack wire.W
 	if c.gone[session] {
 		return wire.WebRecordsAck{Gone: true}, nil
 	}
-	list, err := wire.ParseWebRecords(bytes.Clone(batch))
+	list, err := wire.ParseWebRecords(bytes.Clone(batch.Bytes))
 	if err != nil {
 		return ack, err
 	}

@@ -16,8 +16,8 @@ import (
 	"caponier/carrier/internal/egress"
 	"caponier/carrier/internal/files"
 	"caponier/carrier/internal/slot"
-	"caponier/carrier/internal/spool"
 	"caponier/shared/rfb"
+	"caponier/shared/spool"
 	"caponier/shared/telemetry"
 	"caponier/shared/wire"
 )

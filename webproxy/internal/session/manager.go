@@ -10,11 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -22,19 +20,20 @@ import (
 	"caponier/shared/control"
 	"caponier/shared/dial"
 	"caponier/shared/icap"
+	"caponier/shared/spool"
 	"caponier/shared/telemetry"
 	"caponier/shared/tunnel"
 	"caponier/shared/webrule"
 	"caponier/shared/wire"
 	"caponier/webproxy/internal/inject"
-	"caponier/webproxy/internal/spool"
 	"caponier/webproxy/internal/upstream"
 )
 
 const (
-	askTime  = 15 * time.Second
-	sendTime = 20 * time.Second
-	retry    = time.Second
+	askTime = 15 * time.Second
+	// spoolBytes is how much is kept of a session while core cannot be told.
+	spoolBytes = 4 << 20
+	retry      = time.Second
 	// leaseTick is how often leases are looked at.
 	leaseTick = 250 * time.Millisecond
 	// tellFor is how long core is tried to be told of a session's end.
@@ -143,8 +142,12 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 	if fresh {
 		m.sessions[s.ID] = s
 		s.work.Go(func() {
-			if err := s.spool.Run(s.ctx); errors.Is(err, spool.ErrGone) {
+			switch err := s.spool.Run(s.ctx); {
+			case errors.Is(err, spool.ErrGone):
 				m.fail(s, "", "")
+			case err != nil:
+				m.c.Log.Error("records", telemetry.KeySession, s.ID, telemetry.KeyErr, err)
+				m.fail(s, "error", "The recording could not be continued.")
 			}
 		})
 		m.c.Log.Info("session", telemetry.KeySession, s.ID, telemetry.KeyUser, s.User, telemetry.KeyTarget, s.Target)
@@ -156,7 +159,8 @@ func (m *Manager) newSession(in wire.WebProxySession) *Session {
 	s := &Session{ID: in.ID, User: in.User, Target: in.Target, m: m, conns: map[*Conn]struct{}{}, live: map[*live]struct{}{},
 		idle: make(chan struct{}), left: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancelCause(m.ctx)
-	s.spool = spool.New(spool.Config{Send: s.sendRecords, Now: m.c.Now, Retry: retry})
+	// A session may be known from before a restart: core says what it has.
+	s.spool = spool.New(spool.Config{Session: s.ID, Post: spool.Post(m.c.Tunnel), Adopted: true, Compress: true, Limit: spoolBytes, Log: m.c.Log, Now: m.c.Now})
 	s.Inject = inject.New(inject.Config{Ask: s.ask, Values: &s.Values, Now: m.c.Now,
 		Event: func(id, url, outcome string) error {
 			return s.Event("injection", map[string]string{"id": id, "url": url, "outcome": outcome})
@@ -203,34 +207,6 @@ func (s *Session) clientCertificate(ctx context.Context, in webrule.Injection, u
 		return nil, eerr
 	}
 	return &cert, err
-}
-
-// sendRecords delivers a batch.
-func (s *Session) sendRecords(ctx context.Context, batch []byte) (ack wire.WebRecordsAck, err error) {
-	ctx, cancel := context.WithTimeout(ctx, sendTime)
-	defer cancel()
-	t := s.m.c.Tunnel()
-	if t == nil {
-		return ack, errNoTunnel
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://tunnel"+wire.PathWebRecords+"?session="+url.QueryEscape(s.ID), bytes.NewReader(batch))
-	if err != nil {
-		return ack, fmt.Errorf("deliver records: %w", err)
-	}
-	req.Header.Set("Content-Encoding", "gzip")
-	req.Header.Set("Content-Type", "application/octet-stream")
-	resp, err := control.RoundTrip(ctx, t, req)
-	if err != nil {
-		return ack, fmt.Errorf("deliver records: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return ack, fmt.Errorf("deliver records: status %d", resp.StatusCode)
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, wire.MaxControlBody)).Decode(&ack); err != nil {
-		return ack, fmt.Errorf("deliver records: %w", err)
-	}
-	return ack, nil
 }
 
 // End ends a session; it returns when nothing of it is left.

@@ -19,12 +19,12 @@ import (
 	"time"
 
 	"caponier/shared/icap"
+	"caponier/shared/spool"
 	"caponier/shared/telemetry"
 	"caponier/shared/webrule"
 	"caponier/shared/wire"
 	"caponier/webproxy/internal/inject"
 	"caponier/webproxy/internal/mask"
-	"caponier/webproxy/internal/spool"
 	"caponier/webproxy/internal/upstream"
 )
 
@@ -156,7 +156,7 @@ func (s *Session) checkIdleLocked() {
 // error says that what was to be recorded must not happen.
 func (s *Session) Event(kind string, fields map[string]string) error {
 	err := s.spool.Event(kind, fields)
-	if errors.Is(err, spool.ErrFull) {
+	if err != nil && !errors.Is(err, spool.ErrGone) {
 		s.m.fail(s, "error", "The session was ended because it could not be recorded any more.")
 	}
 	return err
@@ -211,8 +211,8 @@ func (s *Session) end(ctx context.Context) {
 	<-s.idle
 	fctx, cancel := context.WithTimeout(ctx, flushTime)
 	defer cancel()
-	if err := s.spool.Flush(fctx); err != nil {
-		s.m.c.Log.Warn("records of a session are lost", telemetry.KeySession, s.ID, "records", s.spool.Held(), telemetry.KeyErr, err)
+	if err := s.spool.Flush(fctx); err != nil && !errors.Is(err, spool.ErrGone) {
+		s.m.c.Log.Warn("records of a session are lost", telemetry.KeySession, s.ID, "records", s.spool.Stats().Kept, telemetry.KeyErr, err)
 	}
 	s.cancel(ErrEnded)
 	s.work.Wait()

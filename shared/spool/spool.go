@@ -1,14 +1,16 @@
-// Package spool keeps what a session has to tell core (pictures and events)
-// until core has it. Order is kept, nothing is told twice that core has, and
-// what is kept is bounded: what does not fit is refused, and its owner decides
-// what that means.
+// Package spool keeps what a web session's edge node has to tell core (pictures
+// and events) until core has it. Order is kept, nothing is told twice that core
+// has, and what is kept is bounded: what does not fit is refused, and its owner
+// decides what that means.
 //
 // Records get their numbers when they are sent for the first time, so that a
-// carrier that took a session over goes on at what core wants next.
+// node that knows a session from a former process goes on at what core wants
+// next.
 package spool
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +19,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,10 +33,14 @@ import (
 type Config struct {
 	Session string
 	// Post delivers a batch, empty to ask what core wants next. An error means
-	// that core cannot be reached now.
-	Post func(ctx context.Context, session string, batch []byte) (wire.WebRecordsAck, error)
-	// Adopted: records have been sent by a former process; core knows up to where.
+	// that core cannot be reached now. See Post.
+	Post func(ctx context.Context, session string, batch Batch) (wire.WebRecordsAck, error)
+	// Adopted: records may have been sent by a former process; core knows up
+	// to where.
 	Adopted bool
+	// Compress sends batches as gzip (RFC 1952): for events; pictures are
+	// compressed already.
+	Compress bool
 	// Limit bounds what is kept, in bytes; 0: 64 MiB.
 	Limit int64
 	Log   *slog.Logger     // nil: discard
@@ -70,7 +77,7 @@ type Spool struct {
 	next  uint64           // guarded by mu; number of list[0], 0: not known yet
 	bytes int64            // guarded by mu
 	err   error            // guarded by mu; ErrGone, ErrLost or nil
-	idle  chan struct{}    // guarded by mu; closed while everything is delivered
+	idle  chan struct{}    // guarded by mu; closed while nothing is kept
 	lost  uint64           // guarded by mu; records refused
 
 	posted uint64 // guarded by mu; records that core has
@@ -90,22 +97,31 @@ func New(c Config) *Spool {
 	s := &Spool{c: c, kick: make(chan struct{}, 1), more: make(chan struct{}, 1), next: 1, idle: make(chan struct{})}
 	if c.Adopted {
 		s.next = 0
-	} else {
-		close(s.idle)
 	}
+	close(s.idle)
 	return s
 }
 
+// Batch is encoded records on their way.
+type Batch struct {
+	Bytes []byte
+	Gzip  bool
+}
+
 // Post delivers over whatever tunnel there is.
-func Post(tunnels func() tunnel.Session) func(ctx context.Context, session string, batch []byte) (wire.WebRecordsAck, error) {
-	return func(ctx context.Context, session string, batch []byte) (ack wire.WebRecordsAck, err error) {
+func Post(tunnels func() tunnel.Session) func(ctx context.Context, session string, batch Batch) (wire.WebRecordsAck, error) {
+	return func(ctx context.Context, session string, batch Batch) (ack wire.WebRecordsAck, err error) {
 		t := tunnels()
 		if t == nil {
 			return ack, errors.New("no tunnel to core")
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://tunnel"+wire.PathWebRecords+"?session="+url.QueryEscape(session), bytes.NewReader(batch))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://tunnel"+wire.PathWebRecords+"?session="+url.QueryEscape(session), bytes.NewReader(batch.Bytes))
 		if err != nil {
 			return ack, err
+		}
+		req.Header.Set("Content-Type", "application/octet-stream")
+		if batch.Gzip {
+			req.Header.Set("Content-Encoding", "gzip")
 		}
 		resp, err := control.RoundTrip(ctx, t, req)
 		if err != nil {
@@ -125,21 +141,37 @@ func (s *Spool) Frame(at time.Time, b []byte) error {
 	return s.add(wire.WebRecord{At: at.UnixMicro(), Kind: wire.WebFrame, Payload: bytes.Clone(b)})
 }
 
-// maxField bounds the text of one field of an event, in bytes.
+// maxField bounds the text of one field of an event, in bytes. Clipboard texts
+// are bounded by policy, and only cut when no record could hold them.
 const maxField = 8 << 10
 
-// Event keeps an event of now.
+// Event keeps an event of now. Fields without text are left out.
 func (s *Spool) Event(kind string, fields map[string]string) error {
-	for k, v := range fields {
-		if len(v) > maxField && kind != "clipboard" { // clipboards are bounded by policy
-			fields[k] = v[:maxField]
-		}
+	most := maxField
+	if kind == "clipboard" {
+		most = wire.MaxWebRecord
 	}
-	b, err := json.Marshal(wire.WebEventBody{Type: kind, Fields: fields})
+	b, err := encode(kind, fields, most)
+	if err == nil && len(b) > wire.MaxWebRecord {
+		b, err = encode(kind, fields, maxField)
+	}
 	if err != nil {
 		return fmt.Errorf("event: %w", err)
 	}
 	return s.add(wire.WebRecord{At: s.c.Now().UnixMicro(), Kind: wire.WebEvent, Payload: b})
+}
+
+func encode(kind string, fields map[string]string, most int) ([]byte, error) {
+	kept := make(map[string]string, len(fields))
+	for k, v := range fields {
+		if len(v) > most {
+			v = strings.ToValidUTF8(v[:most], "")
+		}
+		if v != "" {
+			kept[k] = v
+		}
+	}
+	return json.Marshal(wire.WebEventBody{Type: kind, Fields: kept})
 }
 
 func (s *Spool) add(r wire.WebRecord) error {
@@ -153,7 +185,7 @@ func (s *Spool) add(r wire.WebRecord) error {
 		s.lost++
 		return ErrFull
 	}
-	if len(s.list) == 0 && s.next != 0 {
+	if len(s.list) == 0 {
 		s.idle = make(chan struct{})
 	}
 	s.list = append(s.list, r)
@@ -250,7 +282,14 @@ func (s *Spool) batch() (b []byte, n int, known bool) {
 func (s *Spool) deliver(ctx context.Context, batch []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, postTime)
 	defer cancel()
-	ack, err := s.c.Post(ctx, s.c.Session, batch)
+	b := Batch{Bytes: batch}
+	if s.c.Compress && len(batch) > 0 {
+		var err error
+		if b, err = compressed(batch); err != nil {
+			return err
+		}
+	}
+	ack, err := s.c.Post(ctx, s.c.Session, b)
 	if err != nil {
 		return err
 	}
@@ -268,6 +307,8 @@ func (s *Spool) deliver(ctx context.Context, batch []byte) error {
 		s.next = ack.Next
 	case ack.Next < s.next || ack.Next > s.next+uint64(len(s.list)):
 		s.err = fmt.Errorf("%w: it wants %d, there are %d from %d on", ErrLost, ack.Next, len(s.list), s.next)
+		s.lost += uint64(len(s.list))
+		s.list, s.bytes = nil, 0
 	default:
 		n := int(ack.Next - s.next)
 		for _, r := range s.list[:n] {
@@ -285,6 +326,19 @@ func (s *Spool) deliver(ctx context.Context, batch []byte) error {
 		}
 	}
 	return s.err
+}
+
+func compressed(plain []byte) (Batch, error) {
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		return Batch{}, fmt.Errorf("compress records: %w", err)
+	}
+	_, err = z.Write(plain)
+	if err = errors.Join(err, z.Close()); err != nil {
+		return Batch{}, fmt.Errorf("compress records: %w", err)
+	}
+	return Batch{Bytes: b.Bytes(), Gzip: true}, nil
 }
 
 // Flush waits until everything kept so far is delivered. Run must be running.
@@ -314,7 +368,8 @@ func (s *Spool) Flush(ctx context.Context) error {
 
 // Stats are a spool's counts.
 type Stats struct {
-	Bytes  int64  // kept now
+	Kept   int    // records kept now
+	Bytes  int64  // of them
 	Posted uint64 // records that core has
 	Lost   uint64 // records refused
 }
@@ -323,5 +378,5 @@ type Stats struct {
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{s.bytes, s.posted, s.lost}
+	return Stats{len(s.list), s.bytes, s.posted, s.lost}
 }

@@ -111,7 +111,7 @@ func (s *Store) handleExports(ctx context.Context, in *IDIn) (*exportsOut, error
 	return out, nil
 }
 
-type exportIDIn struct {
+type ExportIDIn struct {
 	IDIn
 	Export string `path:"export" maxLength:"64"`
 }
@@ -129,12 +129,39 @@ func (s *Store) ownExport(ctx context.Context, recordingID, id string) (*Recordi
 	return r, p, x, nil
 }
 
-func (s *Store) handleExportState(ctx context.Context, in *exportIDIn) (*exportOut, error) {
-	_, _, x, err := s.ownExport(ctx, in.ID, in.Export)
-	return &exportOut{Body: x}, err
+type exportStateIn struct {
+	ExportIDIn
+	Wait float64 `query:"wait" minimum:"0" maximum:"25" doc:"seconds to wait for something new"`
 }
 
-func (s *Store) handleExportDrop(ctx context.Context, in *exportIDIn) (*struct{}, error) {
+func (s *Store) handleExportState(ctx context.Context, in *exportStateIn) (*exportOut, error) {
+	_, _, x, err := s.ownExport(ctx, in.ID, in.Export)
+	if err != nil {
+		return nil, err
+	}
+	over := time.NewTimer(micro(in.Wait))
+	defer over.Stop()
+	t := time.NewTicker(followPause)
+	defer t.Stop()
+	ended := func() bool { return x.State == "done" || x.State == "failed" }
+	for was := x; !ended() && x.State == was.State && x.Progress < was.Progress+0.01; {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-over.C:
+			return &exportOut{Body: x}, nil
+		case <-t.C:
+		}
+		now, ok := s.exportOf(x.user, in.ID, in.Export)
+		if !ok {
+			return nil, api.Missing("video", "It was removed.")
+		}
+		x = now
+	}
+	return &exportOut{Body: x}, nil
+}
+
+func (s *Store) handleExportDrop(ctx context.Context, in *ExportIDIn) (*struct{}, error) {
 	_, _, x, err := s.ownExport(ctx, in.ID, in.Export)
 	if err != nil {
 		return nil, err

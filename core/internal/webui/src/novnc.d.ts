@@ -5,6 +5,19 @@ declare module "@novnc/novnc" {
     wsProtocols?: string[];
   }
 
+  // What noVNC takes instead of a websocket.
+  export interface RawChannel {
+    binaryType: string;
+    protocol: string;
+    readyState: string;
+    onopen: (() => void) | null;
+    onmessage: ((e: { data: ArrayBufferLike | Uint8Array }) => void) | null;
+    onerror: ((e: unknown) => void) | null;
+    onclose: ((e: { code: number; reason: string }) => void) | null;
+    send(data: unknown): void;
+    close(): void;
+  }
+
   export interface RFBEvents {
     connect: CustomEvent<Record<string, never>>;
     disconnect: CustomEvent<{ clean: boolean }>;
@@ -15,7 +28,7 @@ declare module "@novnc/novnc" {
   }
 
   export default class RFB {
-    constructor(target: Element, channel: string | WebSocket, options?: RFBOptions);
+    constructor(target: Element, channel: string | WebSocket | RawChannel, options?: RFBOptions);
     viewOnly: boolean;
     focusOnClick: boolean;
     clipViewport: boolean;

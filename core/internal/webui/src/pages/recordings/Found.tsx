@@ -34,7 +34,7 @@ export function Found({ text }: { text: string }) {
           <ol>
             {(hits ?? []).map((h) => (
               <li key={h.at + h.line}>
-                <Link to={`/recordings/${r.id}`} search={{ t: Math.floor(at(h.at)), q: text } as never}><span className="nums">{clock(at(h.at))}</span><code><Marked line={h.line} text={text} /></code></Link>
+                <Link to={`/recordings/${r.id}`} search={{ t: r.kind === "web" ? at(h.at) : Math.floor(at(h.at)), q: text } as never}><span className="nums">{clock(at(h.at))}</span><code><Marked line={h.line} text={text} /></code></Link>
               </li>
             ))}
           </ol>

@@ -19,6 +19,7 @@ import { Transcript } from "./Transcript";
 import { castUrl, clock, type Recording, states } from "./words";
 
 const Screen = lazy(() => import("./Screen"));
+const WebRecording = lazy(() => import("./web/WebRecording"));
 
 export default function RecordingPage() {
   const { id = "" } = useParams({ strict: false }) as { id?: string };
@@ -43,6 +44,30 @@ const none: [number, string][] = [];
 
 function One({ r }: { r: Recording }) {
   const search = useSearch({ strict: false }) as { t?: number; q?: string };
+  const web = r.kind === "web";
+  const state = states[r.status];
+  return (
+    <Page
+      title={r.account ? `${r.account} on ${r.target_name}` : r.target_name} back={<Back />}
+      hint={<Group gap="sm"><StateBadge state={r.status} {...state} /><span>{r.user_name}, <Time at={r.started_at} />, {clock(r.duration_s)}</span></Group>}
+      actions={
+        <>
+          <Button component={Link} to={`/connections/${r.connection_id}`} variant="default">Connection</Button>
+          {r.status !== "expired" && !web && <Button component="a" href={castUrl(r.id)} download={`${r.target_name}-${r.started_at.slice(0, 19).replaceAll(":", "")}.cast`} variant="default" leftSection={<IconDownload size={17} />}>Download</Button>}
+        </>
+      }
+    >
+      {r.problem && <ErrorBox error={new Error(r.problem)} />}
+      {!web ? <Terminal r={r} />
+        : r.status === "expired" ? <Text c="dimmed">{state.text}</Text>
+        : <Suspense fallback={<Loading />}><WebRecording r={r} startAt={Number(search.t) || 0} startText={search.q ?? ""} /></Suspense>}
+    </Page>
+  );
+}
+
+// Terminal plays what stood on a terminal.
+function Terminal({ r }: { r: Recording }) {
+  const search = useSearch({ strict: false }) as { t?: number; q?: string };
   const handle = useRef<Handle>(null);
   const [speed, setSpeed] = useState("1");
   const [skip, setSkip] = useState(true);
@@ -55,17 +80,6 @@ function One({ r }: { r: Recording }) {
   const jump = (seconds: number) => handle.current?.jump(seconds);
   const state = states[r.status];
   return (
-    <Page
-      title={r.account ? `${r.account} on ${r.target_name}` : r.target_name} back={<Back />}
-      hint={<Group gap="sm"><StateBadge state={r.status} {...state} /><span>{r.user_name}, <Time at={r.started_at} />, {clock(r.duration_s)}</span></Group>}
-      actions={
-        <>
-          <Button component={Link} to={`/connections/${r.connection_id}`} variant="default">Connection</Button>
-          {r.status !== "expired" && <Button component="a" href={castUrl(r.id)} download={`${r.target_name}-${r.started_at.slice(0, 19).replaceAll(":", "")}.cast`} variant="default" leftSection={<IconDownload size={17} />}>Download</Button>}
-        </>
-      }
-    >
-      {r.problem && <ErrorBox error={new Error(r.problem)} />}
       <div className={classes.watch}>
         <div className={classes.stage}>
           <div className={classes.frame}>
@@ -99,6 +113,5 @@ function One({ r }: { r: Recording }) {
           </Tabs>
         </div>
       </div>
-    </Page>
   );
 }

@@ -5,7 +5,7 @@ import { Engine, type State } from "./engine";
 import { readEvents, readKeyframes, sourceOf, type Events } from "./source";
 import type { Stage } from "./Stage";
 
-type Map = Schemas["KeyframesOutBody"];
+type Map = Schemas["ListRecordingKeyframesKeyframesOutBody"];
 
 const start: State = { t: 0, playing: false, loading: true, following: false, duration: 0 };
 const redraw = 100; // ms between pictures of the controls

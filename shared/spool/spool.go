@@ -207,6 +207,7 @@ func poke(c chan struct{}) {
 
 // Run delivers until ctx ends, or for good: ErrGone, ErrLost.
 func (s *Spool) Run(ctx context.Context) error {
+	failing := false
 	for {
 		if ctx.Err() != nil {
 			return nil
@@ -221,10 +222,13 @@ func (s *Spool) Run(ctx context.Context) error {
 		case errors.Is(err, ErrGone), errors.Is(err, ErrLost):
 			return err
 		case err != nil:
-			if ctx.Err() == nil {
-				s.c.Log.Debug("records", telemetry.KeySession, s.c.Session, telemetry.KeyErr, err)
+			if ctx.Err() == nil && !failing {
+				s.c.Log.Info("records wait for core", telemetry.KeyErr, err)
 			}
+			failing = true
 			s.sleep(ctx, again)
+		default:
+			failing = false
 		}
 	}
 }

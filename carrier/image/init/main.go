@@ -96,7 +96,7 @@ func run() error {
 		return err
 	}
 	browser, err := start(env, "firefox-esr", "--profile", filepath.Join(home, "profile"), "--no-remote", "--new-instance",
-		"--kiosk", "http://park.caponier.internal/")
+		"http://park.caponier.internal/")
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,441 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+
+	"caponier/carrier/internal/browser"
+	"caponier/carrier/internal/slot"
+	"caponier/shared/wire"
+)
+
+// A session that is not used ends on time, with a notice before; one that is
+// used goes on, and reaches its maximum.
+func TestIdleAndMaximum(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	s := r.spec("con_idle")
+	s.Policy.IdleS, s.Policy.NoticeS = 3, 2
+	began := time.Now()
+	l := r.open(s)
+	r.until(20*time.Second, "end", func() error {
+		if _, ok := r.core.end(s.ID); !ok {
+			return errors.New("core was not told")
+		}
+		return nil
+	})
+	if d := time.Since(began); d < 2900*time.Millisecond {
+		t.Errorf("it ended after %v", d)
+	}
+	if e, _ := r.core.end(s.ID); e.Reason != "idle" || !strings.Contains(e.Text, "not used for 3 seconds") {
+		t.Errorf("end %+v", e)
+	}
+	if n := r.core.events(s.ID, "notice"); len(n) == 0 || !strings.Contains(n[0]["text"], "ends in 2 seconds") {
+		t.Errorf("notices %v", n)
+	}
+	<-l.done
+
+	s = r.spec("con_max")
+	s.Policy.MaxS, s.Policy.NoticeS = 4, 2
+	l = r.open(s)
+	r.until(10*time.Second, "notice", func() error {
+		if len(r.core.events(s.ID, "notice")) == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+	s.Revision, s.Policy.MaxS = 2, 3600 // core extends it
+	if ack := r.m.put(t.Context(), s); ack.Error != nil || ack.Revision != 2 {
+		t.Fatalf("extend: %+v", ack)
+	}
+	r.until(5*time.Second, "the notice goes", func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.notice != "" {
+			return errors.New(l.notice)
+		}
+		return nil
+	})
+	s.Revision, s.Policy.MaxS = 3, 1
+	r.m.put(t.Context(), s)
+	r.until(10*time.Second, "end", func() error {
+		if e, ok := r.core.end(s.ID); !ok || e.Reason != "max_duration" {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+}
+
+// An older revision changes nothing; a lock drops input and says so.
+func TestRevisions(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	s := r.spec("con_rev")
+	s.Revision = 5
+	l := r.open(s)
+	old := s
+	old.Revision, old.Policy.DownloadMax = 4, 0
+	if ack := r.m.put(t.Context(), old); ack.Revision != 5 || l.policy().DownloadMax == 0 {
+		t.Errorf("an older revision was taken: %+v, %+v", ack, l.policy())
+	}
+	s.Revision, s.Locked, s.LockText, s.Policy.Mode = 6, true, "Please wait.", "bar"
+	if ack := r.m.put(t.Context(), s); ack.Revision != 6 {
+		t.Errorf("ack %+v", ack)
+	}
+	b, err := os.ReadFile(filepath.Join(r.dir, "run", l.slot.Name, "session.json"))
+	if err != nil || !strings.Contains(string(b), `"mode":"bar"`) {
+		t.Errorf("session.json: %s, %v", b, err)
+	}
+}
+
+// Core goes away for a while: the session goes on, its records come in order
+// and once; without core for longer than the lease it ends.
+func TestCoreAway(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	s := r.spec("con_away")
+	l := r.open(s)
+	r.shows(l, colour("/con_away"), 20*time.Second)
+	r.core.set(func() { r.core.down = true })
+	for i := range 20 {
+		l.event("browser", map[string]string{"what": "test", "n": fmt.Sprint(i)})
+	}
+	r.core.set(func() { r.core.down, r.core.lost = false, 1 }) // the first answer gets lost, too
+	r.until(5*time.Second, "records", func() error {
+		n := 0
+		for _, e := range r.core.events(s.ID, "browser") {
+			if e["what"] == "test" {
+				if e["n"] != fmt.Sprint(n) {
+					t.Fatalf("event %d is %v", n, e)
+				}
+				n++
+			}
+		}
+		if n != 20 {
+			return fmt.Errorf("%d of 20", n)
+		}
+		return nil
+	})
+	s.Revision, s.LeaseS = 2, 2
+	r.m.put(t.Context(), s)
+	r.core.set(func() { r.core.down = true })
+	began := time.Now()
+	<-l.ctx.Done()
+	if d := time.Since(began); d > 6*time.Second {
+		t.Errorf("the lease of 2 s lasted %v", d)
+	}
+	<-l.done
+	r.core.set(func() { r.core.down = false })
+	r.until(10*time.Second, "end", func() error {
+		if e, ok := r.core.end(s.ID); !ok || e.Reason != "error" {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+}
+
+// What cannot be delivered is bounded, and ends a session that must be recorded.
+func TestSpoolFull(t *testing.T) {
+	r := newRig(t)
+	r.conf = func(c *Config) { c.Spool = 256 << 10 }
+	r.start()
+	r.warm(1)
+	l := r.open(r.spec("con_full"))
+	r.core.set(func() { r.core.down = true })
+	for i := 0; l.ctx.Err() == nil && i < 10_000; i++ {
+		l.event("browser", map[string]string{"what": strings.Repeat("x", 4<<10)})
+	}
+	<-l.done
+	if st := l.spool.Stats(); st.Bytes > 256<<10 {
+		t.Errorf("%d bytes were kept", st.Bytes)
+	}
+	r.core.set(func() { r.core.down = false })
+	r.until(10*time.Second, "end", func() error {
+		if e, ok := r.core.end("con_full"); !ok || e.Text != textFull {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+}
+
+// The process is replaced: sessions go on in the next one with their pictures
+// and records, what belongs to nobody is removed, and containers of others stay.
+func TestTakeover(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	s := r.spec("con_stay")
+	l := r.open(s)
+	r.shows(l, colour("/con_stay"), 20*time.Second)
+	lost := r.open(r.spec("con_lost"))
+	r.stop()
+	if err := r.engine.Remove(t.Context(), lost.slot.ID); err != nil {
+		t.Fatal(err)
+	}
+	// What a killed process may leave: a parked container, half a file, a slot.
+	dir := filepath.Join(r.dir, "run", "aaaabbbbccccdddd")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	orphan, err := r.engine.Start(t.Context(), browser.Spec{Slot: "aaaabbbbccccdddd", Dir: dir, Screen: slot.Screen})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{".new-1": "{", "con_bad.json": "{}", "con_cut.json": `{"spec":`} {
+		if err := os.WriteFile(filepath.Join(r.dir, "state", name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	foreign := r.foreign()
+	before := len(r.core.frames(s.ID))
+
+	began := time.Now()
+	r.start()
+	r.until(10*time.Second, "session", func() error {
+		if r.m.find(s.ID) == nil {
+			return errors.New("not there")
+		}
+		return nil
+	})
+	l = r.m.find(s.ID)
+	r.shows(l, colour("/con_stay"), 10*time.Second)
+	t.Logf("picture back after %v", time.Since(began))
+	if d := time.Since(began); d > 3*time.Second {
+		t.Errorf("the picture came back after %v", d)
+	}
+	r.until(5*time.Second, "more frames", func() error {
+		if n := len(r.core.frames(s.ID)); n <= before {
+			return fmt.Errorf("%d frames, %d before", n, before)
+		}
+		return nil
+	})
+	if e, ok := r.core.end("con_lost"); !ok || e.Reason != "error" {
+		t.Errorf("the lost session: %+v", e)
+	}
+	if ack := r.m.put(t.Context(), s); ack.Error != nil || ack.Revision != 1 {
+		t.Errorf("ack %+v", ack)
+	}
+	for _, c := range r.containers() {
+		if c.ID == orphan {
+			t.Errorf("the orphan is still there")
+		}
+	}
+	entries, _ := os.ReadDir(filepath.Join(r.dir, "state"))
+	for _, e := range entries {
+		if e.Name() != "con_stay.json" {
+			t.Errorf("%s is left", e.Name())
+		}
+	}
+	if _, ok, err := r.engine.Inspect(t.Context(), foreign); err != nil || !ok {
+		t.Errorf("the foreign container: %v, %v", ok, err)
+	}
+	if err := r.m.delete(t.Context(), s.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// foreign makes a container of somebody else.
+func (r *rig) foreign() string {
+	r.t.Helper()
+	api, err := client.New(client.WithHost(docker.host))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	made, err := api.ContainerCreate(r.t.Context(), client.ContainerCreateOptions{
+		Config: &container.Config{Image: docker.image, Labels: map[string]string{browser.LabelCarrier: r.node + "x"}}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() {
+		_, err := api.ContainerRemove(context.Background(), made.ID, client.ContainerRemoveOptions{Force: true})
+		if err = errors.Join(err, api.Close()); err != nil {
+			r.t.Error(err)
+		}
+	})
+	return made.ID
+}
+
+// A browser that is closed ends the session as the user's doing; one that is
+// killed ends it as an error, and others do not notice.
+func TestBrowserEnds(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	a, b := r.open(r.spec("con_a")), r.open(r.spec("con_b"))
+	r.shows(b, colour("/con_b"), 40*time.Second)
+	r.inside(b, "kill -9 $(pidof Xvnc)")
+	r.until(10*time.Second, "end", func() error {
+		if e, ok := r.core.end("con_b"); !ok || e.Reason != "error" {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+	r.inside(a, "kill $(pidof firefox-esr)")
+	r.until(10*time.Second, "end", func() error {
+		if e, ok := r.core.end("con_a"); !ok || e.Reason != "user" {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+}
+
+// The machine's memory decides, and says so in words.
+func TestAdmission(t *testing.T) {
+	r := newRig(t)
+	r.conf = func(c *Config) { c.Room.Free = 1 << 50 }
+	r.start()
+	r.until(5*time.Second, "problem", func() error {
+		if c := r.m.Capacity(); c.Room != 0 || !strings.Contains(c.Problem, "memory is short") {
+			return fmt.Errorf("%+v", c)
+		}
+		return nil
+	})
+	ack := r.m.put(t.Context(), r.spec("con_no"))
+	if ack.Error == nil || ack.Error.Code != wire.CodeLimit || !strings.Contains(ack.Error.Public, "memory is short") {
+		t.Errorf("ack %+v", ack.Error)
+	}
+	r.stop()
+	r.conf = func(c *Config) { c.Max, c.Warm = 1, 0 }
+	r.start()
+	r.until(5*time.Second, "authority", func() error {
+		if c := r.m.Capacity(); c.Problem != "" {
+			return errors.New(c.Problem)
+		}
+		return nil
+	})
+	r.open(r.spec("con_one")) // cold
+	ack = r.m.put(t.Context(), r.spec("con_two"))
+	if ack.Error == nil || ack.Error.Code != wire.CodeLimit || !strings.Contains(ack.Error.Public, "all the sessions it takes (1)") {
+		t.Errorf("ack %+v", ack.Error)
+	}
+}
+
+func TestImageMissing(t *testing.T) {
+	r := newRig(t)
+	e, err := browser.New(browser.Config{Host: docker.host, Image: "caponier-no-such-image", Node: r.node, Limits: r.limit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	r.conf = func(c *Config) { c.Engine = e }
+	r.start()
+	const want = "image caponier-no-such-image is missing: run make images"
+	r.until(5*time.Second, "problem", func() error {
+		if c := r.m.Capacity(); c.Problem != want || c.Room != 0 {
+			return fmt.Errorf("%+v", c)
+		}
+		return nil
+	})
+	if ack := r.m.put(t.Context(), r.spec("con_no")); ack.Error == nil || ack.Error.Code != wire.CodeLimit || !strings.Contains(ack.Error.Public, want) {
+		t.Errorf("ack %+v", ack.Error)
+	}
+}
+
+// Another root: the pool is made anew, a browser never meets two.
+func TestAnotherRoot(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	old := r.m.pool.parked[0].Name
+	other := newRoot(t)
+	r.core.set(func() { r.core.root = other })
+	if !r.m.pool.ask() {
+		t.Fatal("core was not asked")
+	}
+	r.m.pool.refill()
+	r.warm(1)
+	s := r.m.pool.parked[0]
+	if s.Name == old {
+		t.Error("the old browser is still parked")
+	}
+	if _, err := os.Stat(filepath.Join(r.dir, "run", old)); !os.IsNotExist(err) {
+		t.Errorf("the old slot: %v", err)
+	}
+}
+
+// A webproxy that is not the one core named gets nothing.
+func TestOtherWebProxy(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	s := r.spec("con_other")
+	s.Proxy.NodeID = "nod_somebody"
+	l := r.open(s)
+	r.until(20*time.Second, "failed connections", func() error {
+		if l.slot.Door.Failed.Load() == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+	if lines, _ := r.web.seen(); len(lines) != 0 {
+		t.Errorf("it was told %q", lines)
+	}
+}
+
+// Sessions come and go, and nothing of them stays.
+func TestNothingIsLeft(t *testing.T) {
+	cycles := 20
+	if testing.Short() {
+		cycles = 3
+	}
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	count := func() (goroutines, handles int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return runtime.NumGoroutine(), len(fds)
+	}
+	cycle := func(i int) {
+		s := r.spec(fmt.Sprintf("con_%d", i))
+		r.open(s)
+		r.until(20*time.Second, "picture", func() error {
+			if len(r.core.frames(s.ID)) == 0 {
+				return errors.New("none")
+			}
+			return nil
+		})
+		if err := r.m.delete(t.Context(), s.ID); err != nil {
+			t.Fatal(err)
+		}
+		r.warm(1)
+	}
+	cycle(0)
+	g0, f0 := count()
+	for i := 1; i <= cycles; i++ {
+		cycle(i)
+	}
+	r.until(10*time.Second, "nothing left", func() error {
+		if g, f := count(); g > g0+3 || f > f0+3 {
+			return fmt.Errorf("%d goroutines and %d handles, %d and %d before", g, f, g0, f0)
+		}
+		return nil
+	})
+	if n := len(r.containers()); n != 1 {
+		t.Errorf("%d containers", n)
+	}
+	for dir, want := range map[string]int{"run": 1, "state": 0} {
+		if e, err := os.ReadDir(filepath.Join(r.dir, dir)); err != nil || len(e) != want {
+			t.Errorf("%s: %v, %v", dir, e, err)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), filepath.Join(r.dir, "run")) {
+		t.Errorf("mounts of sockets are left: %v", err)
+	}
+}

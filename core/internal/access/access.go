@@ -79,15 +79,20 @@ type Target struct {
 	Kind     string
 	Disabled bool
 	Tags     []string // "key=value" or plain
+	// Group is the access group it is in.
+	Group string
 }
 
 // Grant gives a role access to a target's accounts. It names the target by ID
 // or by a tag, never by both.
 type Grant struct {
-	ID       string
-	Role     string
-	Target   string
-	Tag      string
+	ID     string
+	Role   string
+	Target string
+	Tag    string
+	// Group is the access group of the role: a tag means the targets of this
+	// group that have it, so that nobody opens those of others by their tags.
+	Group    string
 	Accounts []string // names; "*" means every account; empty serves only targets without accounts
 	Features Features
 	Window   Window

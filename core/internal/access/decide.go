@@ -117,12 +117,13 @@ func collect(r *Request, pairs []pair) []pair {
 	return pairs
 }
 
-// covers reports whether the grant names the target, by ID or by tag.
+// covers reports whether the grant names the target, by ID or by a tag within
+// the access group of its role.
 func (g *Grant) covers(t *Target) bool {
 	if (g.Target == "") == (g.Tag == "") {
 		return false
 	}
-	return g.Target == t.ID || g.Tag != "" && slices.Contains(t.Tags, g.Tag)
+	return g.Target == t.ID || g.Tag != "" && g.Group == t.Group && slices.Contains(t.Tags, g.Tag)
 }
 
 func (g *Grant) opens(account string) bool {

@@ -8,6 +8,8 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+
+	"caponier/core/internal/access"
 )
 
 // Permission is an administrative right, carried by roles: "users:manage".
@@ -29,7 +31,13 @@ const (
 	SettingsView      Permission = "settings:view"
 	SettingsManage    Permission = "settings:manage"
 	SecretsManage     Permission = "secrets:manage"
+	GroupsView        Permission = "groups:view"
+	GroupsManage      Permission = "groups:manage"
 )
+
+// Groupable reports whether a permission can be limited to access groups.
+// Settings belong to the installation and cannot.
+func (p Permission) Groupable() bool { return p != SettingsView && p != SettingsManage }
 
 // Principal is the authenticated caller of the API or of a front door.
 type Principal struct {
@@ -38,23 +46,63 @@ type Principal struct {
 	// Session is the ID of the console session, API token or SSH login it acts by.
 	Session string
 	// Methods are how it authenticated: password, totp, token, publickey, certificate.
-	Methods     []string
-	MFA         bool
+	Methods []string
+	MFA     bool
+	// Permissions are those that hold everywhere.
 	Permissions map[Permission]bool
-	Source      netip.Addr
+	// Scoped are the access groups that further permissions hold in.
+	Scoped map[Permission][]string
+	Source netip.Addr
 	// Via is the front door: api, console, bastion, socks.
 	Via string
 }
 
-// Can reports whether the principal holds p.
+// Can reports whether the principal holds p everywhere. What is divided among
+// access groups asks for the Scope instead; whatever does not, is closed to
+// administrators of groups.
 func (p *Principal) Can(want Permission) bool {
 	return p != nil && (p.Permissions[want] || managed[want] != "" && p.Permissions[managed[want]])
 }
 
+// Scope is where the principal holds a permission.
+func (p *Principal) Scope(want Permission) access.Scope {
+	if p == nil {
+		return access.Scope{}
+	}
+	if p.Can(want) {
+		return access.Everywhere()
+	}
+	s := access.Within(p.Scoped[want]...)
+	if m := managed[want]; m != "" {
+		s = s.And(access.Within(p.Scoped[m]...))
+	}
+	return s
+}
+
+// Anywhere is where the principal holds any permission at all.
+func (p *Principal) Anywhere() access.Scope {
+	if p == nil {
+		return access.Scope{}
+	}
+	for _, yes := range p.Permissions {
+		if yes {
+			return access.Everywhere()
+		}
+	}
+	var s access.Scope
+	for _, groups := range p.Scoped {
+		s = s.And(access.Within(groups...))
+	}
+	return s
+}
+
+// Sees is the scope in which the caller of the request holds a permission.
+func Sees(ctx context.Context, p Permission) access.Scope { return PrincipalFrom(ctx).Scope(p) }
+
 // managed maps a viewing permission to the managing one that includes it.
 var managed = map[Permission]Permission{
 	UsersView: UsersManage, TargetsView: TargetsManage, EdgesView: EdgesManage,
-	ConnectionsView: ConnectionsManage, SettingsView: SettingsManage,
+	ConnectionsView: ConnectionsManage, SettingsView: SettingsManage, GroupsView: GroupsManage,
 }
 
 // Authenticator turns a request's bearer token or session cookie into a
@@ -106,6 +154,7 @@ func PrincipalFrom(ctx context.Context) *Principal {
 type Who struct {
 	public, self bool
 	needs        Permission
+	somewhere    bool
 }
 
 // Public operations need no login.
@@ -114,5 +163,9 @@ func Public() Who { return Who{public: true} }
 // Self operations need a login; the handler limits them to the caller's own things.
 func Self() Who { return Who{self: true} }
 
-// Needs operations require a permission.
+// Needs operations require a permission that holds everywhere.
 func Needs(p Permission) Who { return Who{needs: p} }
+
+// NeedsSomewhere operations require a permission in some access group at
+// least. Their handlers see and change only what is in its Scope.
+func NeedsSomewhere(p Permission) Who { return Who{needs: p, somewhere: true} }

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +26,12 @@ type Event struct {
 	UserID string `json:"-"`
 	// own: only that user sees it.
 	own bool
+	// Group is the access group it is about: those see it who hold the topic's
+	// permission there. Not sent; empty = only those who hold it everywhere.
+	Group string `json:"-"`
+	// inGroup: only those see it who hold the permission in the group and not
+	// everywhere.
+	inGroup bool
 }
 
 // topicNeeds says who may see a topic. What is not listed only its own user sees.
@@ -43,6 +51,8 @@ func topicNeeds(topic string) (Permission, bool) {
 		return RecordingsView, true
 	case "secret":
 		return SecretsManage, true
+	case "group":
+		return GroupsView, true
 	case "setting", "sso_provider", "certificate_anchor":
 		return SettingsView, true
 	case "audit":
@@ -56,8 +66,34 @@ func topicNeeds(topic string) (Permission, bool) {
 // an ID.
 const OwnSuffix = ".own"
 
+// GroupSuffix ends the topic of a note whose ID is that of the access group a
+// changed thing is in: administrators of the group get an event of the topic
+// before it, without an ID. See Notify.
+const GroupSuffix = ".in"
+
+// Notify announces, when tx commits, a change of a thing that is in the groups
+// given (two when it moves). Rooms whose things are divided among access
+// groups use it instead of tx.Notify.
+func Notify(ctx context.Context, tx *db.Tx, topic, id string, groups ...string) error {
+	if err := tx.Notify(ctx, topic, id); err != nil {
+		return err
+	}
+	for i, g := range groups {
+		if g == "" || slices.Contains(groups[:i], g) {
+			continue
+		}
+		if err := tx.Notify(ctx, topic+GroupSuffix, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // noted makes the event of a note.
 func noted(n db.Note) Event {
+	if topic, in := strings.CutSuffix(n.Topic, GroupSuffix); in {
+		return Event{Topic: topic, Group: n.ID, inGroup: true}
+	}
 	if topic, own := strings.CutSuffix(n.Topic, OwnSuffix); own {
 		return Event{Topic: topic, UserID: n.ID, own: true}
 	}
@@ -78,7 +114,13 @@ func visible(p *Principal, e Event) bool {
 		return false // somebody's own; those who may see the topic get it with its ID
 	}
 	need, ok := topicNeeds(e.Topic)
-	return ok && p.Can(need)
+	switch {
+	case !ok:
+		return false
+	case p.Can(need):
+		return !e.inGroup // they get the note with its ID
+	}
+	return e.Group != "" && p.Scope(need).Has(e.Group)
 }
 
 // Bounds of the event streams.

@@ -165,6 +165,8 @@ func (f *Frame) authenticate(r *http.Request, who Who) (*Principal, *Problem) {
 		return p, nil
 	case who.needs != "" && p.Can(who.needs):
 		return p, nil
+	case who.needs != "" && who.somewhere && !p.Scope(who.needs).Nowhere():
+		return p, nil
 	}
 	return nil, Denied("permission_missing", "This needs the permission "+string(who.needs)+".")
 }

@@ -159,6 +159,8 @@ func (f *Frame) describe(op Op) huma.Operation {
 		d.Security = []map[string][]string{}
 	case op.Who.self:
 		d.Description = "Needs a login."
+	case op.Who.somewhere:
+		d.Description = "Needs the permission " + string(op.Who.needs) + ", if only in some access groups: what is in others does not exist then."
 	default:
 		d.Description = "Needs the permission " + string(op.Who.needs) + "."
 	}

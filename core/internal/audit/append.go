@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/db"
 )
 
@@ -31,6 +32,9 @@ func (l *Log) Append(ctx context.Context, tx *db.Tx, e Event) error {
 		return fmt.Errorf("append audit event: type %q has no number", e.Type)
 	}
 	r := row{ID: "aud_" + strings.ToLower(rand.Text()[:20]), Event: bounded(e)}
+	if err := r.place(ctx, tx); err != nil {
+		return fmt.Errorf("append audit event: %w", err)
+	}
 	r.Time = l.now().UTC().Truncate(1000)
 	rand.Read(r.actorSalt[:])
 	rand.Read(r.detailSalt[:])
@@ -59,6 +63,52 @@ func (l *Log) Append(ctx context.Context, tx *db.Tx, e Event) error {
 	return nil
 }
 
+// fieldGroup keeps the access group of an event among its fields, so that the
+// column that filters read cannot be changed unnoticed.
+const fieldGroup = "group"
+
+// place fills in the group of an event about a connection or target whose room
+// did not say it, and notes it.
+func (r *row) place(ctx context.Context, q db.Querier) error {
+	lookup := func(query string, args ...any) error {
+		err := db.Classify(q.QueryRowContext(ctx, query, args...).Scan(&r.Group))
+		if err != nil && !errors.Is(err, db.ErrNotFound) {
+			return fmt.Errorf("read access group: %w", err)
+		}
+		return nil
+	}
+	if r.Group == "" && r.Connection != "" {
+		if err := lookup(connectionGroupSQL, r.Connection); err != nil {
+			return err
+		}
+	}
+	if r.Group == "" && r.Object.Kind == "target" {
+		if err := lookup(targetGroupSQL, r.Object.ID, r.Object.Name); err != nil {
+			return err
+		}
+	}
+	if r.Group == "" || r.Group == access.DefaultGroup {
+		return nil
+	}
+	fields := maps.Clone(r.Fields)
+	if fields == nil {
+		fields = map[string]string{}
+	}
+	fields[fieldGroup] = r.Group
+	r.Fields = fields
+	return nil
+}
+
+// placed reports whether the group that filters read is the one that was
+// noted when the event was written.
+func (r *row) placed() bool {
+	if r.detailErased {
+		return true
+	}
+	noted := r.Fields[fieldGroup]
+	return r.Group == noted || noted == "" && r.Group == access.DefaultGroup
+}
+
 // tail returns the last event's place in the chain; 0 and the zero hash before
 // the first.
 func tail(ctx context.Context, q db.Querier) (seq int64, hash digest, err error) {
@@ -81,7 +131,7 @@ func tail(ctx context.Context, q db.Querier) (seq int64, hash digest, err error)
 func bounded(e Event) Event {
 	for _, s := range []*string{
 		&e.Actor.Kind, &e.Actor.ID, &e.Actor.Name, &e.Actor.Source, &e.Actor.Via,
-		&e.Object.Kind, &e.Object.ID, &e.Object.Name, &e.Connection, (*string)(&e.Outcome),
+		&e.Object.Kind, &e.Object.ID, &e.Object.Name, &e.Connection, &e.Group, (*string)(&e.Outcome),
 	} {
 		*s = cut(*s)
 	}

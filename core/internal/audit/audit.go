@@ -54,6 +54,11 @@ type Event struct {
 	Fields  map[string]string `json:"fields,omitempty"`
 	// Connection is the connection it belongs to, if any.
 	Connection string `json:"connection,omitempty"`
+	// Group is the access group whose auditors see the event; empty = that of
+	// the connection or target, or none: then only auditors of everything do. A group
+	// other than the default one is kept among Fields too, where the chain
+	// covers it.
+	Group string `json:"group,omitempty"`
 	// Time is set by Append.
 	Time time.Time `json:"time"`
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/db"
 )
 
@@ -41,6 +42,17 @@ type Filter struct {
 	Until      time.Time // exclusive
 	// About selects events where the user acted or was acted on.
 	About string
+	// within is set by Within; empty = events of all groups and of none.
+	within string
+}
+
+// Within limits a filter to the events of a scope of access groups.
+func (f Filter) Within(s access.Scope) Filter {
+	f.within = s.Text()
+	if f.within == "" {
+		f.within = "," // nowhere
+	}
+	return f
 }
 
 // where renders the conditions; args start at $1.
@@ -75,6 +87,9 @@ func (f Filter) where() (string, []any) {
 	}
 	if f.About != "" {
 		add("(actor_id = ? or object_id = ?)", f.About)
+	}
+	if f.within != "" && f.within != "*" {
+		add("group_id <> '' and ? like '%,' || group_id || ',%'", f.within)
 	}
 	if !f.Since.IsZero() {
 		add("at >= ?", f.Since.UnixMicro())

@@ -15,12 +15,16 @@ const (
 
 	insertSQL = `insert into audit_events (seq, id, at, type_number, type, outcome,
   actor_kind, actor_id, actor_via, actor_name, actor_source, actor_salt, actor_commit,
-  object_kind, object_id, object_name, fields, detail_salt, detail_commit, connection_id, prev_hash, hash)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)`
+  object_kind, object_id, object_name, fields, detail_salt, detail_commit, connection_id, prev_hash, hash, group_id)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`
+
+	// A refused connection names its target only as the user did.
+	targetGroupSQL     = `select group_id from targets where id = $1 or ($1 = '' and name = $2)`
+	connectionGroupSQL = `select group_id from connections where id = $1`
 
 	columns = `seq, id, at, type, outcome,
   actor_kind, actor_id, actor_via, actor_name, actor_source, actor_salt, actor_commit,
-  object_kind, object_id, object_name, fields, detail_salt, detail_commit, connection_id, prev_hash, hash`
+  object_kind, object_id, object_name, fields, detail_salt, detail_commit, connection_id, prev_hash, hash, group_id`
 
 	afterSQL = `select ` + columns + ` from audit_events where seq > $1 order by seq limit $2`
 
@@ -53,7 +57,7 @@ func insert(ctx context.Context, tx *db.Tx, r *row) error {
 	}
 	_, err = tx.ExecContext(ctx, insertSQL, r.Seq, r.ID, r.Time.UnixMicro(), int64(r.Type.Number()), string(r.Type), string(r.Outcome),
 		r.Actor.Kind, r.Actor.ID, r.Actor.Via, r.Actor.Name, r.Actor.Source, r.actorSalt[:], r.actorCommit[:],
-		r.Object.Kind, r.Object.ID, r.Object.Name, fields, r.detailSalt[:], r.detailCommit[:], r.Connection, r.prev[:], r.hash[:])
+		r.Object.Kind, r.Object.ID, r.Object.Name, fields, r.detailSalt[:], r.detailCommit[:], r.Connection, r.prev[:], r.hash[:], r.Group)
 	if err != nil {
 		return fmt.Errorf("insert: %w", db.Classify(err))
 	}
@@ -72,7 +76,7 @@ func scan(rows *sql.Rows) (row, error) {
 	)
 	err := rows.Scan(&r.Seq, &r.ID, &at, &r.Type, &r.Outcome,
 		&r.Actor.Kind, &r.Actor.ID, &r.Actor.Via, &r.Actor.Name, &r.Actor.Source, &actorSalt, &actorCommit,
-		&r.Object.Kind, &r.Object.ID, &r.Object.Name, &fields, &detailSalt, &detailCommit, &r.Connection, &prev, &theHash)
+		&r.Object.Kind, &r.Object.ID, &r.Object.Name, &fields, &detailSalt, &detailCommit, &r.Connection, &prev, &theHash, &r.Group)
 	if err != nil {
 		return row{}, fmt.Errorf("read event: %w", err)
 	}

@@ -138,6 +138,7 @@ func (l *Log) export(f *api.Frame, w http.ResponseWriter, r *http.Request) {
 		f.Fail(w, r, problem)
 		return
 	}
+	q.filter = q.filter.Within(api.Sees(ctx, api.AuditView))
 	err := l.Write(ctx, Event{
 		Type: AuditExported, Outcome: OK, Actor: By(api.PrincipalFrom(ctx)), Object: Object{Kind: "audit"},
 		Fields: map[string]string{"after": strconv.FormatInt(q.after, 10), "filter": q.text},

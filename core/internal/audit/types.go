@@ -208,6 +208,12 @@ const (
 	WebAuthorityMade   Type = "web.authority_created"
 	WebIssuerIssued    Type = "web.issuer_issued"
 	WebProposalsGone   Type = "web.proposals_cleared"
+
+	GroupCreated       Type = "group.created"
+	GroupChanged       Type = "group.changed"
+	GroupDeleted       Type = "group.deleted"
+	GroupAnchorAdded   Type = "group.anchor_added"
+	GroupAnchorRemoved Type = "group.anchor_removed"
 )
 
 // numbers are the stable numbers of the types; a number is never used again.
@@ -276,6 +282,8 @@ var numbers = map[Type]uint32{
 	WebSessionOpened: 2200, WebSessionClosed: 2201, WebSessionExtended: 2202, WebCredentialUsed: 2203, WebRequestBlocked: 2204,
 	WebDialRefused: 2205, WebFileUploaded: 2206, WebFileDownloaded: 2207, WebFileDeleted: 2208, WebAuthorityMade: 2209,
 	WebIssuerIssued: 2210, WebProposalsGone: 2211,
+
+	GroupCreated: 2300, GroupChanged: 2301, GroupDeleted: 2302, GroupAnchorAdded: 2303, GroupAnchorRemoved: 2304,
 }
 
 // Number returns t's stable number, 0 for an unknown type.

@@ -229,6 +229,8 @@ func (v *verifier) event(r *row, last int64, prev digest) {
 	}
 	if actor != r.actorCommit || detail != r.detailCommit || sha256.Sum256(r.canonical()) != r.hash {
 		v.found(r.Seq, Edited, "event %d was changed after it was written", r.Seq)
+	} else if !r.placed() {
+		v.found(r.Seq, Edited, "event %d was moved to another access group after it was written", r.Seq)
 	}
 }
 

@@ -228,7 +228,7 @@ func freePort(t testing.TB) int {
 func (b *bench) add(name string, d *sshd, tweak ...func(*right)) *right {
 	r := right{
 		user: "demo",
-		target: &target.Target{ID: "tgt_" + name, Name: name, Kind: target.SSH, Site: "vpc-a", Host: "10.10.0." + strconv.Itoa(len(b.rules.rights)+5), Port: 22,
+		target: &target.Target{ID: "tgt_" + name, Name: name, Group: access.DefaultGroup, Kind: target.SSH, Site: "vpc-a", Host: "10.10.0." + strconv.Itoa(len(b.rules.rights)+5), Port: 22,
 			HostKeyPolicy: target.HostKeyTOFU},
 		account:  &target.Account{ID: "acc_" + name, TargetID: "tgt_" + name, Name: b.me, Auth: target.AuthCertificate},
 		features: everything, record: true,

@@ -169,7 +169,7 @@ func TestListingPages(t *testing.T) {
 	for i := range 3 * pageRows / 2 {
 		for _, a := range []string{"app", "root", "web"}[:1+i%3] {
 			x := right{user: "demo", features: access.Shell,
-				target:  &target.Target{ID: fmt.Sprint("tgt_", i), Name: fmt.Sprintf("t-%04d", i), Kind: target.SSH, Host: "h", Port: 22},
+				target:  &target.Target{ID: fmt.Sprint("tgt_", i), Group: access.DefaultGroup, Name: fmt.Sprintf("t-%04d", i), Kind: target.SSH, Host: "h", Port: 22},
 				account: &target.Account{Name: a}}
 			b.rules.change(func() { b.rules.rights = append(b.rules.rights, x) })
 			want++

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db/dbtest"
@@ -292,7 +293,7 @@ func (f fills) Create(ctx context.Context, m recording.Meta) (string, Recorder, 
 func TestUserCertificates(t *testing.T) {
 	r := newRooms(t)
 	b := newBench(t, func(c *Config) { c.Users, c.CA = r.users, r.ca })
-	targets, err := r.ca.PublicKey(t.Context())
+	targets, err := r.ca.PublicKey(t.Context(), access.DefaultGroup)
 	must(t, err)
 	file := filepath.Join(b.dir, "targets_ca.pub")
 	must(t, os.WriteFile(file, []byte(targets), 0o600))

@@ -349,6 +349,7 @@ func (a *targetAuth) signers(get func() (ssh.Signer, error)) func() ([]ssh.Signe
 
 func (a *targetAuth) certificate() (ssh.Signer, error) {
 	sg, cert, err := a.s.cfg.CA.TargetSigner(a.ctx, sshca.UserRequest{
+		Group: a.use.verdict.Target.Group,
 		KeyID: a.user + "@" + a.use.id, Principals: []string{a.use.verdict.Account.Name}, TTL: certificateTTL})
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)

@@ -244,7 +244,7 @@ func (m *Manager) Open(ctx context.Context, s Spec) (*Live, error) {
 				return err
 			}
 		}
-		if err := errors.Join(tx.Notify(ctx, TopicConnection, l.ID), tx.Notify(ctx, TopicOwn, s.Principal.UserID)); err != nil {
+		if err := errors.Join(api.Notify(ctx, tx, TopicConnection, l.ID, l.group), tx.Notify(ctx, TopicOwn, s.Principal.UserID)); err != nil {
 			return err
 		}
 		return m.cfg.Audit.Append(ctx, tx, l.event(audit.ConnectionRequested, audit.OK, nil))

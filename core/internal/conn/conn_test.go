@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"caponier/core/internal/access"
+	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/core/internal/db/dbtest"
@@ -291,6 +292,7 @@ func TestTerminateAcrossCores(t *testing.T) {
 		a := newRig(t, d)
 		b := newRig(t, d, func(c *Config, _ *rig) { c.CoreID = "cor_other" })
 		admin := spec("admin", "", "").Principal
+		admin.Permissions = map[api.Permission]bool{api.ConnectionsManage: true}
 		l := a.open(spec("demo", "db-1", "rol_1"))
 		start := time.Now()
 		if err := b.Terminate(t.Context(), l.ID, admin, "Maintenance begins."); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 )
@@ -112,7 +113,7 @@ func (m *Manager) flush(ctx context.Context, counters bool) error {
 					return err
 				}
 				if r.news {
-					if err := errors.Join(tx.Notify(tctx, TopicConnection, r.id), tx.Notify(tctx, TopicOwn, batch[i].spec.Principal.UserID)); err != nil {
+					if err := errors.Join(api.Notify(tctx, tx, TopicConnection, r.id, batch[i].group), tx.Notify(tctx, TopicOwn, batch[i].spec.Principal.UserID)); err != nil {
 						return err
 					}
 				}
@@ -236,7 +237,7 @@ func (m *Manager) recoverCrashed(ctx context.Context) error {
 // CloseLeft closes the rows a dead core left live, except those this manager
 // carries itself, and returns how many there were.
 func (m *Manager) CloseLeft(ctx context.Context, coreID string) (int, error) {
-	type left struct{ id, userID, userName, targetID, targetName string }
+	type left struct{ id, userID, userName, targetID, targetName, group string }
 	var found []left
 	rows, err := m.cfg.DB.QueryContext(ctx, leftLiveSQL, coreID)
 	if err != nil {
@@ -246,7 +247,7 @@ func (m *Manager) CloseLeft(ctx context.Context, coreID string) (int, error) {
 	for rows.Next() {
 		var x left
 		var connectedAt int64
-		if err := rows.Scan(&x.id, &x.userID, &x.userName, &x.targetID, &x.targetName, &connectedAt); err != nil {
+		if err := rows.Scan(&x.id, &x.userID, &x.userName, &x.targetID, &x.targetName, &connectedAt, &x.group); err != nil {
 			return 0, fmt.Errorf("read connections of core %s: %w", coreID, err)
 		}
 		if m.find(x.id) == nil {
@@ -269,7 +270,7 @@ func (m *Manager) CloseLeft(ctx context.Context, coreID string) (int, error) {
 				return err
 			}
 			closed = true
-			if err := tx.Notify(ctx, TopicConnection, x.id); err != nil {
+			if err := api.Notify(ctx, tx, TopicConnection, x.id, x.group); err != nil {
 				return err
 			}
 			return m.cfg.Audit.Append(ctx, tx, audit.Event{

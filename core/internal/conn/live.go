@@ -57,6 +57,7 @@ type Live struct {
 
 	m       *Manager
 	spec    Spec
+	group   string // access group; set before anybody else has it
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	started time.Time

@@ -70,20 +70,20 @@ const (
 	OrderWatch
 )
 
-// MayOversee decides whether p may give an order about a connection of owner.
-// Locking and unlocking need connections:manage, and nobody unlocks what locks
+// MayOversee decides whether p may give an order about a connection of owner
+// in an access group. Locking and unlocking need connections:manage, and nobody unlocks what locks
 // himself; watching needs connections:watch. The text is for people.
-func MayOversee(p *api.Principal, owner string, o Order) (ok bool, text string) {
+func MayOversee(p *api.Principal, owner, group string, o Order) (ok bool, text string) {
 	switch {
 	case p == nil || owner == "":
 		return false, "This is not permitted."
-	case o == OrderWatch && p.Can(api.ConnectionsWatch):
+	case o == OrderWatch && p.Scope(api.ConnectionsWatch).Has(group):
 		return true, ""
 	case o == OrderWatch:
 		return false, "Watching needs the permission " + string(api.ConnectionsWatch) + "."
 	case o != OrderLock && o != OrderUnlock:
 		return false, "This is not permitted."
-	case !p.Can(api.ConnectionsManage):
+	case !p.Scope(api.ConnectionsManage).Has(group):
 		return false, "Locking needs the permission " + string(api.ConnectionsManage) + "."
 	case p.UserID == owner:
 		return false, "You cannot lock or unlock a connection of your own. Ask somebody else."
@@ -211,7 +211,11 @@ func (m *Manager) overseen(ctx context.Context, tx *db.Tx, id string, t audit.Ty
 	if err := tx.Notify(ctx, topicOversight, id); err != nil {
 		return err
 	}
-	if err := tx.Notify(ctx, TopicConnection, id); err != nil {
+	var group string
+	if err := tx.QueryRowContext(ctx, groupSQL, id).Scan(&group); err != nil {
+		return db.Classify(err)
+	}
+	if err := api.Notify(ctx, tx, TopicConnection, id, group); err != nil {
 		return err
 	}
 	return m.cfg.Audit.Append(ctx, tx, audit.Event{

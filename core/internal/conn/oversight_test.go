@@ -37,7 +37,7 @@ func TestMayOversee(t *testing.T) {
 		{"watch one's own without the permission", who("usr_a"), "usr_a", OrderWatch, false},
 		{"unknown order", who("usr_b", api.ConnectionsManage, api.ConnectionsWatch), "usr_a", 99, false},
 	} {
-		if got, text := MayOversee(c.p, c.owner, c.order); got != c.want || !got && text == "" {
+		if got, text := MayOversee(c.p, c.owner, "grp_a", c.order); got != c.want || !got && text == "" {
 			t.Errorf("%s: %v %q", c.name, got, text)
 		}
 	}

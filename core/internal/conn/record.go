@@ -28,6 +28,7 @@ type Record struct {
 	TargetName      string    `json:"target_name"`
 	TargetAddress   string    `json:"target_address"`
 	Site            string    `json:"site,omitempty"`
+	Group           string    `json:"group" doc:"access group the target was in when it was opened"`
 	Account         string    `json:"account,omitempty"`
 	Reason          string    `json:"reason,omitempty" doc:"given by the user"`
 	RoleID          string    `json:"role_id,omitempty" doc:"role that allowed it"`
@@ -66,14 +67,15 @@ const recordColumns = `id, kind, state, user_id, user_name, user_roles, user_age
   target_id, target_name, target_address, site, account, reason, role_id, grant_id, recorded, core_id, node_id, node_name,
   transport, binding, recording_id, requested_at, connected_at, ended_at, last_activity_at, bytes_in, bytes_out,
   end_reason, end_detail, terminated_at, terminated_by_name, terminated_by_id, terminated_text,
-  lockable, locked_at, locked_by_name, locked_by_id, lock_text, lock_block`
+  lockable, locked_at, locked_by_name, locked_by_id, lock_text, lock_block, group_id`
 
 const (
 	getSQL      = `select ` + recordColumns + ` from connections where id = $1`
 	tagsSQL     = `select connection_id, tag from connection_tags where connection_id in (%s) order by tag`
 	channelsSQL = `select seq, at, kind, detail from connection_channels
 where connection_id = $1 and seq > $2 order by seq limit $3`
-	liveIDsSQL    = `select id from connections where (user_id = $1 or $1 = '') and (target_id = $2 or $2 = '') and ` + liveStates
+	liveIDsSQL = `select id from connections where (user_id = $1 or $1 = '') and (target_id = $2 or $2 = '')
+and ($3 = '*' or $3 like '%,' || group_id || ',%') and ` + liveStates
 	addTagSQL     = `insert into connection_tags (connection_id, tag) values ($1, $2) on conflict do nothing`
 	dropTagsSQL   = `delete from connection_tags where connection_id = $1`
 	pruneSQL      = `delete from connections where id in (select id from connections where requested_at < $1 and locked_at = 0 and state in ('disconnected', 'failed') limit 1000)`
@@ -93,7 +95,7 @@ func (m *Manager) scanRecord(r scanner) (*Record, error) {
 		&x.TargetID, &x.TargetName, &x.TargetAddress, &x.Site, &x.Account, &x.Reason, &x.RoleID, &x.GrantID, &x.Recorded,
 		&x.CoreID, &x.NodeID, &x.NodeName, &x.Transport, &x.Binding, &x.RecordingID, &requested, &connected, &end, &activity,
 		&x.BytesIn, &x.BytesOut, &x.EndReason, &x.EndDetail, &terminated, &x.TerminatedBy, &x.TerminatedByID, &x.TerminationText,
-		&x.Lockable, &locked, &x.LockedBy, &x.LockedByID, &x.LockText, &x.LockBlock)
+		&x.Lockable, &locked, &x.LockedBy, &x.LockedByID, &x.LockText, &x.LockBlock, &x.Group)
 	if err != nil {
 		return nil, db.Classify(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -31,7 +32,7 @@ func (m *Manager) Routes(f *api.Frame) {
 		Summary: "List what happened inside a connection: shells, commands, file operations, forwards",
 	}, m.handleChannels)
 	api.Register(f, api.Op{
-		Method: "PUT", Path: "/connections/{id}/tags", ID: "set-connection-tags", Tag: tag, Who: api.Needs(api.ConnectionsManage),
+		Method: "PUT", Path: "/connections/{id}/tags", ID: "set-connection-tags", Tag: tag, Who: api.NeedsSomewhere(api.ConnectionsManage),
 		Summary: "Replace the tags of a connection",
 	}, m.handleTags)
 	api.Register(f, api.Op{
@@ -39,19 +40,19 @@ func (m *Manager) Routes(f *api.Frame) {
 		Summary: "End a live connection, on whatever core it runs",
 	}, m.handleTerminate)
 	api.Register(f, api.Op{
-		Method: "POST", Path: "/connections/terminate", ID: "terminate-connections", Tag: tag, Who: api.Needs(api.ConnectionsManage),
+		Method: "POST", Path: "/connections/terminate", ID: "terminate-connections", Tag: tag, Who: api.NeedsSomewhere(api.ConnectionsManage),
 		Summary: "End all live connections of a user, to a target, or of both",
 	}, m.handleTerminateMany)
 	api.Register(f, api.Op{
-		Method: "POST", Path: "/connections/{id}/lock", ID: "lock-connection", Tag: tag, Who: api.Needs(api.ConnectionsManage),
+		Method: "POST", Path: "/connections/{id}/lock", ID: "lock-connection", Tag: tag, Who: api.NeedsSomewhere(api.ConnectionsManage),
 		Summary: "Freeze the user's input of a live connection, on whatever core it runs",
 	}, m.handleLock)
 	api.Register(f, api.Op{
-		Method: "POST", Path: "/connections/{id}/unlock", ID: "unlock-connection", Tag: tag, Who: api.Needs(api.ConnectionsManage),
+		Method: "POST", Path: "/connections/{id}/unlock", ID: "unlock-connection", Tag: tag, Who: api.NeedsSomewhere(api.ConnectionsManage),
 		Summary: "Let input through again and lift the block on new connections",
 	}, m.handleUnlock)
 	api.Register(f, api.Op{
-		Method: "GET", Path: "/connections/{id}/watchers", ID: "list-connection-watchers", Tag: tag, Who: api.Needs(api.ConnectionsView),
+		Method: "GET", Path: "/connections/{id}/watchers", ID: "list-connection-watchers", Tag: tag, Who: api.NeedsSomewhere(api.ConnectionsView),
 		Summary: "List who watches a connection now",
 	}, m.handleWatchers)
 }
@@ -84,6 +85,7 @@ type SearchIn struct {
 	Role         string    `query:"role" maxLength:"64" doc:"role that allowed it"`
 	Grant        string    `query:"grant" maxLength:"64" doc:"grant that allowed it"`
 	Tag          string    `query:"tag" maxLength:"64"`
+	Group        string    `query:"group" maxLength:"64" doc:"access group"`
 	Channel      string    `query:"channel" maxLength:"200" doc:"text in the detail of a channel, for example a command"`
 	From         time.Time `query:"from" doc:"requested at or after"`
 	To           time.Time `query:"to" doc:"requested before"`
@@ -112,18 +114,22 @@ func (b *builder) add(cond string, args ...any) {
 	b.where = append(b.where, cond)
 }
 
-// searchSQL makes the query of a search. ownerID limits it to one user's
-// connections; it is empty for those who may see all.
-func searchSQL(in *SearchIn, ownerID string, after position, limit int) (string, []any) {
+// searchSQL makes the query of a search among the user's own connections and
+// those of a scope of access groups.
+func searchSQL(in *SearchIn, ownerID string, scope access.Scope, after position, limit int) (string, []any) {
 	b := &builder{}
-	if ownerID != "" {
+	switch {
+	case scope.All():
+	case scope.Nowhere():
 		b.add("user_id = ?", ownerID)
+	default:
+		b.add("(user_id = ? or ? like '%,' || group_id || ',%')", ownerID, scope.Text())
 	}
 	for _, c := range []struct{ cond, value string }{
 		{"id = ?", in.ID}, {"kind = ?", in.Kind}, {"state = ?", in.State}, {"target_address = ?", in.Address},
 		{"account = ?", in.Account}, {"site = ?", in.Site}, {"core_id = ?", in.Core}, {"transport = ?", in.Transport},
 		{"via = ?", in.Via}, {"remote_addr = ?", in.Source}, {"end_reason = ?", in.EndReason}, {"recording_id = ?", in.Recording},
-		{"role_id = ?", in.Role}, {"grant_id = ?", in.Grant},
+		{"role_id = ?", in.Role}, {"grant_id = ?", in.Grant}, {"group_id = ?", in.Group},
 		{"exists (select 1 from connection_tags t where t.connection_id = connections.id and t.tag = ?)", in.Tag},
 	} {
 		if c.value != "" {
@@ -198,17 +204,17 @@ type listOut struct{ Body api.Page[*Record] }
 func (m *Manager) handleList(ctx context.Context, in *SearchIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
 	owner := p.UserID
-	if p.Can(api.ConnectionsView) {
-		owner = ""
-	}
 	var after position
 	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
 		return nil, err
 	}
-	q, args := searchSQL(in, owner, after, in.Limit+1)
+	q, args := searchSQL(in, owner, p.Scope(api.ConnectionsView), after, in.Limit+1)
 	xs, err := m.records(ctx, m.cfg.DB, q, args...)
 	if err != nil {
 		return nil, err
+	}
+	for _, x := range xs {
+		x.reduce(p)
 	}
 	return &listOut{Body: api.Paged(xs, in.Limit, func(x *Record) any {
 		return position{At: x.RequestedAt.UnixMicro(), ID: x.ID}
@@ -220,10 +226,21 @@ func (m *Manager) handleList(ctx context.Context, in *SearchIn) (*listOut, error
 func (m *Manager) visible(ctx context.Context, id string, perm api.Permission) (*Record, *api.Principal, error) {
 	p := api.PrincipalFrom(ctx)
 	x, err := m.Get(ctx, id)
-	if errors.Is(err, db.ErrNotFound) || err == nil && x.UserID != p.UserID && !p.Can(perm) {
+	if errors.Is(err, db.ErrNotFound) || err == nil && x.UserID != p.UserID && !access.Sees(p.Scope(perm), access.Scope{}, x.Group) {
 		return nil, nil, api.Missing("connection", id)
 	}
+	if err == nil {
+		x.reduce(p)
+	}
 	return x, p, err
+}
+
+// reduce takes away what tells of other access groups: the names of all roles
+// the user had.
+func (x *Record) reduce(p *api.Principal) {
+	if x.UserID != p.UserID && !p.Can(api.ConnectionsView) {
+		x.UserRoles = []string{}
+	}
 }
 
 type recordOut struct{ Body *Record }
@@ -317,7 +334,7 @@ func (m *Manager) handleTags(ctx context.Context, in *tagsIn) (*recordOut, error
 				return err
 			}
 		}
-		if err := tx.Notify(ctx, TopicConnection, x.ID); err != nil {
+		if err := api.Notify(ctx, tx, TopicConnection, x.ID, x.Group); err != nil {
 			return err
 		}
 		return m.cfg.Audit.Append(ctx, tx, audit.Event{
@@ -389,9 +406,10 @@ func (m *Manager) handleTerminateMany(ctx context.Context, in *terminateManyIn) 
 }
 
 // TerminateAll ends all live connections of a user, to a target, or of the user
-// to the target; an empty id means any. It returns how many it ended.
+// to the target, in the access groups where by manages connections; an empty id
+// means any. It returns how many it ended.
 func (m *Manager) TerminateAll(ctx context.Context, userID, targetID string, by *api.Principal, public string) (int, error) {
-	rows, err := m.cfg.DB.QueryContext(ctx, liveIDsSQL, userID, targetID)
+	rows, err := m.cfg.DB.QueryContext(ctx, liveIDsSQL, userID, targetID, by.Scope(api.ConnectionsManage).Text())
 	if err != nil {
 		return 0, fmt.Errorf("list live connections: %w", err)
 	}
@@ -434,8 +452,11 @@ func (m *Manager) handleLock(ctx context.Context, in *lockIn) (*recordOut, error
 	if err != nil {
 		return nil, err
 	}
-	if ok, text := MayOversee(p, x.UserID, OrderLock); !ok {
+	if ok, text := MayOversee(p, x.UserID, x.Group, OrderLock); !ok {
 		return nil, api.Denied("own_connection", text)
+	}
+	if in.Body.BlockNew == BlockUser && !p.Can(api.ConnectionsManage) {
+		return nil, api.Denied("outside_group", "This would refuse the user connections in other access groups too. Block the target instead.")
 	}
 	switch err := m.Lock(ctx, x.ID, p, in.Body.Reason, in.Body.BlockNew); {
 	case errors.Is(err, ErrNotLockable):
@@ -453,7 +474,7 @@ func (m *Manager) handleUnlock(ctx context.Context, in *IDIn) (*recordOut, error
 	if err != nil {
 		return nil, err
 	}
-	if ok, text := MayOversee(p, x.UserID, OrderUnlock); !ok {
+	if ok, text := MayOversee(p, x.UserID, x.Group, OrderUnlock); !ok {
 		return nil, api.Denied("own_connection", text)
 	}
 	switch err := m.Unlock(ctx, x.ID, p); {

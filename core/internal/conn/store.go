@@ -17,8 +17,10 @@ const (
 	insertSQL = `insert into connections
   (id, kind, state, user_id, user_name, user_roles, user_agent, auth_methods, mfa, session_id, via, remote_addr,
    target_id, target_name, target_address, site, account, reason, role_id, grant_id, features, recorded,
-   core_id, lockable, requested_at, last_activity_at)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $25)`
+   core_id, lockable, requested_at, last_activity_at, group_id)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $25,
+  coalesce((select t.group_id from targets t where t.id = $13), 'default'))
+returning group_id`
 
 	countLiveSQL = `select count(*) from connections where user_id = $1 and ` + liveStates
 
@@ -33,12 +35,14 @@ where id = $1 and ` + liveStates
 	orderSQL = `update connections set terminated_at = $2, terminated_by_id = $3, terminated_by_name = $4, terminated_text = $5
 where id = $1 and terminated_at = 0 and ` + liveStates
 
+	groupSQL = `select group_id from connections where id = $1`
+
 	stateSQL = `select state from connections where id = $1`
 
 	ordersSQL = `select id, terminated_at, terminated_by_id, terminated_by_name, terminated_text
 from connections where core_id = $1 and terminated_at > 0 and ` + liveStates
 
-	leftLiveSQL = `select id, user_id, user_name, target_id, target_name, connected_at
+	leftLiveSQL = `select id, user_id, user_name, target_id, target_name, connected_at, group_id
 from connections where core_id = $1 and ` + liveStates
 
 	closeCrashedSQL = `update connections set state = 'disconnected', ended_at = last_activity_at, end_reason = $2, end_detail = $3
@@ -56,10 +60,10 @@ func countLive(ctx context.Context, q db.Querier, userID string) (int, error) {
 func insertConnection(ctx context.Context, tx *db.Tx, l *Live, roles []string, coreID string) error {
 	s := l.spec
 	p := s.Principal
-	_, err := tx.ExecContext(ctx, insertSQL,
+	err := tx.QueryRowContext(ctx, insertSQL,
 		l.ID, s.Kind, string(Requested), p.UserID, p.UserName, jsonList(roles), s.UserAgent, jsonList(p.Methods), p.MFA,
 		p.Session, p.Via, s.Source.String(), s.TargetID, s.TargetName, s.TargetAddress, s.Site, s.Account, s.Reason,
-		s.Decision.Role, s.Decision.Grant, int64(s.Decision.Features), s.Decision.Record, coreID, s.Lockable, l.started.UnixMicro())
+		s.Decision.Role, s.Decision.Grant, int64(s.Decision.Features), s.Decision.Record, coreID, s.Lockable, l.started.UnixMicro()).Scan(&l.group)
 	if err != nil {
 		return fmt.Errorf("insert connection %s: %w", l.ID, db.Classify(err))
 	}

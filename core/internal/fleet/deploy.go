@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
@@ -47,8 +48,18 @@ const (
 	headerHost = "Caponier-Host-Address"
 )
 
+// deployKeys are the keys that hosts of the node's site are to trust: those of
+// the site's access group.
+func (f *Fleet) deployKeys(ctx context.Context, n *node) (string, error) {
+	group, err := siteGroup(ctx, f.c.DB, n.row.Load().Site)
+	if err != nil {
+		return "", err
+	}
+	return f.c.UserCA.PublicKey(ctx, group)
+}
+
 func (f *Fleet) serveDeployCA(w http.ResponseWriter, r *http.Request, n *node) {
-	key, err := f.c.UserCA.PublicKey(r.Context())
+	key, err := f.deployKeys(r.Context(), n)
 	if err != nil {
 		f.log.Error("deployment: ca key", telemetry.KeyErr, err)
 		http.Error(w, "internal error", http.StatusInternalServerError)
@@ -65,7 +76,7 @@ func (f *Fleet) serveDeployScript(w http.ResponseWriter, r *http.Request, n *nod
 		http.Error(w, "ask the extender's deployment listener by https://host:port", http.StatusBadRequest)
 		return
 	}
-	key, err := f.c.UserCA.PublicKey(r.Context())
+	key, err := f.deployKeys(r.Context(), n)
 	if err == nil {
 		key, err = onlyKeys(key)
 	}
@@ -197,7 +208,11 @@ func (f *Fleet) registerHost(r *http.Request, n *node, tokenText string, h Host)
 		if _, err := tx.ExecContext(ctx, qUpsertHost, h.Site, h.MachineID, id, t.ID, digest, micros(f.now())); err != nil {
 			return fmt.Errorf("store host: %w", db.Classify(err))
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.TargetHostJoin, Outcome: audit.OK,
+		group, err := siteGroup(ctx, tx, h.Site)
+		if err != nil {
+			return err
+		}
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.TargetHostJoin, Outcome: audit.OK, Group: group,
 			Actor:  audit.Actor{Kind: "host", ID: h.MachineID, Name: h.Name, Source: h.Address, Via: "tunnel"},
 			Object: audit.Object{Kind: "target", ID: id, Name: h.Name},
 			Fields: map[string]string{"token": t.ID, "site": h.Site, "extender": n.id, "accounts": strings.Join(h.Accounts, ","), "first": fmt.Sprint(first)}})

@@ -59,7 +59,7 @@ func (h *hosts) count() int {
 
 type userCA string
 
-func (k userCA) PublicKey(context.Context) (string, error) { return string(k), nil }
+func (k userCA) PublicKey(context.Context, string) (string, error) { return string(k), nil }
 
 func sshKey(t *testing.T) string {
 	t.Helper()

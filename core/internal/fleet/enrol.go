@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/shared/telemetry"
@@ -95,10 +96,14 @@ func (f *Fleet) enrol(ctx context.Context, req wire.EnrolRequest, source string)
 		if err := storeCert(ctx, tx, e.ID, cert); err != nil {
 			return err
 		}
-		if err := tx.Notify(ctx, "edge", e.ID); err != nil {
+		group, err := siteGroup(ctx, tx, e.Site)
+		if err != nil {
 			return err
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EdgeEnrolled, Outcome: audit.OK,
+		if err := api.Notify(ctx, tx, "edge", e.ID, group); err != nil {
+			return err
+		}
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EdgeEnrolled, Outcome: audit.OK, Group: group,
 			Actor:  audit.Actor{Kind: "edge", ID: e.ID, Name: e.Name, Source: source, Via: "tunnel"},
 			Object: audit.Object{Kind: "edge", ID: e.ID, Name: e.Name},
 			Fields: map[string]string{"token": t.ID, "kind": string(e.Kind), "site": e.Site,

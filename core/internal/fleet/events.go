@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/shared/telemetry"
@@ -78,6 +79,32 @@ func (w *eventWriter) batch(first note) []note {
 	return b
 }
 
+// announce tells who watches nodes, everywhere or in their access groups, and
+// fills in the group of events about nodes.
+func (w *eventWriter) announce(ctx context.Context, tx *db.Tx, b []note) error {
+	var groups []string
+	any := false
+	for _, n := range b {
+		if n.event == nil {
+			continue
+		}
+		any = true
+		if n.event.Object.Kind != "edge" || n.event.Group != "" {
+			continue
+		}
+		g, err := edgeGroup(ctx, tx, n.event.Object.ID)
+		if err != nil {
+			return err
+		}
+		n.event.Group = g
+		groups = append(groups, g)
+	}
+	if !any {
+		return nil
+	}
+	return api.Notify(ctx, tx, "edge", "", groups...)
+}
+
 // write keeps at it while the database is away; a note that fails while the
 // database answers is dropped alone.
 func (w *eventWriter) write(ctx context.Context, b []note) {
@@ -107,14 +134,9 @@ func (w *eventWriter) write(ctx context.Context, b []note) {
 
 func (w *eventWriter) tx(ctx context.Context, b []note) error {
 	return w.db.Tx(ctx, func(tx *db.Tx) error {
-		for _, n := range b {
-			if n.event != nil {
-				// Once for all of them: "some came or went".
-				if err := tx.Notify(ctx, "edge", ""); err != nil {
-					return err
-				}
-				break
-			}
+		// Once for all of them: "some came or went".
+		if err := w.announce(ctx, tx, b); err != nil {
+			return err
 		}
 		for _, n := range b {
 			if n.query != "" {

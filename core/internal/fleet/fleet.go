@@ -41,7 +41,8 @@ type Sealer interface {
 
 // UserCA gives the key that hosts trust for logins; *sshca.CA is the real one.
 type UserCA interface {
-	PublicKey(ctx context.Context) (string, error)
+	// PublicKey gives those of an access group, a line each.
+	PublicKey(ctx context.Context, group string) (string, error)
 }
 
 // HostRegistrar takes hosts that register themselves through an extender and

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/db"
 	"caponier/shared/control"
 	"caponier/shared/tunnel"
@@ -30,7 +31,7 @@ type Node struct {
 func (f *Fleet) Nodes(ctx context.Context, q db.Querier, kind wire.NodeKind) ([]Node, error) {
 	var out []Node
 	for after := ""; ; {
-		rows, err := listEdges(ctx, q, after, "", string(kind), 500)
+		rows, err := listEdges(ctx, q, after, "", string(kind), access.Everywhere(), 500)
 		if err != nil {
 			return nil, err
 		}

@@ -232,15 +232,15 @@ type (
 
 // Routes registers /edges and /enrolment-tokens.
 func (f *Fleet) Routes(fr *api.Frame) {
-	api.Register(fr, api.Op{Method: "GET", Path: "/edges", ID: "list-edges", Summary: "List edge nodes", Tag: "edges", Who: api.Needs(api.EdgesView)}, f.apiListEdges)
-	api.Register(fr, api.Op{Method: "GET", Path: "/edges/{id}", ID: "get-edge", Summary: "Get an edge node", Tag: "edges", Who: api.Needs(api.EdgesView)}, f.apiGetEdge)
-	api.Register(fr, api.Op{Method: "PATCH", Path: "/edges/{id}", ID: "patch-edge", Summary: "Change name, site, labels, rules or cordon of an edge node", Tag: "edges", Who: api.Needs(api.EdgesManage)}, f.apiPatchEdge)
-	api.Register(fr, api.Op{Method: "POST", Path: "/edges/{id}/drain", ID: "drain-edge", Summary: "Give an edge node no new connections; live ones go on", Tag: "edges", Who: api.Needs(api.EdgesManage)}, f.apiDrainEdge)
-	api.Register(fr, api.Op{Method: "POST", Path: "/edges/{id}/revoke", ID: "revoke-edge", Summary: "End an edge node's identity and tunnel for good", Tag: "edges", Who: api.Needs(api.EdgesManage)}, f.apiRevokeEdge)
-	api.Register(fr, api.Op{Method: "DELETE", Path: "/edges/{id}", ID: "delete-edge", Summary: "Revoke and forget an edge node", Tag: "edges", Who: api.Needs(api.EdgesManage)}, f.apiDeleteEdge)
-	api.Register(fr, api.Op{Method: "GET", Path: "/enrolment-tokens", ID: "list-enrolment-tokens", Summary: "List enrolment tokens", Tag: "enrolment-tokens", Who: api.Needs(api.EdgesView)}, f.apiListTokens)
-	api.Register(fr, api.Op{Method: "POST", Path: "/enrolment-tokens", ID: "create-enrolment-token", Summary: "Create an enrolment token; its text is shown once", Tag: "enrolment-tokens", Who: api.Needs(api.EdgesManage), Status: 201, Sensitive: true}, f.apiCreateToken)
-	api.Register(fr, api.Op{Method: "DELETE", Path: "/enrolment-tokens/{id}", ID: "revoke-enrolment-token", Summary: "Revoke an enrolment token", Tag: "enrolment-tokens", Who: api.Needs(api.EdgesManage)}, f.apiRevokeToken)
+	api.Register(fr, api.Op{Method: "GET", Path: "/edges", ID: "list-edges", Summary: "List edge nodes", Tag: "edges", Who: api.NeedsSomewhere(api.EdgesView)}, f.apiListEdges)
+	api.Register(fr, api.Op{Method: "GET", Path: "/edges/{id}", ID: "get-edge", Summary: "Get an edge node", Tag: "edges", Who: api.NeedsSomewhere(api.EdgesView)}, f.apiGetEdge)
+	api.Register(fr, api.Op{Method: "PATCH", Path: "/edges/{id}", ID: "patch-edge", Summary: "Change name, site, labels, rules or cordon of an edge node", Tag: "edges", Who: api.NeedsSomewhere(api.EdgesManage)}, f.apiPatchEdge)
+	api.Register(fr, api.Op{Method: "POST", Path: "/edges/{id}/drain", ID: "drain-edge", Summary: "Give an edge node no new connections; live ones go on", Tag: "edges", Who: api.NeedsSomewhere(api.EdgesManage)}, f.apiDrainEdge)
+	api.Register(fr, api.Op{Method: "POST", Path: "/edges/{id}/revoke", ID: "revoke-edge", Summary: "End an edge node's identity and tunnel for good", Tag: "edges", Who: api.NeedsSomewhere(api.EdgesManage)}, f.apiRevokeEdge)
+	api.Register(fr, api.Op{Method: "DELETE", Path: "/edges/{id}", ID: "delete-edge", Summary: "Revoke and forget an edge node", Tag: "edges", Who: api.NeedsSomewhere(api.EdgesManage)}, f.apiDeleteEdge)
+	api.Register(fr, api.Op{Method: "GET", Path: "/enrolment-tokens", ID: "list-enrolment-tokens", Summary: "List enrolment tokens", Tag: "enrolment-tokens", Who: api.NeedsSomewhere(api.EdgesView)}, f.apiListTokens)
+	api.Register(fr, api.Op{Method: "POST", Path: "/enrolment-tokens", ID: "create-enrolment-token", Summary: "Create an enrolment token; its text is shown once", Tag: "enrolment-tokens", Who: api.NeedsSomewhere(api.EdgesManage), Status: 201, Sensitive: true}, f.apiCreateToken)
+	api.Register(fr, api.Op{Method: "DELETE", Path: "/enrolment-tokens/{id}", ID: "revoke-enrolment-token", Summary: "Revoke an enrolment token", Tag: "enrolment-tokens", Who: api.NeedsSomewhere(api.EdgesManage)}, f.apiRevokeToken)
 }
 
 // actor is the caller as audit names it.
@@ -261,7 +261,7 @@ func (f *Fleet) apiListEdges(ctx context.Context, in *edgeListIn) (*edgeListOut,
 	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
 		return nil, err
 	}
-	rows, err := listEdges(ctx, f.c.DB, after, in.Site, in.Kind, in.Limit+1)
+	rows, err := listEdges(ctx, f.c.DB, after, in.Site, in.Kind, api.Sees(ctx, api.EdgesView), in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +273,7 @@ func (f *Fleet) apiListEdges(ctx context.Context, in *edgeListIn) (*edgeListOut,
 }
 
 func (f *Fleet) apiGetEdge(ctx context.Context, in *idIn) (*edgeOneOut, error) {
-	e, err := getEdge(ctx, f.c.DB, in.ID)
+	e, _, err := f.seen(ctx, f.c.DB, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -344,11 +344,24 @@ func (f *Fleet) change(ctx context.Context, id string, event audit.Type, edit fu
 	var e nodeRow
 	err := f.c.DB.Tx(ctx, func(tx *db.Tx) error {
 		var err error
-		if e, err = getEdge(ctx, tx, id); err != nil {
+		var group string
+		if e, group, err = f.seen(ctx, tx, id); err != nil {
 			return err
 		}
+		before := e.Site
 		fields := map[string]string{}
 		if err := edit(&e, fields); err != nil {
+			return err
+		}
+		var links []api.Link
+		if e.Site != before {
+			l, err := siteLink(ctx, tx, e.Site)
+			if err != nil {
+				return err
+			}
+			links = append(links, l)
+		}
+		if err := guardedEdge(id).Administer(ctx, group, group, links...); err != nil {
 			return err
 		}
 		if len(fields) == 0 {
@@ -358,10 +371,14 @@ func (f *Fleet) change(ctx context.Context, id string, event audit.Type, edit fu
 			return err
 		}
 		e.Version++
-		if err := tx.Notify(ctx, "edge", id); err != nil {
+		to, err := siteGroup(ctx, tx, e.Site)
+		if err != nil {
 			return err
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: event, Outcome: audit.OK, Actor: actor(ctx),
+		if err := api.Notify(ctx, tx, "edge", id, to, group); err != nil {
+			return err
+		}
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: event, Outcome: audit.OK, Actor: actor(ctx), Group: to,
 			Object: audit.Object{Kind: "edge", ID: e.ID, Name: e.Name}, Fields: fields})
 	})
 	if err != nil {
@@ -392,8 +409,11 @@ func (f *Fleet) apiDrainEdge(ctx context.Context, in *idIn) (*edgeOneOut, error)
 // on the revocation list, and it never comes back. With forget its row goes too.
 func (f *Fleet) Revoke(ctx context.Context, by audit.Actor, id string, forget bool) error {
 	err := f.c.DB.Tx(ctx, func(tx *db.Tx) error {
-		e, err := getEdge(ctx, tx, id)
+		e, group, err := f.seen(ctx, tx, id)
 		if err != nil {
+			return err
+		}
+		if err := guardedEdge(id).Administer(ctx, group, ""); err != nil {
 			return err
 		}
 		now := micros(f.now())
@@ -412,10 +432,10 @@ func (f *Fleet) Revoke(ctx context.Context, by audit.Actor, id string, forget bo
 		if _, err := tx.ExecContext(ctx, qRevokeCerts, id, now); err != nil {
 			return fmt.Errorf("revoke edge: %w", db.Classify(err))
 		}
-		if err := tx.Notify(ctx, "edge", id); err != nil {
+		if err := api.Notify(ctx, tx, "edge", id, group); err != nil {
 			return err
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: event, Outcome: audit.OK, Actor: by,
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: event, Outcome: audit.OK, Actor: by, Group: group,
 			Object: audit.Object{Kind: "edge", ID: e.ID, Name: e.Name}, Fields: map[string]string{"serial": e.Serial}})
 	})
 	if err != nil {
@@ -446,7 +466,7 @@ func (f *Fleet) apiListTokens(ctx context.Context, in *tokenListIn) (*tokenListO
 	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
 		return nil, err
 	}
-	rows, err := listTokens(ctx, f.c.DB, after, in.Limit+1)
+	rows, err := listTokens(ctx, f.c.DB, after, api.Sees(ctx, api.EdgesView), in.Limit+1)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"caponier/core/internal/access"
+	"caponier/core/internal/api"
 	"caponier/core/internal/db"
 	"caponier/shared/telemetry"
 	"caponier/shared/tunnel"
@@ -200,7 +202,7 @@ func (f *Fleet) recheckAll(ctx context.Context) {
 		}
 	}
 	for after := ""; ; {
-		page, err := listEdges(ctx, f.c.DB, after, "", "", 500)
+		page, err := listEdges(ctx, f.c.DB, after, "", "", access.Everywhere(), 500)
 		if err != nil {
 			if ctx.Err() == nil {
 				f.log.Warn("check edges", telemetry.KeyErr, err)
@@ -240,7 +242,16 @@ func (f *Fleet) pulse(ctx context.Context) error {
 		if !f.reported.Swap(false) {
 			continue
 		}
-		err := f.c.DB.Tx(ctx, func(tx *db.Tx) error { return tx.Notify(ctx, "edge", "") })
+		err := f.c.DB.Tx(ctx, func(tx *db.Tx) error {
+			groups, err := collect(ctx, tx, "read access groups of edges", func(s scanner) (g string, err error) {
+				err = s.Scan(&g)
+				return g, err
+			}, qEdgesGroups)
+			if err != nil {
+				return err
+			}
+			return api.Notify(ctx, tx, "edge", "", groups...)
+		})
 		if err != nil && ctx.Err() == nil {
 			f.log.Warn("readers of the fleet are not told", telemetry.KeyErr, err)
 		}

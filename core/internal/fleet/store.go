@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/db"
 	"caponier/shared/wire"
 )
@@ -18,8 +19,9 @@ const (
 	tokenColumns = `id, kind, site, labels, rules, comment, secret_hash, max_uses, uses, allow_repeat, expires_at, revoked_at, created_at, created_by, version`
 	qInsertToken = `insert into edge_tokens (` + tokenColumns + `) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
 	qGetToken    = `select ` + tokenColumns + ` from edge_tokens where id = $1`
-	qListTokens  = `select ` + tokenColumns + ` from edge_tokens where id > $1 order by id limit $2`
-	qUseToken    = `update edge_tokens set uses = uses + 1, version = version + 1
+	qListTokens  = `select ` + tokenColumns + ` from edge_tokens where id > $1
+		and ($2 = '*' or $2 like '%,' || ` + groupOfRow + ` || ',%') order by id limit $3`
+	qUseToken = `update edge_tokens set uses = uses + 1, version = version + 1
 		where id = $1 and uses < max_uses and revoked_at = 0 and expires_at > $2`
 	qRevokeToken = `update edge_tokens set revoked_at = $2, version = version + 1 where id = $1 and revoked_at = 0`
 
@@ -29,9 +31,10 @@ const (
 	qEdgeByName = `select ` + edgeColumns + ` from edges where name = $1`
 	qEdgeByKey  = `select ` + edgeColumns + ` from edges where key_hash = $1`
 	qReplace    = `update edges set key_hash = $2, host = $3, build = $4, version = version + 1 where id = $1`
-	qListEdges  = `select ` + edgeColumns + ` from edges where id > $1 and ($2 = '' or site = $2) and ($3 = '' or kind = $3) order by id limit $4`
-	qSiteEdges  = `select name, seen_at, cordoned from edges where site = $1 and kind = 'extender' and revoked_at = 0 order by seen_at desc limit 8`
-	qSiteUses   = `select 'edge ' || name from edges where site = $1 and revoked_at = 0
+	qListEdges  = `select ` + edgeColumns + ` from edges where id > $1 and ($2 = '' or site = $2) and ($3 = '' or kind = $3)
+		and ($4 = '*' or $4 like '%,' || ` + groupOfRow + ` || ',%') order by id limit $5`
+	qSiteEdges = `select name, seen_at, cordoned from edges where site = $1 and kind = 'extender' and revoked_at = 0 order by seen_at desc limit 8`
+	qSiteUses  = `select 'edge ' || name from edges where site = $1 and revoked_at = 0
 		union all select 'enrolment token ' || id from edge_tokens where site = $1 and revoked_at = 0 and expires_at > $2 and uses < max_uses
 		limit 10`
 	qPatchEdge  = `update edges set name = $2, site = $3, labels = $4, rules = $5, cordoned = $6, version = version + 1 where id = $1 and version = $7`
@@ -207,8 +210,8 @@ func getToken(ctx context.Context, q db.Querier, id string) (token, error) {
 	return t, nil
 }
 
-func listTokens(ctx context.Context, q db.Querier, after string, limit int) ([]token, error) {
-	return collect(ctx, q, "list enrolment tokens", scanToken, qListTokens, after, limit)
+func listTokens(ctx context.Context, q db.Querier, after string, in access.Scope, limit int) ([]token, error) {
+	return collect(ctx, q, "list enrolment tokens", scanToken, qListTokens, after, in.Text(), limit)
 }
 
 // useToken counts one use and reports whether there was one left.
@@ -273,8 +276,8 @@ func edgeByName(ctx context.Context, q db.Querier, name string) (nodeRow, error)
 	return e, nil
 }
 
-func listEdges(ctx context.Context, q db.Querier, after, site, kind string, limit int) ([]nodeRow, error) {
-	return collect(ctx, q, "list edges", scanEdge, qListEdges, after, site, kind, limit)
+func listEdges(ctx context.Context, q db.Querier, after, site, kind string, in access.Scope, limit int) ([]nodeRow, error) {
+	return collect(ctx, q, "list edges", scanEdge, qListEdges, after, site, kind, in.Text(), limit)
 }
 
 func patchEdge(ctx context.Context, q db.Querier, e nodeRow) error {

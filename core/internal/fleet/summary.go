@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/shared/wire"
 )
 
@@ -42,16 +43,18 @@ type Trouble struct {
 // A node that was enrolled this long ago and never connected needs somebody.
 const neverGrace = 10 * time.Minute
 
-const qSummary = `select id, kind, name, site, cordoned, seen_at, last_error, created_at, cert_not_after from edges where revoked_at = 0`
+const qSummary = `select id, kind, name, site, cordoned, seen_at, last_error, created_at, cert_not_after from edges where revoked_at = 0
+		and ($1 = '*' or $1 like '%,' || ` + groupOfRow + ` || ',%')`
 
-// Summary looks at every node; limit bounds the list of those in trouble.
-func (f *Fleet) Summary(ctx context.Context, limit int) (Summary, error) {
+// Summary looks at every node of a scope of access groups; limit bounds the
+// list of those in trouble.
+func (f *Fleet) Summary(ctx context.Context, in access.Scope, limit int) (Summary, error) {
 	rows, err := collect(ctx, f.c.DB, "summarise edges", func(s scanner) (e nodeRow, err error) {
 		var seen, created, end int64
 		err = s.Scan(&e.ID, &e.Kind, &e.Name, &e.Site, &e.Cordoned, &seen, &e.LastError, &created, &end)
 		e.SeenAt, e.CreatedAt, e.CertNotAfter = fromMicros(seen), fromMicros(created), fromMicros(end)
 		return e, err
-	}, qSummary)
+	}, qSummary, in.Text())
 	if err != nil {
 		return Summary{}, err
 	}

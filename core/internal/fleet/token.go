@@ -130,13 +130,23 @@ func (f *Fleet) createToken(ctx context.Context, by audit.Actor, s TokenSpec) (i
 				return err
 			}
 		}
+		l, err := siteLink(ctx, tx, t.Site)
+		if err != nil {
+			return err
+		}
+		if p := api.PrincipalFrom(ctx); p != nil && !p.Scope(api.EdgesManage).Has(l.Group) {
+			return api.Invalid(api.FieldError{Field: l.Field, Message: l.Message})
+		}
+		if err := guardedToken(t.ID).Administer(ctx, "", l.Group, l); err != nil {
+			return err
+		}
 		if err := insertToken(ctx, tx, t); err != nil {
 			return err
 		}
-		if err := tx.Notify(ctx, "token", t.ID); err != nil {
+		if err := api.Notify(ctx, tx, "token", t.ID, l.Group); err != nil {
 			return err
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EnrolmentCreated, Outcome: audit.OK, Actor: by,
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EnrolmentCreated, Outcome: audit.OK, Actor: by, Group: l.Group,
 			Object: audit.Object{Kind: "enrolment_token", ID: t.ID},
 			Fields: map[string]string{"kind": t.Kind, "site": t.Site, "max_uses": strconv.Itoa(t.MaxUses),
 				"expires_at": t.ExpiresAt.UTC().Format(time.RFC3339), "allow_repeat": strconv.FormatBool(t.AllowRepeat)}})
@@ -150,17 +160,28 @@ func (f *Fleet) createToken(ctx context.Context, by audit.Actor, s TokenSpec) (i
 // RevokeToken makes a token useless. What enrolled with it stays.
 func (f *Fleet) RevokeToken(ctx context.Context, by audit.Actor, id string) error {
 	return f.c.DB.Tx(ctx, func(tx *db.Tx) error {
-		if _, err := getToken(ctx, tx, id); err != nil {
+		t, err := getToken(ctx, tx, id)
+		if errors.Is(err, db.ErrNotFound) {
+			return api.Missing("enrolment token", id)
+		}
+		if err != nil {
+			return err
+		}
+		group, err := siteGroup(ctx, tx, t.Site)
+		if err != nil {
+			return err
+		}
+		if err := guardedToken(id).Administer(ctx, group, ""); err != nil {
 			return err
 		}
 		ok, err := changed(tx.ExecContext(ctx, qRevokeToken, id, micros(f.now())))
 		if err != nil || !ok {
 			return err // revoked before: nothing to do
 		}
-		if err := tx.Notify(ctx, "token", id); err != nil {
+		if err := api.Notify(ctx, tx, "token", id, group); err != nil {
 			return err
 		}
-		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EnrolmentRevoked, Outcome: audit.OK, Actor: by,
+		return f.c.Audit.Append(ctx, tx, audit.Event{Type: audit.EnrolmentRevoked, Outcome: audit.OK, Actor: by, Group: group,
 			Object: audit.Object{Kind: "enrolment_token", ID: id}})
 	})
 }

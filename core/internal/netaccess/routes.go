@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/conn"
@@ -37,6 +38,7 @@ type Session struct {
 	BytesOut      int64           `json:"bytes_out" doc:"from the client to the target"`
 	BytesIn       int64           `json:"bytes_in"`
 	EndReason     string          `json:"end_reason,omitempty"`
+	Group         string          `json:"group" doc:"access group the target was in"`
 	EndText       string          `json:"end_text,omitempty" doc:"what the user was told"`
 	Destinations  []string        `json:"destinations" doc:"what is open, the first 20"`
 	Total         int             `json:"destinations_total"`
@@ -148,9 +150,9 @@ type position struct {
 
 func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
-	owner := p.UserID
-	if p.Can(api.ConnectionsView) && !in.Mine {
-		owner = ""
+	scope := p.Scope(api.ConnectionsView)
+	if in.Mine {
+		scope = access.Scope{}
 	}
 	after := position{At: math.MaxInt64}
 	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
@@ -160,7 +162,7 @@ func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) 
 	if in.All {
 		ended = 1
 	}
-	xs, err := collect(ctx, s.cfg.DB, s.scanShown, listSQL, owner, ended, in.Target, after.At, after.ID, in.Limit+1)
+	xs, err := collect(ctx, s.cfg.DB, s.scanShown, listSQL, p.UserID, ended, in.Target, after.At, after.ID, in.Limit+1, scope.Text())
 	if err != nil {
 		return nil, fmt.Errorf("list network sessions: %w", err)
 	}
@@ -176,7 +178,7 @@ type IDIn struct {
 func (s *Service) visible(ctx context.Context, id string, perm api.Permission) (*Session, error) {
 	p := api.PrincipalFrom(ctx)
 	x, err := s.show1(ctx, id)
-	if errors.Is(err, db.ErrNotFound) || err == nil && x.UserID != p.UserID && !p.Can(perm) {
+	if errors.Is(err, db.ErrNotFound) || err == nil && x.UserID != p.UserID && !access.Sees(p.Scope(perm), access.Scope{}, x.Group) {
 		return nil, api.Missing("network session", id)
 	}
 	return x, err
@@ -283,10 +285,10 @@ func (s *Service) handleFlows(ctx context.Context, in *IDIn) (*flowsOut, error) 
 		out.Body.Items = x.row.flowLog(counts)
 		return &out, nil
 	}
-	var more [4]any
-	var text [2]string
+	var more [5]any
+	var text [3]string
 	var n [2]int64
-	more[0], more[1], more[2], more[3] = &text[0], &text[1], &n[0], &n[1]
+	more[0], more[1], more[2], more[3], more[4] = &text[0], &text[1], &n[0], &n[1], &text[2]
 	r, err := scanRow(s.cfg.DB.QueryRowContext(ctx, getSQL, in.ID), more[:]...)
 	if err != nil {
 		return nil, fmt.Errorf("read flows of %s: %w", in.ID, err)
@@ -302,7 +304,7 @@ const shownDestinations = 20
 // than the row.
 func (s *Service) scanShown(r scanner) (*Session, error) {
 	var v Session
-	w, err := scanRow(r, &v.EndReason, &v.EndText, &v.BytesOut, &v.BytesIn)
+	w, err := scanRow(r, &v.EndReason, &v.EndText, &v.BytesOut, &v.BytesIn, &v.Group)
 	if err != nil {
 		return nil, err
 	}

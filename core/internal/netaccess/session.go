@@ -78,7 +78,11 @@ func (x *session) isOver() bool {
 
 // tell lets open consoles read a session again, its owner's too.
 func (s *Service) tell(ctx context.Context, tx *db.Tx, id, owner string) error {
-	if err := tx.Notify(ctx, topicSession, id); err != nil {
+	var group string
+	if err := tx.QueryRowContext(ctx, groupSQL, id).Scan(&group); err != nil {
+		return fmt.Errorf("read access group of %s: %w", id, db.Classify(err))
+	}
+	if err := api.Notify(ctx, tx, topicSession, id, group); err != nil {
 		return err
 	}
 	return tx.Notify(ctx, topicSession+api.OwnSuffix, owner)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/db"
 	"caponier/core/internal/target"
@@ -77,7 +78,7 @@ func (s *Service) Simulate(ctx context.Context, t *target.Target) (*Simulated, e
 	out := &Simulated{Targets: []SimulatedTarget{}, Sessions: []SimulatedSession{}}
 	saved := map[string]*target.Target{}
 	for after := ""; !out.Truncated; {
-		page, err := s.cfg.Targets.List(ctx, s.cfg.DB, target.Filter{Kind: target.Network}, after, simulatePage)
+		page, err := s.cfg.Targets.List(ctx, s.cfg.DB, target.Filter{Kind: target.Network, In: access.Everywhere()}, after, simulatePage)
 		if err != nil {
 			return nil, fmt.Errorf("simulate: %w", err)
 		}

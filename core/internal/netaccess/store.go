@@ -92,10 +92,11 @@ where id = $1 and state <> 'ended'`
 
 	// An end is told by whichever record has it already.
 	shownColumns = columns + `, case when n.end_reason <> '' then n.end_reason else c.end_reason end,
-  case when n.end_reason <> '' then n.end_text else c.end_detail end, c.bytes_in, c.bytes_out`
-	getSQL  = `select ` + shownColumns + ` from network_sessions n join connections c on c.id = n.id where n.id = $1`
-	listSQL = `select ` + shownColumns + ` from network_sessions n join connections c on c.id = n.id
-where (n.user_id = $1 or $1 = '') and (n.state <> 'ended' or $2 = 1) and (n.target_id = $3 or n.target_name = $3 or $3 = '')
+  case when n.end_reason <> '' then n.end_text else c.end_detail end, c.bytes_in, c.bytes_out, c.group_id`
+	groupSQL = `select group_id from connections where id = $1`
+	getSQL   = `select ` + shownColumns + ` from network_sessions n join connections c on c.id = n.id where n.id = $1`
+	listSQL  = `select ` + shownColumns + ` from network_sessions n join connections c on c.id = n.id
+where (n.user_id = $1 or $7 = '*' or $7 like '%,' || c.group_id || ',%') and (n.state <> 'ended' or $2 = 1) and (n.target_id = $3 or n.target_name = $3 or $3 = '')
   and (n.opened_at < $4 or n.opened_at = $4 and n.id < $5)
 order by n.opened_at desc, n.id desc limit $6`
 	onTargetSQL = `select n.id, n.user_name, n.target_id, n.target_name, n.client, n.exclusive, n.selectors, n.opened_at

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -30,7 +31,7 @@ const (
 
 // Edges is what the fleet tells; *fleet.Fleet is the real one.
 type Edges interface {
-	Summary(ctx context.Context, limit int) (fleet.Summary, error)
+	Summary(ctx context.Context, in access.Scope, limit int) (fleet.Summary, error)
 }
 
 // Certificate is one whose end the overview watches.
@@ -147,19 +148,22 @@ func (s *Service) View(ctx context.Context, p *api.Principal) (*View, error) {
 	parts := []struct {
 		need api.Permission
 		name string
-		read func(context.Context, time.Time, *View) error
+		// whole: it belongs to the installation, not to access groups.
+		whole bool
+		read  func(context.Context, time.Time, access.Scope, *View) error
 	}{
-		{api.ConnectionsView, "sessions", s.sessions},
-		{api.EdgesView, "edges", s.edges},
-		{api.AuditView, "audit", s.audit},
-		{api.SettingsView, "storage", s.storage},
-		{api.UsersView, "expiring", s.people},
+		{api.ConnectionsView, "sessions", false, s.sessions},
+		{api.EdgesView, "edges", false, s.edges},
+		{api.AuditView, "audit", false, s.audit},
+		{api.SettingsView, "storage", true, s.storage},
+		{api.UsersView, "expiring", true, s.people},
 	}
 	for _, part := range parts {
-		if !p.Can(part.need) {
+		in := p.Scope(part.need)
+		if in.Nowhere() || part.whole && !in.All() {
 			continue
 		}
-		if err := part.read(ctx, now, v); err != nil {
+		if err := part.read(ctx, now, in, v); err != nil {
 			return nil, fmt.Errorf("overview of %s: %w", part.name, err)
 		}
 	}

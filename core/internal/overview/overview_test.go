@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -16,7 +17,7 @@ import (
 
 type fakeEdges struct{}
 
-func (fakeEdges) Summary(context.Context, int) (fleet.Summary, error) {
+func (fakeEdges) Summary(context.Context, access.Scope, int) (fleet.Summary, error) {
 	return fleet.Summary{Total: 3, Online: 2, Troubles: 1, Trouble: []fleet.Trouble{{Name: "ext-1", Level: "error", Why: "it is offline"}}}, nil
 }
 

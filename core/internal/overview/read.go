@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 )
@@ -15,6 +16,11 @@ import (
 const (
 	liveSQL = `select kind, count(*) from connections
 where state in ('requested', 'connecting', 'connected', 'disconnecting') group by kind order by kind`
+
+	liveInSQL = `select kind, count(*) from connections
+where state in ('requested', 'connecting', 'connected', 'disconnecting') and $1 like '%,' || group_id || ',%' group by kind order by kind`
+	hoursInSQL = `select requested_at / 3600000000, state = 'failed', count(*) from connections
+where requested_at >= $1 and $2 like '%,' || group_id || ',%' group by 1, 2`
 
 	// Answered from connections_hourly alone.
 	hoursSQL = `select requested_at / 3600000000, state = 'failed', count(*) from connections
@@ -25,6 +31,10 @@ where requested_at >= $1 group by 1, 2`
 
 	certificatesSQL = `select id, name, kind, cert_not_after from edges
 where revoked_at = 0 and cert_not_after < $1 order by cert_not_after limit $2`
+
+	certificatesInSQL = `select id, name, kind, cert_not_after from edges
+where revoked_at = 0 and cert_not_after < $1
+  and $3 like '%,' || coalesce((select s.group_id from sites s where s.name = edges.site), 'default') || ',%' order by cert_not_after limit $2`
 
 	tokensSQL = `select t.id, t.name, u.name, t.expires_at from tokens t join users u on u.id = t.user_id
 where t.expires_at > $1 and t.expires_at < $2 and t.kind = 'api' and t.revoked_at = 0 order by t.expires_at limit $3`
@@ -49,8 +59,13 @@ const (
 	peopleHorizon = 14 * day
 )
 
-func (s *Service) sessions(ctx context.Context, now time.Time, v *View) error {
+func (s *Service) sessions(ctx context.Context, now time.Time, in access.Scope, v *View) error {
 	out := &Sessions{Kinds: []KindCount{}, Hours: make([]Hour, hours)}
+	first := now.Truncate(time.Hour).Add(-(hours - 1) * time.Hour)
+	live, hourly, liveArgs, hourlyArgs := liveSQL, hoursSQL, []any{}, []any{first.UnixMicro()}
+	if !in.All() {
+		live, hourly, liveArgs, hourlyArgs = liveInSQL, hoursInSQL, []any{in.Text()}, append(hourlyArgs, in.Text())
+	}
 	err := each(ctx, s.c.DB, func(rows *sql.Rows) error {
 		var k KindCount
 		if err := rows.Scan(&k.Kind, &k.Count); err != nil {
@@ -58,11 +73,10 @@ func (s *Service) sessions(ctx context.Context, now time.Time, v *View) error {
 		}
 		out.Kinds, out.Now = append(out.Kinds, k), out.Now+k.Count
 		return nil
-	}, liveSQL)
+	}, live, liveArgs...)
 	if err != nil {
 		return err
 	}
-	first := now.Truncate(time.Hour).Add(-(hours - 1) * time.Hour)
 	for i := range out.Hours {
 		out.Hours[i].At = first.Add(time.Duration(i) * time.Hour)
 	}
@@ -84,18 +98,23 @@ func (s *Service) sessions(ctx context.Context, now time.Time, v *View) error {
 		}
 		out.Hours[i].Opened, out.Opened = n, out.Opened+n
 		return nil
-	}, hoursSQL, first.UnixMicro())
+	}, hourly, hourlyArgs...)
 	v.Sessions = out
 	return err
 }
 
-func (s *Service) edges(ctx context.Context, now time.Time, v *View) error {
-	sum, err := s.c.Edges.Summary(ctx, troubles)
+func (s *Service) edges(ctx context.Context, now time.Time, in access.Scope, v *View) error {
+	sum, err := s.c.Edges.Summary(ctx, in, troubles)
 	if err != nil {
 		return err
 	}
 	v.Edges = &sum
-	for _, c := range s.c.Certificates() {
+	certificates, args := certificatesSQL, []any{now.Add(nodeHorizon).UnixMicro(), expiring}
+	own := s.c.Certificates()
+	if !in.All() { // core's own are the installation's
+		certificates, args, own = certificatesInSQL, append(args, in.Text()), nil
+	}
+	for _, c := range own {
 		if c.NotAfter.After(now.Add(coreHorizon)) || c.Renews && c.NotAfter.After(now.Add(7*day)) {
 			continue
 		}
@@ -115,12 +134,12 @@ func (s *Service) edges(ctx context.Context, now time.Time, v *View) error {
 		e.At = time.UnixMicro(at).UTC()
 		v.Expiring = append(v.Expiring, e)
 		return nil
-	}, certificatesSQL, now.Add(nodeHorizon).UnixMicro(), expiring)
+	}, certificates, args...)
 }
 
-func (s *Service) audit(ctx context.Context, now time.Time, v *View) error {
+func (s *Service) audit(ctx context.Context, now time.Time, in access.Scope, v *View) error {
 	var err error
-	if v.Audit, err = s.c.Audit.Find(ctx, s.c.DB, audit.Filter{}, 0, auditTail); err != nil {
+	if v.Audit, err = s.c.Audit.Find(ctx, s.c.DB, audit.Filter{}.Within(in), 0, auditTail); err != nil || !in.All() {
 		return err
 	}
 	out := &Logins{}
@@ -144,7 +163,7 @@ func (s *Service) audit(ctx context.Context, now time.Time, v *View) error {
 	return nil
 }
 
-func (s *Service) people(ctx context.Context, now time.Time, v *View) error {
+func (s *Service) people(ctx context.Context, now time.Time, _ access.Scope, v *View) error {
 	until := now.Add(peopleHorizon)
 	err := each(ctx, s.c.DB, func(rows *sql.Rows) error {
 		e := Expiring{Kind: "api_token"}
@@ -176,7 +195,7 @@ func (s *Service) people(ctx context.Context, now time.Time, v *View) error {
 	}, membershipsSQL, now.Format(time.RFC3339), until.Format(time.RFC3339), expiring)
 }
 
-func (s *Service) storage(ctx context.Context, now time.Time, v *View) error {
+func (s *Service) storage(ctx context.Context, now time.Time, _ access.Scope, v *View) error {
 	out := &Storage{Engine: string(s.c.DB.Engine())}
 	v.Storage = out
 	size := sizeSQLite

@@ -358,11 +358,11 @@ func (e *Explanation) take(stages []fleet.DialStage) bool {
 
 // asker is who may ask what about whom.
 func (s *Service) asker(ctx context.Context, p *api.Principal, ref string) (userID string, mfa, full bool, err error) {
-	full = p.Can(api.TargetsView)
+	full = !p.Scope(api.TargetsView).Nowhere() // which targets, explained decides
 	if ref == "" || ref == p.UserID || ref == p.UserName {
 		return p.UserID, p.MFA, full, nil
 	}
-	if !full || !p.Can(api.UsersView) {
+	if !full || p.Scope(api.UsersView).Nowhere() {
 		return "", false, false, api.Denied("not_yours", "Only administrators may ask about other users.")
 	}
 	u, err := s.c.Users.Get(ctx, ref)

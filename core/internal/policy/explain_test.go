@@ -149,7 +149,7 @@ func TestExplainFindsTheCulprit(t *testing.T) {
 
 		host, _ := newSigner(t)
 		other, _ := newSigner(t)
-		caLine, err := w.ca.PublicKey(t.Context())
+		caLine, err := w.ca.PublicKey(t.Context(), access.DefaultGroup)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -275,7 +275,7 @@ func limited(r access.Request, a *target.Account) access.Request {
 
 // shown is the target as the decision sees it.
 func shown(t *target.Target) access.Target {
-	return access.Target{ID: t.ID, Site: t.Site, Kind: string(t.Kind), Disabled: t.Disabled, Tags: t.Tags}
+	return access.Target{ID: t.ID, Site: t.Site, Kind: string(t.Kind), Disabled: t.Disabled, Tags: t.Tags, Group: t.Group}
 }
 
 func roles(sub *access.Subject) []string {

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"caponier/core/internal/access"
 	"caponier/core/internal/api"
-	"caponier/core/internal/db"
 	"caponier/core/internal/target"
 )
 
@@ -157,11 +157,14 @@ func (s *Service) explainRoute(ctx context.Context, ref, who, account, want, sou
 			return nil, api.Invalid(api.FieldError{Field: "query.source", Message: "must be an address, and only administrators may set it"})
 		}
 	}
-	t, err := s.explained(ctx, p, q, ref)
+	t, full, err := s.explained(ctx, p, q, ref)
 	if err != nil {
 		return nil, err
 	}
-	q.Target = *t
+	if source != "" && !full {
+		return nil, api.Invalid(api.FieldError{Field: "query.source", Message: "must be an address, and only administrators may set it"})
+	}
+	q.Target, q.Full = *t, full
 	e, err := s.Explain(ctx, q)
 	if errors.Is(err, ErrBusy) {
 		return nil, api.Limited("Others are asking at the moment. Try again shortly.", 1)
@@ -176,33 +179,40 @@ func (s *Service) explainRoute(ctx context.Context, ref, who, account, want, sou
 	return &struct{ Body explanationView }{view}, nil
 }
 
-// explained finds the target. Who is no administrator finds only targets some
-// role opens to him: others do not exist for him.
-func (s *Service) explained(ctx context.Context, p *api.Principal, q Question, ref string) (*target.Target, error) {
-	t, err := s.c.Targets.Resolve(ctx, s.c.DB, ref)
-	ambiguous, many := errors.AsType[*target.AmbiguousError](err)
-	switch {
-	case many && q.Full:
-		return nil, api.Conflict("ambiguous", sentence(ambiguous.Error()))
-	case many || errors.Is(err, db.ErrNotFound):
-		return nil, api.Missing("target", ref)
-	case err != nil:
-		return nil, err
-	case q.Full:
-		return t, nil
+// explained finds the target and tells whether the caller looks after it. Of
+// others he finds only those some role opens to him: the rest do not exist for
+// him.
+func (s *Service) explained(ctx context.Context, p *api.Principal, q Question, ref string) (*target.Target, bool, error) {
+	found, err := s.c.Targets.Candidates(ctx, s.c.DB, ref)
+	if err != nil {
+		return nil, false, err
 	}
+	scope := p.Scope(api.TargetsView)
+	if mine := slices.DeleteFunc(slices.Clone(found), func(t target.Target) bool {
+		return !access.Sees(scope, access.Scope{}, t.Group)
+	}); len(mine) == 1 {
+		return &mine[0], true, nil
+	} else if len(mine) > 1 {
+		e := target.AmbiguousError{Ref: ref, Candidates: mine}
+		return nil, false, api.Conflict("ambiguous", sentence(e.Error()))
+	}
+	// Not a target of the caller's groups: he asks as a user.
+	if len(found) != 1 || q.UserID != p.UserID {
+		return nil, false, api.Missing("target", ref)
+	}
+	t := &found[0]
 	sub, err := s.c.Users.Subject(ctx, s.c.DB, p.UserID, p.MFA)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	grants, err := s.c.Targets.GrantsFor(ctx, s.c.DB, t, roles(&sub))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, g := range grants {
 		if !g.Disabled {
-			return t, nil
+			return t, false, nil
 		}
 	}
-	return nil, api.Missing("target", ref)
+	return nil, false, api.Missing("target", ref)
 }

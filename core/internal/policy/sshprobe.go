@@ -184,7 +184,7 @@ func (tr *try) methods(ctx context.Context) (auth []ssh.AuthMethod, done func())
 	}
 	switch tr.a.Auth {
 	case target.AuthCertificate:
-		signer, _, err := tr.p.c.CA.TargetSigner(ctx, sshca.UserRequest{KeyID: "explain", Principals: []string{tr.a.Name}, TTL: time.Minute})
+		signer, _, err := tr.p.c.CA.TargetSigner(ctx, sshca.UserRequest{KeyID: "explain", Group: tr.t.Group, Principals: []string{tr.a.Name}, TTL: time.Minute})
 		if err != nil {
 			tr.authErr = fmt.Errorf("make a certificate: %w", err)
 			return nil, done

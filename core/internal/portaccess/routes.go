@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
@@ -105,10 +106,6 @@ type position struct {
 
 func (s *Service) handleList(ctx context.Context, in *ListIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
-	owner := p.UserID
-	if p.Can(api.ConnectionsView) {
-		owner = ""
-	}
 	after := position{At: math.MaxInt64}
 	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
 		return nil, err
@@ -117,7 +114,7 @@ func (s *Service) handleList(ctx context.Context, in *ListIn) (*listOut, error) 
 	if in.All {
 		closed = 1
 	}
-	rows, err := s.cfg.DB.QueryContext(ctx, listSQL, owner, closed, after.At, after.ID, in.Limit+1)
+	rows, err := s.cfg.DB.QueryContext(ctx, listSQL, p.UserID, closed, after.At, after.ID, in.Limit+1, p.Scope(api.ConnectionsView).Text())
 	if err != nil {
 		return nil, fmt.Errorf("list port sessions: %w", err)
 	}
@@ -146,7 +143,13 @@ type IDIn struct {
 func (s *Service) visible(ctx context.Context, id string, perm api.Permission) (*Session, error) {
 	p := api.PrincipalFrom(ctx)
 	x, err := scanSession(s.cfg.DB.QueryRowContext(ctx, getSQL, id))
-	if errors.Is(err, db.ErrNotFound) || err == nil && x.UserID != p.UserID && !p.Can(perm) {
+	if err == nil && x.UserID != p.UserID {
+		var group string
+		if err = db.Classify(s.cfg.DB.QueryRowContext(ctx, groupSQL, id).Scan(&group)); err == nil && !access.Sees(p.Scope(perm), access.Scope{}, group) {
+			err = db.ErrNotFound
+		}
+	}
+	if errors.Is(err, db.ErrNotFound) {
 		return nil, api.Missing("port session", id)
 	}
 	if err != nil {

@@ -37,9 +37,10 @@ const (
 values ($1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
 	closeSQL = `update port_sessions set closed_at = $2 where id = $1 and closed_at = 0`
 	openSQL  = `select id from port_sessions where core_id = $1 and closed_at = 0`
+	groupSQL = `select group_id from connections where id = $1`
 	getSQL   = `select ` + columns + ` from port_sessions where id = $1`
 	listSQL  = `select ` + columns + ` from port_sessions
-where (user_id = $1 or $1 = '') and (closed_at = 0 or $2 = 1) and (opened_at < $3 or opened_at = $3 and id < $4)
+where (user_id = $1 or $6 = '*' or $6 like '%,' || (select c.group_id from connections c where c.id = port_sessions.id) || ',%') and (closed_at = 0 or $2 = 1) and (opened_at < $3 or opened_at = $3 and id < $4)
 order by opened_at desc, id desc limit $5`
 )
 

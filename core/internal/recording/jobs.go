@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 )
@@ -234,11 +235,11 @@ func (s *Store) Verify(ctx context.Context, id string) (Integrity, error) {
 		if status != Damaged || r.Status == Damaged {
 			return nil
 		}
-		if err := tx.Notify(ctx, TopicRecording, id); err != nil {
+		if err := api.Notify(ctx, tx, TopicRecording, id, r.Group); err != nil {
 			return err
 		}
 		return s.cfg.Audit.Append(ctx, tx, audit.Event{
-			Type: audit.RecordingDamaged, Outcome: audit.Failed, Actor: audit.System, Connection: r.ConnectionID,
+			Type: audit.RecordingDamaged, Outcome: audit.Failed, Actor: audit.System, Group: r.Group, Connection: r.ConnectionID,
 			Object: audit.Object{Kind: "recording", ID: id}, Fields: map[string]string{"problem": problem},
 		})
 	})
@@ -363,11 +364,11 @@ func (s *Store) expireOne(ctx context.Context, r *Recording) error {
 		if _, err := tx.ExecContext(ctx, expireFilesSQL, r.ID); err != nil {
 			return err
 		}
-		if err := tx.Notify(ctx, TopicRecording, r.ID); err != nil {
+		if err := api.Notify(ctx, tx, TopicRecording, r.ID, r.Group); err != nil {
 			return err
 		}
 		return s.cfg.Audit.Append(ctx, tx, audit.Event{
-			Type: audit.RecordingExpired, Outcome: audit.OK, Actor: audit.System, Connection: r.ConnectionID,
+			Type: audit.RecordingExpired, Outcome: audit.OK, Actor: audit.System, Group: r.Group, Connection: r.ConnectionID,
 			Object: audit.Object{Kind: "recording", ID: r.ID}, Fields: map[string]string{"sha256": r.SHA256},
 		})
 	})

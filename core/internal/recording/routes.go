@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -44,15 +45,15 @@ func (s *Store) Routes(f *api.Frame) {
 		Summary: "Read a recording through and tell whether it is intact",
 	}, s.handleVerify)
 	api.Register(f, api.Op{
-		Method: "GET", Path: "/recordings/{id}/roles", ID: "list-recording-roles", Tag: tag, Who: api.Needs(api.RecordingsView),
+		Method: "GET", Path: "/recordings/{id}/roles", ID: "list-recording-roles", Tag: tag, Who: api.NeedsSomewhere(api.RecordingsView),
 		Summary: "List the roles that may see a recording",
 	}, s.handleRoles)
 	api.Register(f, api.Op{
-		Method: "PUT", Path: "/recordings/{id}/roles/{role}", ID: "share-recording", Tag: tag, Who: api.Needs(api.RecordingsView),
+		Method: "PUT", Path: "/recordings/{id}/roles/{role}", ID: "share-recording", Tag: tag, Who: api.NeedsSomewhere(api.RecordingsView),
 		Status: 204, Summary: "Let a role's members see a recording",
 	}, s.handleShare)
 	api.Register(f, api.Op{
-		Method: "DELETE", Path: "/recordings/{id}/roles/{role}", ID: "unshare-recording", Tag: tag, Who: api.Needs(api.RecordingsView),
+		Method: "DELETE", Path: "/recordings/{id}/roles/{role}", ID: "unshare-recording", Tag: tag, Who: api.NeedsSomewhere(api.RecordingsView),
 		Status: 204, Summary: "Take a recording back from a role",
 	}, s.handleUnshare)
 	api.Register(f, api.Op{
@@ -61,11 +62,11 @@ func (s *Store) Routes(f *api.Frame) {
 	}, s.handleFiles)
 	api.Register(f, api.Op{
 		Method: "POST", Path: "/recordings/{id}/files/{file}/ticket", ID: "create-recording-file-ticket", Tag: tag,
-		Who: api.Needs(api.RecordingsView), Status: 201, Sensitive: true,
+		Who: api.NeedsSomewhere(api.RecordingsView), Status: 201, Sensitive: true,
 		Summary: "First step of a download: a ticket for one download within a minute",
 	}, s.handleTicket)
 	api.RegisterRaw(f, api.Op{
-		Method: "GET", Path: "/recording-files/{ticket}", ID: "get-recording-file", Tag: tag, Who: api.Needs(api.RecordingsView), Type: "application/octet-stream",
+		Method: "GET", Path: "/recording-files/{ticket}", ID: "get-recording-file", Tag: tag, Who: api.NeedsSomewhere(api.RecordingsView), Type: "application/octet-stream",
 		Summary: "Second step: the file",
 	}, func(w http.ResponseWriter, r *http.Request) { s.serveFile(f, w, r) })
 }
@@ -73,7 +74,7 @@ func (s *Store) Routes(f *api.Frame) {
 // may reports whether p may see r: by permission, as the user recorded if the
 // setting allows it, or by a role it is shared with.
 func (s *Store) may(ctx context.Context, p *api.Principal, r *Recording) (bool, error) {
-	if p.Can(api.RecordingsView) || r.UserID != "" && r.UserID == p.UserID && s.cfg.Limits().OwnView {
+	if access.Sees(p.Scope(api.RecordingsView), access.Scope{}, r.Group) || r.UserID != "" && r.UserID == p.UserID && s.cfg.Limits().OwnView {
 		return true, nil
 	}
 	if s.cfg.RolesOf == nil {
@@ -111,6 +112,16 @@ func (s *Store) visible(ctx context.Context, id string) (*Recording, *api.Princi
 	return r, p, nil
 }
 
+// overseen is visible for what only the permission allows, in the recording's
+// access group: being shown one does not.
+func (s *Store) overseen(ctx context.Context, id string) (*Recording, *api.Principal, error) {
+	r, p, err := s.visible(ctx, id)
+	if err == nil && !access.Sees(p.Scope(api.RecordingsView), access.Scope{}, r.Group) {
+		return nil, nil, api.Missing("recording", id)
+	}
+	return r, p, err
+}
+
 // content is visible for what reads the file: the recording must still exist.
 func (s *Store) content(ctx context.Context, id string) (*Recording, *api.Principal, error) {
 	r, p, err := s.visible(ctx, id)
@@ -127,7 +138,7 @@ func (s *Store) note(ctx context.Context, t audit.Type, p *api.Principal, r *Rec
 
 func (s *Store) noteIn(ctx context.Context, tx *db.Tx, t audit.Type, p *api.Principal, r *Recording, fields map[string]string) error {
 	return s.cfg.Audit.Append(ctx, tx, audit.Event{
-		Type: t, Outcome: audit.OK, Connection: r.ConnectionID, Fields: fields,
+		Type: t, Outcome: audit.OK, Group: r.Group, Connection: r.ConnectionID, Fields: fields,
 		Actor:  audit.By(p),
 		Object: audit.Object{Kind: "recording", ID: r.ID},
 	})

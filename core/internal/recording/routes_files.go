@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -43,6 +44,9 @@ type ticketOut struct {
 }
 
 func (s *Store) handleTicket(ctx context.Context, in *ticketIn) (*ticketOut, error) {
+	if _, _, err := s.overseen(ctx, in.ID); err != nil {
+		return nil, err
+	}
 	r, p, err := s.content(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -82,6 +86,9 @@ func (s *Store) serveFile(fr *api.Frame, w http.ResponseWriter, req *http.Reques
 		r, err := s.Get(ctx, tx, f.RecordingID)
 		if err != nil {
 			return err
+		}
+		if !access.Sees(p.Scope(api.RecordingsView), access.Scope{}, r.Group) {
+			return db.ErrNotFound
 		}
 		return s.noteIn(ctx, tx, audit.RecordingFileSent, p, r, map[string]string{"file": f.ID, "sha256": f.SHA256})
 	})

@@ -19,6 +19,7 @@ type ListIn struct {
 	Account    string    `query:"account" maxLength:"128"`
 	Kind       string    `query:"kind" maxLength:"16"`
 	Status     string    `query:"status" enum:"recording,complete,incomplete,damaged,expired"`
+	Group      string    `query:"group" maxLength:"64" doc:"access group"`
 	From       time.Time `query:"from" doc:"started at or after"`
 	To         time.Time `query:"to" doc:"started before"`
 }
@@ -71,6 +72,9 @@ func (s *Store) query(ctx context.Context, p *api.Principal, in *ListIn, readabl
 	if !p.Can(api.RecordingsView) {
 		var either []string
 		var vs []any
+		if scope := p.Scope(api.RecordingsView); !scope.Nowhere() {
+			either, vs = append(either, "? like '%,' || group_id || ',%'"), append(vs, scope.Text())
+		}
 		if s.cfg.Limits().OwnView {
 			either, vs = append(either, "user_id = ?"), append(vs, p.UserID)
 		}
@@ -90,7 +94,7 @@ func (s *Store) query(ctx context.Context, p *api.Principal, in *ListIn, readabl
 		add("("+strings.Join(either, " or ")+")", vs...)
 	}
 	for _, c := range []struct{ cond, v string }{
-		{"connection_id = ?", in.Connection}, {"account = ?", in.Account}, {"kind = ?", in.Kind}, {"status = ?", in.Status},
+		{"connection_id = ?", in.Connection}, {"account = ?", in.Account}, {"kind = ?", in.Kind}, {"status = ?", in.Status}, {"group_id = ?", in.Group},
 	} {
 		if c.v != "" {
 			add(c.cond, c.v)

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 )
@@ -22,6 +23,7 @@ type Recording struct {
 	UserName     string    `json:"user_name"`
 	TargetID     string    `json:"target_id"`
 	TargetName   string    `json:"target_name"`
+	Group        string    `json:"group" doc:"access group the target was in"`
 	Account      string    `json:"account"`
 	Title        string    `json:"title,omitempty"`
 	Width        int       `json:"width"`
@@ -41,13 +43,17 @@ type Recording struct {
 }
 
 const columns = `id, connection_id, core_id, status, kind, user_id, user_name, target_id, target_name, account, title,
-  width, height, sealed_key, started_at, ended_at, duration, size, blocks, sha256, indexed, problem, verified_at, expires_at`
+  width, height, sealed_key, started_at, ended_at, duration, size, blocks, sha256, indexed, problem, verified_at, expires_at, group_id`
 
 const (
 	insertSQL = `insert into recordings
   (id, connection_id, core_id, status, kind, user_id, user_name, target_id, target_name, account, title, width, height,
-   sealed_key, started_at, expires_at)
-values ($1, $2, $3, 'recording', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
+   sealed_key, started_at, expires_at, group_id)
+values ($1, $2, $3, 'recording', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
+  coalesce((select c.group_id from connections c where c.id = $2), (select t.group_id from targets t where t.id = $7), 'default'))
+returning group_id`
+
+	groupSQL = `select group_id from recordings where id = $1`
 
 	getSQL = `select ` + columns + ` from recordings where id = $1`
 
@@ -79,7 +85,7 @@ func scanRecording(r scanRow) (*Recording, error) {
 	var started, end, duration, verified, expires int64
 	err := r.Scan(&x.ID, &x.ConnectionID, &x.CoreID, &x.Status, &x.Kind, &x.UserID, &x.UserName, &x.TargetID, &x.TargetName,
 		&x.Account, &x.Title, &x.Width, &x.Height, &x.sealedKey, &started, &end, &duration, &x.Size, &x.Blocks, &x.SHA256,
-		&x.Indexed, &x.Problem, &verified, &expires)
+		&x.Indexed, &x.Problem, &verified, &expires, &x.Group)
 	if err != nil {
 		return nil, db.Classify(err)
 	}
@@ -133,17 +139,18 @@ func (s *Store) Statuses(ctx context.Context, ids []string) (map[string]string, 
 
 func (s *Store) insert(ctx context.Context, id string, m Meta, sealed []byte, now time.Time) error {
 	return s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
-		_, err := tx.ExecContext(ctx, insertSQL, id, m.ConnectionID, s.cfg.CoreID, m.Kind, m.UserID, m.UserName, m.TargetID,
+		var group string
+		err := tx.QueryRowContext(ctx, insertSQL, id, m.ConnectionID, s.cfg.CoreID, m.Kind, m.UserID, m.UserName, m.TargetID,
 			m.TargetName, m.Account, m.Title, m.Width, m.Height, base64.StdEncoding.EncodeToString(sealed), now.UnixMicro(),
-			now.Add(s.cfg.Limits().Retention).UnixMicro())
+			now.Add(s.cfg.Limits().Retention).UnixMicro()).Scan(&group)
 		if err != nil {
 			return fmt.Errorf("insert recording: %w", db.Classify(err))
 		}
-		if err := tx.Notify(ctx, TopicRecording, id); err != nil {
+		if err := api.Notify(ctx, tx, TopicRecording, id, group); err != nil {
 			return err
 		}
 		return s.cfg.Audit.Append(ctx, tx, audit.Event{
-			Type: audit.RecordingStarted, Outcome: audit.OK, Connection: m.ConnectionID,
+			Type: audit.RecordingStarted, Outcome: audit.OK, Group: group, Connection: m.ConnectionID,
 			Actor:  audit.Actor{Kind: "user", ID: m.UserID, Name: m.UserName},
 			Object: audit.Object{Kind: "recording", ID: id},
 			Fields: map[string]string{"target": m.TargetName, "account": m.Account, "kind": m.Kind},
@@ -191,11 +198,15 @@ func (s *Store) saveOne(ctx context.Context, e ended) error {
 		if e.status != Complete {
 			what, outcome = audit.RecordingFailed, audit.Failed
 		}
-		if err := tx.Notify(ctx, TopicRecording, e.id); err != nil {
+		var group string
+		if err := tx.QueryRowContext(ctx, groupSQL, e.id).Scan(&group); err != nil {
+			return db.Classify(err)
+		}
+		if err := api.Notify(ctx, tx, TopicRecording, e.id, group); err != nil {
 			return err
 		}
 		return s.cfg.Audit.Append(ctx, tx, audit.Event{
-			Type: what, Outcome: outcome, Actor: audit.System, Connection: e.conn,
+			Type: what, Outcome: outcome, Actor: audit.System, Group: group, Connection: e.conn,
 			Object: audit.Object{Kind: "recording", ID: e.id},
 			Fields: map[string]string{
 				"status": string(e.status), "sha256": e.sha256, "bytes": strconv.FormatInt(e.size, 10),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -53,7 +54,7 @@ type rolesOut struct {
 }
 
 func (s *Store) handleRoles(ctx context.Context, in *IDIn) (*rolesOut, error) {
-	r, _, err := s.visible(ctx, in.ID)
+	r, _, err := s.overseen(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +70,19 @@ type shareIn struct {
 
 func (s *Store) handleShare(ctx context.Context, in *shareIn) (*struct{}, error) {
 	return s.changeShare(ctx, in, "added", func(tx *db.Tx, p *api.Principal) error {
+		if !p.Can(api.RecordingsView) {
+			// Nobody hands recordings out to those he does not look after.
+			g, err := "", error(nil)
+			if s.cfg.RoleGroup != nil {
+				g, err = s.cfg.RoleGroup(ctx, tx, in.Role)
+			}
+			if err != nil && !errors.Is(err, db.ErrNotFound) {
+				return err
+			}
+			if !access.Sees(p.Scope(api.RecordingsView), access.Scope{}, g) {
+				return api.Missing("role", in.Role)
+			}
+		}
 		_, err := tx.ExecContext(ctx, shareSQL, in.ID, in.Role, p.UserName, s.cfg.Now().UnixMicro())
 		return err
 	})
@@ -88,7 +102,7 @@ func (s *Store) handleUnshare(ctx context.Context, in *shareIn) (*struct{}, erro
 }
 
 func (s *Store) changeShare(ctx context.Context, in *shareIn, change string, f func(*db.Tx, *api.Principal) error) (*struct{}, error) {
-	r, p, err := s.visible(ctx, in.ID)
+	r, p, err := s.overseen(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +110,7 @@ func (s *Store) changeShare(ctx context.Context, in *shareIn, change string, f f
 		if err := f(tx, p); err != nil {
 			return err
 		}
-		if err := tx.Notify(ctx, TopicRecording, r.ID); err != nil {
+		if err := api.Notify(ctx, tx, TopicRecording, r.ID, r.Group); err != nil {
 			return err
 		}
 		return s.noteIn(ctx, tx, audit.RecordingShared, p, r, map[string]string{"role": in.Role, "change": change})

@@ -43,6 +43,9 @@ type Config struct {
 	// RolesOf returns the ids of the roles a user holds now, for recordings
 	// shared with a role. Nil: sharing shows nothing.
 	RolesOf func(ctx context.Context, userID string) ([]string, error)
+	// RoleGroup is the access group of a role; db.ErrNotFound for an unknown
+	// one. nil: administrators of access groups share nothing.
+	RoleGroup func(ctx context.Context, q db.Querier, roleID string) (string, error)
 	// Limits is asked at each use; nil means DefaultLimits.
 	Limits func() Limits
 	// Every is the pause between passes of the retention and integrity jobs;

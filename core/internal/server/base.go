@@ -12,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/group"
 	"caponier/core/internal/settings"
 	"caponier/core/internal/signin"
 	"caponier/core/internal/sshca"
@@ -34,6 +36,7 @@ type base struct {
 	auditKeys *vault.Signer
 	settings  *settings.Service
 	ca        *sshca.CA
+	groups    *group.Service
 	users     *user.Service
 }
 
@@ -73,6 +76,10 @@ func openBase(ctx context.Context, cfg Config, environ []string, log *slog.Logge
 	if b.ca, err = sshca.New(ctx, sshca.Config{DB: d, Vault: b.vault, Audit: b.audit, Log: log,
 		Bastion: cfg.Public.Bastion, Separator: func() string { return settings.BastionSeparator.Get(b.settings) }}); err != nil {
 		return nil, fmt.Errorf("open SSH authorities: %w", err)
+	}
+	b.groups, err = group.New(group.Config{DB: d, Audit: b.audit, Now: time.Now, Made: b.ca.Found, Removed: b.ca.Abolish})
+	if err != nil {
+		return nil, err
 	}
 	b.users, err = user.New(user.Config{DB: d, Audit: b.audit, Sealer: b.vault, Now: time.Now, Log: log, Settings: b.settings, Authority: b.ca})
 	return b, err
@@ -175,7 +182,7 @@ func SSHCAKey(ctx context.Context, cfg Config, environ []string) (string, error)
 		return "", err
 	}
 	defer b.db.Close()
-	return b.ca.PublicKey(ctx)
+	return b.ca.PublicKey(ctx, access.DefaultGroup)
 }
 
 // RotateKEK re-wraps every data key under the key in newFile.

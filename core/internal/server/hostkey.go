@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/sshca"
 	"caponier/shared/telemetry"
 )
@@ -21,7 +22,7 @@ const hostKeyCheck = 5 * time.Minute
 // hostAuthority signs host certificates; *sshca.CA is the real one.
 type hostAuthority interface {
 	HostSigner(ctx context.Context, names []string) (certified, plain ssh.Signer, err error)
-	Keys(ctx context.Context) ([]sshca.Key, error)
+	Keys(ctx context.Context, group string) ([]sshca.Key, error)
 }
 
 // hostKey is the bastion's host key with its certificate, which is renewed
@@ -66,7 +67,7 @@ func (h *hostKey) check(ctx context.Context) error {
 	cert := h.have.Load().cert
 	half := (cert.ValidAfter + cert.ValidBefore) / 2
 	if h.now().Unix() < int64(half) {
-		keys, err := h.ca.Keys(ctx)
+		keys, err := h.ca.Keys(ctx, access.DefaultGroup)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db/dbtest"
 	"caponier/core/internal/sshca"
@@ -56,14 +57,14 @@ func TestHostKeyIsRenewed(t *testing.T) {
 	if second.Serial == first.Serial || second.ValidBefore <= first.ValidBefore {
 		t.Errorf("not renewed after half of its time: ends %d, before %d", second.ValidBefore, first.ValidBefore)
 	}
-	next, err := ca.Renew(t.Context(), sshca.ForHosts, audit.System)
+	next, err := ca.Renew(t.Context(), sshca.ForHosts, access.DefaultGroup, audit.System)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c := cert(); c.Serial != second.Serial {
 		t.Error("renewed for an authority that does not sign yet")
 	}
-	if _, err := ca.Activate(t.Context(), next.ID, audit.System); err != nil {
+	if _, err := ca.Activate(t.Context(), access.DefaultGroup, next.ID, audit.System); err != nil {
 		t.Fatal(err)
 	}
 	if c := cert(); ssh.FingerprintSHA256(c.SignatureKey) != next.Fingerprint {

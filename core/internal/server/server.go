@@ -177,7 +177,7 @@ func (s *Server) buildRooms(ctx context.Context) (err error) {
 	}
 	s.recordings, err = recording.New(recording.Config{
 		DB: s.db, Audit: s.audit, Keys: s.vault, Dir: s.cfg.Recording.Dir, CoreID: s.id,
-		RolesOf: s.users.RoleIDs, Limits: s.recordingLimits,
+		RolesOf: s.users.RoleIDs, RoleGroup: s.users.RoleGroup, Limits: s.recordingLimits,
 		Now: time.Now, Log: s.log, Metrics: s.reg,
 	})
 	if err != nil {
@@ -295,6 +295,7 @@ func (s *Server) buildDoors(ctx context.Context) (err error) {
 	s.users.Routes(s.frame, s.vault, s.conns, s.recordings, s.signin, s.network, s.web)
 	s.signin.Routes(s.frame)
 	s.ca.Routes(s.frame)
+	s.groups.Routes(s.frame)
 	s.fleet.Routes(s.frame)
 	s.targets.Routes(s.frame)
 	s.policy.Routes(s.frame)

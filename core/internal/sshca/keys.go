@@ -12,9 +12,11 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/group"
 	"caponier/core/internal/vault"
 )
 
@@ -33,8 +35,11 @@ const (
 
 // Key is one generation of an authority's key.
 type Key struct {
-	ID          string    `json:"id"`
-	Purpose     Purpose   `json:"purpose"`
+	ID      string  `json:"id"`
+	Purpose Purpose `json:"purpose"`
+	// Group is whose authority it is; only that for targets has one in every
+	// access group.
+	Group       string    `json:"group"`
 	Generation  int64     `json:"generation"`
 	State       State     `json:"state"`
 	PublicKey   string    `json:"public_key"` // authorized_keys form
@@ -50,11 +55,12 @@ type Key struct {
 const lockName = "ssh authority"
 
 const (
-	keyColumns = `id, purpose, generation, state, public_key, sealed, created_at, changed_at`
+	keyColumns = `id, purpose, group_id, generation, state, public_key, sealed, created_at, changed_at`
 
-	keysSQL     = `select ` + keyColumns + ` from sshca_keys where purpose = $1 order by generation desc`
-	allKeysSQL  = `select ` + keyColumns + ` from sshca_keys order by purpose, generation desc`
-	addKeySQL   = `insert into sshca_keys (` + keyColumns + `) values ($1, $2, $3, $4, $5, $6, $7, $8)`
+	keysSQL = `select ` + keyColumns + ` from sshca_keys
+where ($1 = '' or purpose = $1) and ($2 = '' or group_id = $2) order by purpose, group_id, generation desc`
+	keyByIDSQL  = `select ` + keyColumns + ` from sshca_keys where id = $1`
+	addKeySQL   = `insert into sshca_keys (` + keyColumns + `) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 	setStateSQL = `update sshca_keys set state = $1, changed_at = $2 where id = $3`
 )
 
@@ -62,11 +68,13 @@ func keyPlace(id string) vault.Place {
 	return vault.Place{Table: "sshca_keys", Column: "sealed", Row: id}
 }
 
-func readKeys(ctx context.Context, q db.Querier, p Purpose) ([]Key, error) {
-	query, args := keysSQL, []any{string(p)}
-	if p == "" {
-		query, args = allKeysSQL, nil
-	}
+// readKeys reads the keys for a purpose of a group, newest first; empty means
+// any.
+func readKeys(ctx context.Context, q db.Querier, p Purpose, groupID string) ([]Key, error) {
+	return queryKeys(ctx, q, keysSQL, string(p), groupID)
+}
+
+func queryKeys(ctx context.Context, q db.Querier, query string, args ...any) ([]Key, error) {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read authority keys: %w", err)
@@ -76,7 +84,7 @@ func readKeys(ctx context.Context, q db.Querier, p Purpose) ([]Key, error) {
 	for rows.Next() {
 		var k Key
 		var created, changed int64
-		if err := rows.Scan(&k.ID, &k.Purpose, &k.Generation, &k.State, &k.PublicKey, &k.sealed, &created, &changed); err != nil {
+		if err := rows.Scan(&k.ID, &k.Purpose, &k.Group, &k.Generation, &k.State, &k.PublicKey, &k.sealed, &created, &changed); err != nil {
 			return nil, fmt.Errorf("read authority keys: %w", err)
 		}
 		if k.public, _, _, _, err = ssh.ParseAuthorizedKey([]byte(k.PublicKey)); err != nil {
@@ -93,13 +101,13 @@ func readKeys(ctx context.Context, q db.Querier, p Purpose) ([]Key, error) {
 }
 
 // addKey makes a generation in tx.
-func (c *CA) addKey(ctx context.Context, tx *db.Tx, p Purpose, generation int64, state State, by audit.Actor) (*Key, error) {
+func (c *CA) addKey(ctx context.Context, tx *db.Tx, p Purpose, groupID string, generation int64, state State, by audit.Actor) (*Key, error) {
 	pub, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make authority key: %w", err)
 	}
 	defer clear(private)
-	k := &Key{ID: "sca_" + strings.ToLower(rand.Text()), Purpose: p, Generation: generation, State: state}
+	k := &Key{ID: "sca_" + strings.ToLower(rand.Text()), Purpose: p, Group: groupID, Generation: generation, State: state}
 	if k.public, err = ssh.NewPublicKey(pub); err != nil {
 		return nil, fmt.Errorf("make authority key: %w", err)
 	}
@@ -110,7 +118,7 @@ func (c *CA) addKey(ctx context.Context, tx *db.Tx, p Purpose, generation int64,
 	if k.sealed, err = c.c.Vault.Seal(keyPlace(k.ID), private.Seed()); err != nil {
 		return nil, fmt.Errorf("make authority key: %w", err)
 	}
-	_, err = tx.ExecContext(ctx, addKeySQL, k.ID, string(p), generation, string(state), k.PublicKey, k.sealed,
+	_, err = tx.ExecContext(ctx, addKeySQL, k.ID, string(p), groupID, generation, string(state), k.PublicKey, k.sealed,
 		k.CreatedAt.UnixMicro(), k.ChangedAt.UnixMicro())
 	if err != nil {
 		return nil, fmt.Errorf("store authority key: %w", db.Classify(err))
@@ -126,8 +134,11 @@ func (c *CA) keyChanged(ctx context.Context, tx *db.Tx, t audit.Type, k *Key, by
 	if err := tx.Notify(ctx, "setting", "ssh-ca"); err != nil {
 		return err
 	}
+	if err := api.Notify(ctx, tx, group.Topic, k.Group, k.Group); err != nil {
+		return err
+	}
 	return c.c.Audit.Append(ctx, tx, audit.Event{
-		Type: t, Outcome: audit.OK, Actor: by, Object: audit.Object{Kind: "ssh-ca", ID: k.ID, Name: string(k.Purpose)},
+		Type: t, Outcome: audit.OK, Actor: by, Group: k.Group, Object: audit.Object{Kind: "ssh-ca", ID: k.ID, Name: string(k.Purpose)},
 		Fields: map[string]string{"generation": fmt.Sprint(k.Generation), "fingerprint": k.Fingerprint},
 	})
 }
@@ -152,9 +163,9 @@ func (c *CA) signer(k *Key) (ssh.Signer, error) {
 	return s, nil
 }
 
-// active returns the key that signs for a purpose.
-func active(ctx context.Context, q db.Querier, p Purpose) (*Key, error) {
-	keys, err := readKeys(ctx, q, p)
+// active returns the key that signs for a purpose in a group.
+func active(ctx context.Context, q db.Querier, p Purpose, groupID string) (*Key, error) {
+	keys, err := readKeys(ctx, q, p, groupID)
 	if err != nil {
 		return nil, err
 	}
@@ -166,41 +177,71 @@ func active(ctx context.Context, q db.Querier, p Purpose) (*Key, error) {
 	return nil, fmt.Errorf("no active %s authority: %w", p, db.ErrNotFound)
 }
 
-// Keys lists all generations of all authorities, newest first per purpose.
-func (c *CA) Keys(ctx context.Context) ([]Key, error) { return readKeys(ctx, c.c.DB, "") }
+// Keys lists all generations of the authorities of a group, newest first per
+// purpose.
+func (c *CA) Keys(ctx context.Context, groupID string) ([]Key, error) {
+	return readKeys(ctx, c.c.DB, "", groupID)
+}
 
-// Renew makes the next key of an authority. It is published at once and signs
-// nothing until it is activated, so that targets have time to learn it.
-func (c *CA) Renew(ctx context.Context, p Purpose, by audit.Actor) (*Key, error) {
-	if !p.known() {
+// Found gives an access group its authority for targets, in the transaction
+// that makes the group.
+func (c *CA) Found(ctx context.Context, tx *db.Tx, groupID string, by audit.Actor) error {
+	_, err := c.addKey(ctx, tx, ForTargets, groupID, 1, Active, by)
+	return err
+}
+
+// Abolish ends all trust in the authority of an access group, in the
+// transaction that removes the group.
+func (c *CA) Abolish(ctx context.Context, tx *db.Tx, groupID string, by audit.Actor) error {
+	keys, err := readKeys(ctx, tx, "", groupID)
+	if err != nil {
+		return err
+	}
+	for i := range keys {
+		if k := &keys[i]; k.State != Revoked {
+			if err := c.setState(ctx, tx, k, Revoked); err != nil {
+				return err
+			}
+			if err := c.keyChanged(ctx, tx, audit.CARevoked, k, by); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Renew makes the next key of an authority of a group. It is published at once
+// and signs nothing until it is activated, so that targets have time to learn
+// it.
+func (c *CA) Renew(ctx context.Context, p Purpose, groupID string, by audit.Actor) (*Key, error) {
+	if !p.known() || p != ForTargets && groupID != access.DefaultGroup {
 		return nil, api.Invalid(api.FieldError{Field: "purpose", Message: "must be target, client or host"})
 	}
 	var k *Key
 	err := c.change(ctx, func(tx *db.Tx) error {
-		keys, err := readKeys(ctx, tx, p)
+		keys, err := readKeys(ctx, tx, p, groupID)
 		if err != nil {
 			return err
 		}
-		if len(keys) > 0 && keys[0].State == Next {
+		if len(keys) == 0 { // every group is founded with a key
+			return api.Missing("access group", groupID)
+		}
+		if keys[0].State == Next {
 			return api.Conflict("renewal_open", "There is a next key already: activate or revoke it first.")
 		}
-		generation := int64(1)
-		if len(keys) > 0 {
-			generation = keys[0].Generation + 1
-		}
-		k, err = c.addKey(ctx, tx, p, generation, Next, by)
+		k, err = c.addKey(ctx, tx, p, groupID, keys[0].Generation+1, Next, by)
 		return err
 	})
 	return k, err
 }
 
-// Activate makes the next key sign and retires the active one.
-func (c *CA) Activate(ctx context.Context, id string, by audit.Actor) (*Key, error) {
-	return c.move(ctx, id, by, func(ctx context.Context, tx *db.Tx, k *Key) error {
+// Activate makes the next key of a group sign and retires the active one.
+func (c *CA) Activate(ctx context.Context, groupID, id string, by audit.Actor) (*Key, error) {
+	return c.move(ctx, groupID, id, func(ctx context.Context, tx *db.Tx, k *Key) error {
 		if k.State != Next {
 			return api.Conflict("not_next", "Only a next key can be activated; this one is "+string(k.State)+".")
 		}
-		old, err := active(ctx, tx, k.Purpose)
+		old, err := active(ctx, tx, k.Purpose, k.Group)
 		if err != nil && !errors.Is(err, db.ErrNotFound) {
 			return err
 		}
@@ -216,9 +257,9 @@ func (c *CA) Activate(ctx context.Context, id string, by audit.Actor) (*Key, err
 	})
 }
 
-// RevokeKey ends all trust in a key that does not sign any more.
-func (c *CA) RevokeKey(ctx context.Context, id string, by audit.Actor) (*Key, error) {
-	return c.move(ctx, id, by, func(ctx context.Context, tx *db.Tx, k *Key) error {
+// RevokeKey ends all trust in a key of a group that does not sign any more.
+func (c *CA) RevokeKey(ctx context.Context, groupID, id string, by audit.Actor) (*Key, error) {
+	return c.move(ctx, groupID, id, func(ctx context.Context, tx *db.Tx, k *Key) error {
 		switch k.State {
 		case Active:
 			return api.Conflict("active", "This key signs now: renew and activate another one first.")
@@ -232,20 +273,19 @@ func (c *CA) RevokeKey(ctx context.Context, id string, by audit.Actor) (*Key, er
 	})
 }
 
-func (c *CA) move(ctx context.Context, id string, by audit.Actor, f func(context.Context, *db.Tx, *Key) error) (*Key, error) {
+// move changes the state of a key; one of another group is missing.
+func (c *CA) move(ctx context.Context, groupID, id string, f func(context.Context, *db.Tx, *Key) error) (*Key, error) {
 	var k *Key
 	err := c.change(ctx, func(tx *db.Tx) error {
-		keys, err := readKeys(ctx, tx, "")
+		keys, err := queryKeys(ctx, tx, keyByIDSQL, id)
 		if err != nil {
 			return err
 		}
-		for i := range keys {
-			if keys[i].ID == id {
-				k = &keys[i]
-				return f(ctx, tx, k)
-			}
+		if len(keys) == 0 || keys[0].Group != groupID {
+			return api.Missing("authority key", id)
 		}
-		return api.Missing("authority key", id)
+		k = &keys[0]
+		return f(ctx, tx, k)
 	})
 	return k, err
 }
@@ -268,10 +308,10 @@ func (c *CA) setState(ctx context.Context, tx *db.Tx, k *Key, to State) error {
 	return nil
 }
 
-// PublicKeys are the keys to trust for a purpose, one authorized_keys line
-// each, the signing one first.
-func (c *CA) PublicKeys(ctx context.Context, p Purpose) (string, error) {
-	keys, err := readKeys(ctx, c.c.DB, p)
+// PublicKeys are the keys of a group to trust for a purpose, one
+// authorized_keys line each, the signing one first.
+func (c *CA) PublicKeys(ctx context.Context, p Purpose, groupID string) (string, error) {
+	keys, err := readKeys(ctx, c.c.DB, p, groupID)
 	if err != nil {
 		return "", err
 	}
@@ -286,9 +326,11 @@ func (c *CA) PublicKeys(ctx context.Context, p Purpose) (string, error) {
 	return b.String(), nil
 }
 
-// PublicKey is the target authority's keys for TrustedUserCAKeys, one
+// PublicKey is a group's keys for TrustedUserCAKeys of its targets, one
 // authorized_keys line each.
-func (c *CA) PublicKey(ctx context.Context) (string, error) { return c.PublicKeys(ctx, ForTargets) }
+func (c *CA) PublicKey(ctx context.Context, groupID string) (string, error) {
+	return c.PublicKeys(ctx, ForTargets, groupID)
+}
 
 // authorized renders a key as an authorized_keys line without newline.
 func authorized(k ssh.PublicKey, comment string) string {

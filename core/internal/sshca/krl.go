@@ -21,14 +21,15 @@ const (
 	krlSerialList   = 0x20
 )
 
-// KRL renders what is revoked, certificates by serial and authority keys, in
-// OpenSSH's format for sshd's RevokedKeys. Its version is the time.
-func (c *CA) KRL(ctx context.Context) ([]byte, error) {
+// KRL renders what is revoked of the authorities of an access group,
+// certificates by serial and authority keys, in OpenSSH's format for sshd's
+// RevokedKeys. Its version is the time.
+func (c *CA) KRL(ctx context.Context, groupID string) ([]byte, error) {
 	var keys []Key
 	serials := map[string][]uint64{}
 	err := c.c.DB.View(ctx, func(tx *db.Tx) error {
 		var err error
-		if keys, err = readKeys(ctx, tx, ""); err != nil {
+		if keys, err = readKeys(ctx, tx, "", groupID); err != nil {
 			return err
 		}
 		rows, err := tx.QueryContext(ctx, revokedSQL)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -79,14 +80,17 @@ func (c *CA) Routes(f *api.Frame) {
 
 	api.Register(f, api.Op{Method: "GET", Path: "/ssh-ca", ID: "get-ssh-ca", Tag: tag, Who: api.Public(), Summary: "Public keys of the SSH authorities"}, c.info)
 	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/ssh-ca/public-keys/{purpose}", ID: "get-ssh-ca-public-keys", Tag: tag, Who: api.Public(), Type: "text/plain",
-		Summary: "Public keys of one authority (target, client or host) as text, one line each",
+		Summary: "Public keys of one authority (target, client or host) as text, one line each; ?group=ID names an access group other than the default one",
 	}, func(w http.ResponseWriter, r *http.Request) {
 		p := Purpose(r.PathValue("purpose"))
 		if !p.known() {
 			f.Fail(w, r, api.Missing("authority", ""))
 			return
 		}
-		text, err := c.PublicKeys(r.Context(), p)
+		text, err := c.PublicKeys(r.Context(), p, groupOf(r))
+		if err == nil && text == "" {
+			err = api.Missing("authority", "")
+		}
 		if err != nil {
 			f.Fail(w, r, err)
 			return
@@ -95,9 +99,9 @@ func (c *CA) Routes(f *api.Frame) {
 		w.Write([]byte(text))
 	})
 	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/ssh-ca/krl", ID: "get-ssh-ca-krl", Tag: tag, Who: api.Public(), Type: "application/octet-stream",
-		Summary: "Revoked certificates and keys in OpenSSH's format, for RevokedKeys",
+		Summary: "Revoked certificates and keys in OpenSSH's format, for RevokedKeys; ?group=ID names an access group other than the default one",
 	}, func(w http.ResponseWriter, r *http.Request) {
-		b, err := c.KRL(r.Context())
+		b, err := c.KRL(r.Context(), groupOf(r))
 		if err != nil {
 			f.Fail(w, r, err)
 			return
@@ -106,26 +110,27 @@ func (c *CA) Routes(f *api.Frame) {
 		w.Write(b)
 	})
 
-	api.Register(f, api.Op{Method: "GET", Path: "/ssh-ca/keys", ID: "list-ssh-ca-keys", Tag: tag, Who: view, Summary: "All generations of the authorities' keys"},
+	api.Register(f, api.Op{Method: "GET", Path: "/ssh-ca/keys", ID: "list-ssh-ca-keys", Tag: tag, Who: view, Summary: "All generations of the authorities' keys; those of other access groups are at /access-groups/{id}/ssh-ca"},
 		func(ctx context.Context, _ *struct{}) (*keysOut, error) {
-			keys, err := c.Keys(ctx)
+			keys, err := c.Keys(ctx, access.DefaultGroup)
 			return &keysOut{keys}, err
 		})
 	api.Register(f, api.Op{Method: "POST", Path: "/ssh-ca/keys", ID: "renew-ssh-ca", Tag: tag, Who: manage, Status: 201,
 		Summary: "Make the next key of an authority; it is published and does not sign yet",
 	}, func(ctx context.Context, in *renewIn) (*keyOut, error) {
-		return one(c.Renew(ctx, in.Body.Purpose, audit.By(api.PrincipalFrom(ctx))))
+		return one(c.Renew(ctx, in.Body.Purpose, access.DefaultGroup, audit.By(api.PrincipalFrom(ctx))))
 	})
 	api.Register(f, api.Op{Method: "POST", Path: "/ssh-ca/keys/{id}/activate", ID: "activate-ssh-ca-key", Tag: tag, Who: manage,
 		Summary: "Make the next key sign; the former one stays trusted until it is revoked",
 	}, func(ctx context.Context, in *keyIn) (*keyOut, error) {
-		return one(c.Activate(ctx, in.ID, audit.By(api.PrincipalFrom(ctx))))
+		return one(c.Activate(ctx, access.DefaultGroup, in.ID, audit.By(api.PrincipalFrom(ctx))))
 	})
 	api.Register(f, api.Op{Method: "POST", Path: "/ssh-ca/keys/{id}/revoke", ID: "revoke-ssh-ca-key", Tag: tag, Who: manage, Summary: "End all trust in a key that does not sign any more"},
 		func(ctx context.Context, in *keyIn) (*keyOut, error) {
-			return one(c.RevokeKey(ctx, in.ID, audit.By(api.PrincipalFrom(ctx))))
+			return one(c.RevokeKey(ctx, access.DefaultGroup, in.ID, audit.By(api.PrincipalFrom(ctx))))
 		})
 
+	c.groupRoutes(f)
 	api.Register(f, api.Op{Method: "POST", Path: "/ssh-certificates", ID: "sign-ssh-certificate", Tag: tag, Who: api.Self(), Status: 201,
 		Summary: "A certificate of the caller's public key for logins at the bastion",
 	}, c.signOwn)
@@ -139,6 +144,14 @@ func (c *CA) Routes(f *api.Frame) {
 			return &rulesOut{api.ETag(version), rulesBody{text}}, err
 		})
 	api.Register(f, api.Op{Method: "PUT", Path: "/ssh-ca/algorithms", ID: "set-ssh-algorithms", Tag: tag, Who: manage, Summary: "Replace the rules"}, c.setRules)
+}
+
+// groupOf is the access group a request names, or the default one.
+func groupOf(r *http.Request) string {
+	if g := r.URL.Query().Get("group"); g != "" {
+		return g
+	}
+	return access.DefaultGroup
 }
 
 func one(k *Key, err error) (*keyOut, error) {
@@ -156,7 +169,7 @@ func (c *CA) info(ctx context.Context, _ *struct{}) (*infoOut, error) {
 	}
 	for p, text := range map[Purpose]*string{ForTargets: &out.Body.UserCA, ForClients: &out.Body.ClientCA, ForHosts: &out.Body.HostCA} {
 		var err error
-		if *text, err = c.PublicKeys(ctx, p); err != nil {
+		if *text, err = c.PublicKeys(ctx, p, access.DefaultGroup); err != nil {
 			return nil, err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -42,7 +43,9 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, 0)`
 
 // UserRequest describes a certificate for one login on a target.
 type UserRequest struct {
-	KeyID      string // "user@connection", shows in the target's log
+	KeyID string // "user@connection", shows in the target's log
+	// Group is the access group of the target: its authority signs. Required.
+	Group      string
 	Principals []string
 	TTL        time.Duration // at most 10 minutes, 0 = 5; starts 2 minutes back for clock skew
 	// Source pins source-address when not empty (comma separated CIDRs).
@@ -58,9 +61,9 @@ func (c *CA) TargetSigner(ctx context.Context, r UserRequest) (ssh.Signer, *ssh.
 	if r.TTL == 0 {
 		r.TTL = defaultTargetTTL
 	}
-	if len(r.Principals) == 0 || r.KeyID == "" || r.TTL < 0 || r.TTL > MaxTargetTTL {
-		return nil, nil, fmt.Errorf("sign target certificate: want principals, a key ID and at most %s, got %d principals, %q, %s",
-			MaxTargetTTL, len(r.Principals), r.KeyID, r.TTL)
+	if len(r.Principals) == 0 || r.KeyID == "" || r.Group == "" || r.TTL < 0 || r.TTL > MaxTargetTTL {
+		return nil, nil, fmt.Errorf("sign target certificate: want principals, a key ID, an access group and at most %s, got %d principals, %q, %q, %s",
+			MaxTargetTTL, len(r.Principals), r.KeyID, r.Group, r.TTL)
 	}
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -77,7 +80,7 @@ func (c *CA) TargetSigner(ctx context.Context, r UserRequest) (ssh.Signer, *ssh.
 	if r.Source != "" {
 		cert.CriticalOptions["source-address"] = r.Source
 	}
-	err = c.sign(ctx, ForTargets, cert, r.TTL, issue{actor: audit.System, connection: r.Connection})
+	err = c.sign(ctx, ForTargets, cert, r.TTL, issue{actor: audit.System, connection: r.Connection, group: r.Group})
 	if err != nil {
 		return nil, nil, fmt.Errorf("sign target certificate: %w", err)
 	}
@@ -171,6 +174,7 @@ type issue struct {
 	actor      audit.Actor
 	user       string
 	connection string
+	group      string // empty = the default one
 }
 
 // sign completes cert with serial and times, signs it with the active key, and
@@ -181,7 +185,10 @@ func (c *CA) sign(ctx context.Context, p Purpose, cert *ssh.Certificate, ttl tim
 	cert.ValidAfter = uint64(now.Add(-clockSkew).Unix())
 	cert.ValidBefore = uint64(now.Add(ttl).Unix())
 	return c.c.DB.Tx(ctx, func(tx *db.Tx) error {
-		k, err := active(ctx, tx, p)
+		if i.group == "" {
+			i.group = access.DefaultGroup
+		}
+		k, err := active(ctx, tx, p, i.group)
 		if err != nil {
 			return err
 		}
@@ -283,7 +290,7 @@ func (c *CA) VerifyClient(ctx context.Context, cert *ssh.Certificate, userName, 
 	if userName == "" || len(cert.ValidPrincipals) == 0 {
 		return refuse("it names no user")
 	}
-	keys, err := readKeys(ctx, c.c.DB, ForClients)
+	keys, err := readKeys(ctx, c.c.DB, ForClients, access.DefaultGroup)
 	if err != nil {
 		return err
 	}

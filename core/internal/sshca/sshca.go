@@ -5,6 +5,8 @@
 //
 // Each purpose has an authority of its own, so that a certificate made for a
 // target can never log in to the bastion, and none of them stands for a host.
+// That for targets exists once in every access group: what it signs for the
+// targets of one group logs in nowhere else.
 package sshca
 
 import (
@@ -14,6 +16,7 @@ import (
 	"log/slog"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/core/internal/vault"
@@ -60,12 +63,12 @@ func New(ctx context.Context, c Config) (*CA, error) {
 			return err
 		}
 		for _, p := range []Purpose{ForTargets, ForClients, ForHosts} {
-			keys, err := readKeys(ctx, tx, p)
+			keys, err := readKeys(ctx, tx, p, access.DefaultGroup)
 			if err != nil {
 				return err
 			}
 			if len(keys) == 0 {
-				if _, err := ca.addKey(ctx, tx, p, 1, Active, audit.System); err != nil {
+				if _, err := ca.addKey(ctx, tx, p, access.DefaultGroup, 1, Active, audit.System); err != nil {
 					return err
 				}
 			}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -65,6 +66,7 @@ func TestTargetCertificate(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		x := newFixture(t, d)
 		signer, cert, err := x.TargetSigner(t.Context(), UserRequest{
+			Group: access.DefaultGroup,
 			KeyID: "ada@con_1", Principals: []string{"root"}, TTL: time.Minute, Source: "192.0.2.0/24", Connection: "con_1",
 		})
 		if err != nil {
@@ -73,7 +75,7 @@ func TestTargetCertificate(t *testing.T) {
 		if got := signer.PublicKey().Type(); got != ssh.CertAlgoED25519v01 {
 			t.Errorf("signer presents %s", got)
 		}
-		lines, err := x.PublicKey(t.Context())
+		lines, err := x.PublicKey(t.Context(), access.DefaultGroup)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,8 +115,9 @@ func TestTargetCertificate(t *testing.T) {
 			t.Errorf("a target's certificate logs in at the bastion: %v", err)
 		}
 		for _, bad := range []UserRequest{
-			{KeyID: "a", Principals: nil}, {KeyID: "", Principals: []string{"root"}},
-			{KeyID: "a", Principals: []string{"root"}, TTL: MaxTargetTTL + 1}, {KeyID: "a", Principals: []string{"root"}, TTL: -1},
+			{Group: access.DefaultGroup, KeyID: "a", Principals: nil}, {Group: access.DefaultGroup, KeyID: "", Principals: []string{"root"}},
+			{Group: access.DefaultGroup, KeyID: "a", Principals: []string{"root"}, TTL: MaxTargetTTL + 1}, {Group: access.DefaultGroup, KeyID: "a", Principals: []string{"root"}, TTL: -1},
+			{KeyID: "a", Principals: []string{"root"}},
 		} {
 			if _, _, err := x.TargetSigner(t.Context(), bad); err == nil {
 				t.Errorf("signed %+v", bad)
@@ -175,7 +178,7 @@ func TestClientCertificates(t *testing.T) {
 		}
 
 		// Somebody who has the authority's key but not the database.
-		k, err := active(t.Context(), d, ForClients)
+		k, err := active(t.Context(), d, ForClients, access.DefaultGroup)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,14 +226,14 @@ func TestGenerations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		next, err := x.Renew(ctx, ForClients, audit.System)
+		next, err := x.Renew(ctx, ForClients, access.DefaultGroup, audit.System)
 		if err != nil || next.Generation != 2 || next.State != Next {
 			t.Fatalf("renew: %+v, %v", next, err)
 		}
-		if _, err := x.Renew(ctx, ForClients, audit.System); err == nil {
+		if _, err := x.Renew(ctx, ForClients, access.DefaultGroup, audit.System); err == nil {
 			t.Error("two next keys at once")
 		}
-		lines, err := x.PublicKeys(ctx, ForClients)
+		lines, err := x.PublicKeys(ctx, ForClients, access.DefaultGroup)
 		if err != nil || strings.Count(lines, "\n") != 2 || !strings.HasSuffix(strings.Split(lines, "\n")[0], "-ca-1") {
 			t.Errorf("published: %q, %v", lines, err)
 		}
@@ -238,7 +241,7 @@ func TestGenerations(t *testing.T) {
 		if err != nil || string(still.SignatureKey.Marshal()) == string(next.public.Marshal()) {
 			t.Errorf("a next key signs already (%v)", err)
 		}
-		if _, err := x.Activate(ctx, next.ID, audit.System); err != nil {
+		if _, err := x.Activate(ctx, access.DefaultGroup, next.ID, audit.System); err != nil {
 			t.Fatal(err)
 		}
 		fresh, err := x.SignClient(ctx, ada, publicKey(t), time.Hour)
@@ -250,14 +253,14 @@ func TestGenerations(t *testing.T) {
 				t.Errorf("after activation: %v", err)
 			}
 		}
-		keys, err := readKeys(ctx, d, ForClients)
+		keys, err := readKeys(ctx, d, ForClients, access.DefaultGroup)
 		if err != nil || len(keys) != 2 || keys[1].State != Retired {
 			t.Fatalf("keys: %+v, %v", keys, err)
 		}
-		if _, err := x.RevokeKey(ctx, next.ID, audit.System); err == nil {
+		if _, err := x.RevokeKey(ctx, access.DefaultGroup, next.ID, audit.System); err == nil {
 			t.Error("revoked the key that signs")
 		}
-		if _, err := x.RevokeKey(ctx, keys[1].ID, audit.System); err != nil {
+		if _, err := x.RevokeKey(ctx, access.DefaultGroup, keys[1].ID, audit.System); err != nil {
 			t.Fatal(err)
 		}
 		if err := x.VerifyClient(ctx, old, "ada", "192.0.2.1"); !errors.Is(err, ErrCertificate) {
@@ -270,7 +273,7 @@ func TestGenerations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if keys, err := again.Keys(ctx); err != nil || len(keys) != 4 {
+		if keys, err := again.Keys(ctx, access.DefaultGroup); err != nil || len(keys) != 4 {
 			t.Errorf("opening again changes the keys: %d, %v", len(keys), err)
 		}
 	})
@@ -286,7 +289,7 @@ func TestHostSigner(t *testing.T) {
 	if err != nil || ssh.FingerprintSHA256(again.PublicKey()) != ssh.FingerprintSHA256(plain.PublicKey()) {
 		t.Errorf("the host key changes (%v)", err)
 	}
-	hostCA, err := x.PublicKeys(t.Context(), ForHosts)
+	hostCA, err := x.PublicKeys(t.Context(), ForHosts, access.DefaultGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +342,7 @@ func TestOpenSSHAgrees(t *testing.T) {
 	}
 	krl := func() string {
 		t.Helper()
-		b, err := x.KRL(t.Context())
+		b, err := x.KRL(t.Context(), access.DefaultGroup)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -361,18 +364,18 @@ func TestOpenSSHAgrees(t *testing.T) {
 		}
 	}
 	// Revoking the key itself revokes all its certificates.
-	next, err := x.Renew(t.Context(), ForClients, audit.System)
+	next, err := x.Renew(t.Context(), ForClients, access.DefaultGroup, audit.System)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := x.Activate(t.Context(), next.ID, audit.System); err != nil {
+	if _, err := x.Activate(t.Context(), access.DefaultGroup, next.ID, audit.System); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := readKeys(t.Context(), x.db, ForClients)
+	keys, err := readKeys(t.Context(), x.db, ForClients, access.DefaultGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := x.RevokeKey(t.Context(), keys[1].ID, audit.System); err != nil {
+	if _, err := x.RevokeKey(t.Context(), access.DefaultGroup, keys[1].ID, audit.System); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := run("-Q", "-f", krl(), files[1]); err == nil {
@@ -382,7 +385,7 @@ func TestOpenSSHAgrees(t *testing.T) {
 
 func TestPrivateKeysAreSealed(t *testing.T) {
 	x := newFixture(t, dbtest.SQLite(t))
-	keys, err := x.Keys(context.Background())
+	keys, err := x.Keys(context.Background(), access.DefaultGroup)
 	if err != nil || len(keys) != 3 {
 		t.Fatalf("%d keys, %v", len(keys), err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db/dbtest"
 	"caponier/e2e/harness"
@@ -92,14 +93,14 @@ func TestRealSSHD(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", hostKey).CombinedOutput(); err != nil {
 		harness.Lacks(t, "ssh-keygen: %v %s", err, out)
 	}
-	ca, err := x.PublicKey(t.Context())
+	ca, err := x.PublicKey(t.Context(), access.DefaultGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
 	krl := file("krl", "")
 	writeKRL := func() {
 		t.Helper()
-		b, err := x.KRL(t.Context())
+		b, err := x.KRL(t.Context(), access.DefaultGroup)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +138,7 @@ UsePAM no
 		out, err := s.Output("id -un")
 		return strings.TrimSpace(string(out)), err
 	}
-	signer, cert, err := x.TargetSigner(t.Context(), UserRequest{KeyID: "ada@con_1", Principals: []string{me.Username}, TTL: time.Minute})
+	signer, cert, err := x.TargetSigner(t.Context(), UserRequest{Group: access.DefaultGroup, KeyID: "ada@con_1", Principals: []string{me.Username}, TTL: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,14 +146,14 @@ UsePAM no
 	if got, err := login(modern, signer, defaults); err != nil || got != me.Username {
 		t.Fatalf("login by certificate: %q, %v", got, err)
 	}
-	other, _, err := x.TargetSigner(t.Context(), UserRequest{KeyID: "ada@con_2", Principals: []string{"somebody-else"}})
+	other, _, err := x.TargetSigner(t.Context(), UserRequest{Group: access.DefaultGroup, KeyID: "ada@con_2", Principals: []string{"somebody-else"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := login(modern, other, defaults); err == nil {
 		t.Error("a certificate for another account logs in")
 	}
-	elsewhere, _, err := x.TargetSigner(t.Context(), UserRequest{KeyID: "ada@con_3", Principals: []string{me.Username}, Source: "198.51.100.0/24"})
+	elsewhere, _, err := x.TargetSigner(t.Context(), UserRequest{Group: access.DefaultGroup, KeyID: "ada@con_3", Principals: []string{me.Username}, Source: "198.51.100.0/24"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +162,7 @@ UsePAM no
 	}
 	now := x.now
 	x.now = now.Add(-time.Hour)
-	expired, _, err := x.TargetSigner(t.Context(), UserRequest{KeyID: "ada@con_4", Principals: []string{me.Username}})
+	expired, _, err := x.TargetSigner(t.Context(), UserRequest{Group: access.DefaultGroup, KeyID: "ada@con_4", Principals: []string{me.Username}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,9 @@ func (s *Service) CreateAccount(ctx context.Context, targetID string, a Account)
 		if err != nil {
 			return err
 		}
+		if err := t.change(ctx); err != nil {
+			return err
+		}
 		var p problems
 		if !t.Kind.HasAccounts() {
 			p.add("name", "targets of kind %s have no accounts", t.Kind)
@@ -50,16 +53,14 @@ func (s *Service) CreateAccount(ctx context.Context, targetID string, a Account)
 		if err := p.err(); err != nil {
 			return err
 		}
-		if a.SecretID != "" {
-			if err := mayPlaceSecret(ctx); err != nil {
-				return err
-			}
+		if err := s.mayUseSecret(ctx, tx, t, a.SecretID); err != nil {
+			return err
 		}
 		a.ID, a.TargetID, a.Version = newID("acc_"), t.ID, 1
 		if err := insertRows(ctx, tx, sqlAccountInsert, [][]any{a.row(s.now())}); err != nil {
 			return fmt.Errorf("create account: %w", db.Classify(err))
 		}
-		return s.wrote(ctx, tx, a.event(t, audit.AccountCreated), TopicTarget, t.ID)
+		return s.wrote(ctx, tx, a.event(t, audit.AccountCreated), TopicTarget, t.ID, t.Group)
 	})
 	if errors.Is(err, db.ErrConflict) {
 		return nil, api.Conflict("name_taken", "The target has an account "+a.Name+" already.")
@@ -78,6 +79,9 @@ func (s *Service) UpdateAccount(ctx context.Context, targetID, id string, match 
 		if err != nil {
 			return err
 		}
+		if err := t.change(ctx); err != nil {
+			return err
+		}
 		if a, err = s.AccountByID(ctx, tx, targetID, id); err != nil {
 			return err
 		}
@@ -94,8 +98,8 @@ func (s *Service) UpdateAccount(ctx context.Context, targetID, id string, match 
 		if err := p.err(); err != nil {
 			return err
 		}
-		if a.SecretID != "" && a.SecretID != secret {
-			if err := mayPlaceSecret(ctx); err != nil {
+		if a.SecretID != secret {
+			if err := s.mayUseSecret(ctx, tx, t, a.SecretID); err != nil {
 				return err
 			}
 		}
@@ -103,7 +107,7 @@ func (s *Service) UpdateAccount(ctx context.Context, targetID, id string, match 
 		if err != nil {
 			return fmt.Errorf("update account %s: %w", id, err)
 		}
-		return s.wrote(ctx, tx, a.event(t, audit.AccountChanged), TopicTarget, t.ID)
+		return s.wrote(ctx, tx, a.event(t, audit.AccountChanged), TopicTarget, t.ID, t.Group)
 	})
 	if errors.Is(err, db.ErrConflict) && a != nil {
 		return nil, api.Conflict("name_taken", "The target has an account "+a.Name+" already.")
@@ -121,6 +125,9 @@ func (s *Service) DeleteAccount(ctx context.Context, targetID, id string, match 
 		if err != nil {
 			return err
 		}
+		if err := t.change(ctx); err != nil {
+			return err
+		}
 		a, err := s.AccountByID(ctx, tx, targetID, id)
 		if err != nil {
 			return err
@@ -131,6 +138,6 @@ func (s *Service) DeleteAccount(ctx context.Context, targetID, id string, match 
 		if _, err := tx.ExecContext(ctx, sqlAccountDelete, id); err != nil {
 			return fmt.Errorf("delete account %s: %w", id, err)
 		}
-		return s.wrote(ctx, tx, a.event(t, audit.AccountDeleted), TopicTarget, t.ID)
+		return s.wrote(ctx, tx, a.event(t, audit.AccountDeleted), TopicTarget, t.ID, t.Group)
 	})
 }

@@ -26,8 +26,12 @@ func actor(ctx context.Context) audit.Actor {
 }
 
 // wrote audits a change and tells the other rooms and cores of it, in the
-// transaction that makes it.
-func (s *Service) wrote(ctx context.Context, tx *db.Tx, e audit.Event, topic, id string) error {
+// transaction that makes it. groups are the access group of the thing and, if
+// it was moved, the one it was in.
+func (s *Service) wrote(ctx context.Context, tx *db.Tx, e audit.Event, topic, id string, groups ...string) error {
+	if len(groups) > 0 {
+		e.Group = groups[0]
+	}
 	if e.Outcome == "" {
 		e.Outcome = audit.OK
 	}
@@ -37,7 +41,7 @@ func (s *Service) wrote(ctx context.Context, tx *db.Tx, e audit.Event, topic, id
 	if err := s.c.Audit.Append(ctx, tx, e); err != nil {
 		return err
 	}
-	return tx.Notify(ctx, topic, id)
+	return api.Notify(ctx, tx, topic, id, groups...)
 }
 
 func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }

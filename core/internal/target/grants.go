@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 )
@@ -20,11 +21,15 @@ func (s *Service) Grant(ctx context.Context, q db.Querier, id string) (*Grant, e
 }
 
 // GrantFilter selects grants; empty fields select all.
-type GrantFilter struct{ Role, Target, Tag string }
+type GrantFilter struct {
+	Role, Target, Tag string
+	// In are the access groups to look in.
+	In access.Scope
+}
 
 // ListGrants returns at most limit grants after the ID after, ordered by ID.
 func (s *Service) ListGrants(ctx context.Context, q db.Querier, f GrantFilter, after string, limit int) ([]Grant, error) {
-	gs, err := collect(ctx, q, scanGrant, sqlGrants, after, f.Role, f.Target, f.Tag, limit)
+	gs, err := collect(ctx, q, scanGrant, sqlGrants, after, f.Role, f.Target, f.Tag, f.In.Text(), limit)
 	if err != nil {
 		return nil, fmt.Errorf("read grants: %w", err)
 	}
@@ -62,9 +67,9 @@ func (s *Service) checkGrant(ctx context.Context, q db.Querier, g *Grant) error 
 		}
 	}
 	if g.Role != "" {
-		_, err := s.c.Roles.RoleName(ctx, q, g.Role)
-		if errors.Is(err, db.ErrNotFound) {
-			p.add("role", "there is no such role")
+		var err error
+		if g.Group, err = s.c.Roles.RoleGroup(ctx, q, g.Role); errors.Is(err, db.ErrNotFound) {
+			p.add("role", noRole)
 		} else if err != nil {
 			return fmt.Errorf("read role of grant: %w", err)
 		}
@@ -73,11 +78,11 @@ func (s *Service) checkGrant(ctx context.Context, q db.Querier, g *Grant) error 
 		t, err := s.find(ctx, q, g.Target)
 		switch {
 		case errors.Is(err, db.ErrNotFound):
-			p.add("target", "there is no such target")
+			p.add("target", noTarget)
 		case err != nil:
 			return err
 		default:
-			g.Target = t.ID
+			g.Target, g.targetGroup = t.ID, t.Group
 			if extra := g.Features &^ t.Kind.Features(); extra != 0 && g.Features&t.Kind.Features() == 0 {
 				p.add("features", "%s makes no sense for a target of kind %s", extra, t.Kind)
 			}
@@ -105,12 +110,15 @@ func (s *Service) CreateGrant(ctx context.Context, g Grant) (*Grant, error) {
 		if err := s.checkGrant(ctx, tx, &g); err != nil {
 			return err
 		}
+		if err := s.mayGrant(ctx, nil, &g); err != nil {
+			return err
+		}
 		g.ID, g.CreatedAt, g.Version = newID("gnt_"), s.now(), 1
 		args := append([]any{g.ID}, g.values()...)
 		if _, err := tx.ExecContext(ctx, sqlGrantInsert, append(args, micros(g.CreatedAt))...); err != nil {
 			return fmt.Errorf("create grant: %w", err)
 		}
-		return s.wrote(ctx, tx, g.event(audit.GrantCreated), TopicGrant, g.ID)
+		return s.wrote(ctx, tx, g.event(audit.GrantCreated), TopicGrant, g.ID, g.AccessGroup())
 	})
 	if err != nil {
 		return nil, err
@@ -128,16 +136,19 @@ func (s *Service) UpdateGrant(ctx context.Context, id string, match Match, chang
 		if err := match.check(g.Version); err != nil {
 			return err
 		}
-		version, created := g.Version, g.CreatedAt
+		version, created, old := g.Version, g.CreatedAt, *g
 		change(g)
 		g.ID, g.CreatedAt, g.Version = id, created, version+1
 		if err := s.checkGrant(ctx, tx, g); err != nil {
 			return err
 		}
+		if err := s.mayGrant(ctx, &old, g); err != nil {
+			return err
+		}
 		if err := exactly(tx.ExecContext(ctx, sqlGrantUpdate, append(g.values(), id, version)...)); err != nil {
 			return fmt.Errorf("update grant %s: %w", id, err)
 		}
-		return s.wrote(ctx, tx, g.event(audit.GrantChanged), TopicGrant, g.ID)
+		return s.wrote(ctx, tx, g.event(audit.GrantChanged), TopicGrant, g.ID, g.AccessGroup(), old.AccessGroup())
 	})
 	if err != nil {
 		return nil, err
@@ -152,12 +163,15 @@ func (s *Service) DeleteGrant(ctx context.Context, id string, match Match) error
 		if err != nil {
 			return err
 		}
+		if err := s.mayGrant(ctx, g, nil); err != nil {
+			return err
+		}
 		if err := match.check(g.Version); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, sqlGrantDelete, id); err != nil {
 			return fmt.Errorf("delete grant %s: %w", id, err)
 		}
-		return s.wrote(ctx, tx, g.event(audit.GrantDeleted), TopicGrant, g.ID)
+		return s.wrote(ctx, tx, g.event(audit.GrantDeleted), TopicGrant, g.ID, g.AccessGroup())
 	})
 }

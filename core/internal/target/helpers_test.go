@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -20,6 +21,10 @@ import (
 
 // secretsByID is a vault that has only IDs.
 type secretsByID map[string]bool
+
+func (s secretsByID) SecretGroup(ctx context.Context, q db.Querier, id string) (string, error) {
+	return access.DefaultGroup, s.SecretExists(ctx, q, id)
+}
 
 func (s secretsByID) SecretExists(_ context.Context, _ db.Querier, id string) error {
 	if s[id] {
@@ -35,6 +40,12 @@ func (rolesInDB) RoleName(ctx context.Context, q db.Querier, id string) (string,
 	var name string
 	err := q.QueryRowContext(ctx, `select name from roles where id = $1`, id).Scan(&name)
 	return name, db.Classify(err)
+}
+
+func (rolesInDB) RoleGroup(ctx context.Context, q db.Querier, id string) (string, error) {
+	var group string
+	err := q.QueryRowContext(ctx, `select group_id from roles where id = $1`, id).Scan(&group)
+	return group, db.Classify(err)
 }
 
 // edgesAt says which sites have edges.

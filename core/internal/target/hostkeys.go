@@ -204,7 +204,7 @@ func (s *Service) hostKeyEvent(ctx context.Context, tx *db.Tx, t *Target, k Host
 	return s.wrote(ctx, tx, audit.Event{
 		Type: event, Outcome: o, Actor: by, Object: t.object(),
 		Fields: map[string]string{"algorithm": k.Algorithm, "fingerprint": k.Fingerprint, "state": string(k.State), "decided_by": k.DecidedBy},
-	}, TopicTarget, t.ID)
+	}, TopicTarget, t.ID, t.Group)
 }
 
 // AddHostKey accepts a key given by an administrator.
@@ -240,6 +240,9 @@ func (s *Service) decide(ctx context.Context, targetID, fingerprint string, stat
 	err := s.c.DB.Tx(ctx, func(tx *db.Tx) error {
 		t, err := s.Get(ctx, tx, targetID)
 		if err != nil {
+			return err
+		}
+		if err := t.change(ctx); err != nil {
 			return err
 		}
 		if t.Kind != SSH {
@@ -320,6 +323,9 @@ func (s *Service) ForgetHostKeys(ctx context.Context, targetID, fingerprint stri
 	return s.c.DB.Tx(ctx, func(tx *db.Tx) error {
 		t, err := s.Get(ctx, tx, targetID)
 		if err != nil {
+			return err
+		}
+		if err := t.change(ctx); err != nil {
 			return err
 		}
 		if err := s.mayRedirect(ctx, tx, t.ID); err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -47,7 +48,7 @@ func (s *Service) RegisterHost(ctx context.Context, tx *db.Tx, h Host) (targetID
 	}
 	by := audit.Actor{Kind: "token", ID: h.Token, Via: "tunnel"}
 	if _, err := s.Site(ctx, tx, h.Site); h.Site != "" && errors.Is(err, db.ErrNotFound) {
-		if err := s.insertSite(ctx, tx, &Site{Name: h.Site}); err != nil {
+		if err := s.insertSite(ctx, tx, &Site{Name: h.Site, Group: access.DefaultGroup}); err != nil {
 			return "", false, err
 		}
 	} else if h.Site != "" && err != nil {
@@ -134,8 +135,12 @@ func (s *Service) registerNew(ctx context.Context, tx *db.Tx, h Host, keys []Hos
 	if err != nil {
 		return "", err
 	}
+	group, err := s.siteGroup(ctx, tx, h.Site)
+	if err != nil {
+		return "", err
+	}
 	t := Target{
-		Name: name, Kind: SSH, Site: h.Site, Host: h.Address, Port: h.Port, MachineID: h.MachineID,
+		Name: name, Kind: SSH, Group: group, Site: h.Site, Host: h.Address, Port: h.Port, MachineID: h.MachineID,
 		Origin: "host " + h.Token, HostKeyPolicy: HostKeyPinned,
 	}
 	var p problems
@@ -217,7 +222,7 @@ func (s *Service) registerAgain(ctx context.Context, tx *db.Tx, t *Target, h Hos
 		}
 		e := a.event(t, audit.AccountCreated)
 		e.Actor = by
-		if err := s.wrote(ctx, tx, e, TopicTarget, t.ID); err != nil {
+		if err := s.wrote(ctx, tx, e, TopicTarget, t.ID, t.Group); err != nil {
 			return false, err
 		}
 		changed = true

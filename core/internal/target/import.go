@@ -19,6 +19,7 @@ import (
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/group"
 )
 
 // Limits of an import.
@@ -43,6 +44,9 @@ type ImportOptions struct {
 	Existing    Existing // empty = refuse
 	CreateSites bool     // make sites that do not exist
 	DryRun      bool     // check everything, change nothing
+	// Group is the access group of what is made; empty = that of a target's
+	// site, else the caller's only one, else the default one.
+	Group string
 }
 
 // Imported counts what an import did, or would do.
@@ -270,18 +274,20 @@ type importer struct {
 	result   Imported
 	existing map[string]taken
 	newSites []string
+	groupOf  map[string]string // site → access group of what is made in it
 }
 
 type taken struct {
 	id      string
 	version int64
+	group   string
 }
 
 // reset undoes what a transaction that must run again has noted.
 func (im *importer) reset(problems int) {
 	im.p = im.p[:problems]
 	im.result.Created, im.result.Updated, im.result.Skipped, im.result.Sites = 0, 0, 0, 0
-	im.existing, im.newSites = map[string]taken{}, nil
+	im.existing, im.newSites, im.groupOf = map[string]taken{}, nil, map[string]string{}
 }
 
 // validate checks each row by itself, and rows against each other.
@@ -338,7 +344,7 @@ func (im *importer) check(ctx context.Context, tx *db.Tx) error {
 		for rows.Next() {
 			var name string
 			var t taken
-			if err := rows.Scan(&name, &t.id, &t.version); err != nil {
+			if err := rows.Scan(&name, &t.id, &t.version, &t.group); err != nil {
 				rows.Close()
 				return err
 			}
@@ -350,10 +356,13 @@ func (im *importer) check(ctx context.Context, tx *db.Tx) error {
 	}
 	for i := range im.rows {
 		r := &im.rows[i]
-		_, exists := im.existing[r.Target.Name]
+		have, exists := im.existing[r.Target.Name]
+		mine := api.PrincipalFrom(ctx) == nil || api.Sees(ctx, api.TargetsManage).Has(have.group)
 		switch {
 		case !exists:
 			im.result.Created++
+		case !mine: // somebody else's: the name is taken, that is all
+			im.p.add(lineField(r.Line, "name"), "there is a target %s already", r.Target.Name)
 		case im.o.Existing == ExistingSkip:
 			im.result.Skipped++
 		case im.o.Existing == ExistingUpdate:
@@ -424,12 +433,21 @@ func (im *importer) checkSecrets(ctx context.Context, tx *db.Tx) error {
 func (im *importer) write(ctx context.Context, tx *db.Tx, sum string) error {
 	s := im.s
 	for _, name := range im.newSites {
-		if err := s.insertSite(ctx, tx, &Site{Name: name}); err != nil {
+		site := &Site{Name: name}
+		var err error
+		if site.Group, err = api.PlaceNew(ctx, api.TargetsManage, im.o.Group); err != nil {
+			return err
+		}
+		if err := site.guarded().Administer(ctx, "", site.Group); err != nil {
+			return err
+		}
+		if err := s.insertSite(ctx, tx, site); err != nil {
 			return err
 		}
 	}
 	now := s.now()
 	var targets, tags, accounts [][]any
+	groups := map[string]bool{}
 	for i := range im.rows {
 		r := &im.rows[i]
 		t := &r.Target
@@ -440,6 +458,24 @@ func (im *importer) write(ctx context.Context, tx *db.Tx, sum string) error {
 				}
 			}
 			continue
+		}
+		if t.Group = im.o.Group; t.Group == "" {
+			t.Group = im.groupOf[t.Site]
+		}
+		if err := s.placeNew(ctx, tx, t); err != nil {
+			return err
+		}
+		if im.o.Group == "" {
+			im.groupOf[t.Site] = t.Group
+		}
+		if err := s.mayPlace(ctx, tx, nil, t, r.Accounts); err != nil {
+			return err
+		}
+		if !groups[t.Group] {
+			if err := group.Check(ctx, tx, t.Group); err != nil {
+				return err
+			}
+			groups[t.Group] = true
 		}
 		t.ID, t.CreatedAt, t.UpdatedAt, t.Version = newID(idPrefix), now, now, 1
 		t.Origin = "import " + im.result.ID
@@ -467,7 +503,7 @@ func (im *importer) write(ctx context.Context, tx *db.Tx, sum string) error {
 			"sha256": sum, "created": strconv.Itoa(im.result.Created), "updated": strconv.Itoa(im.result.Updated),
 			"skipped": strconv.Itoa(im.result.Skipped), "sites": strings.Join(im.newSites, ","),
 		},
-	}, TopicTarget, im.result.ID)
+	}, TopicTarget, im.result.ID, slices.Sorted(maps.Keys(groups))...)
 }
 
 // update brings an existing target to what its row says; accounts are only added.
@@ -482,6 +518,9 @@ func (im *importer) update(ctx context.Context, tx *db.Tx, r *ImportRow) error {
 	t.Network = r.Target.Network
 	if r.Target.Kind != old.Kind {
 		return api.Invalid(api.FieldError{Field: lineField(r.Line, "kind"), Message: "target " + t.Name + " is of kind " + string(old.Kind) + " and keeps it"})
+	}
+	if err := s.mayPlace(ctx, tx, old, &t, r.Accounts); err != nil {
+		return err
 	}
 	if redirects(old, &t) {
 		if err := s.mayRedirect(ctx, tx, t.ID); err != nil {
@@ -505,7 +544,7 @@ func (im *importer) update(ctx context.Context, tx *db.Tx, r *ImportRow) error {
 		if err := insertRows(ctx, tx, sqlAccountInsert, [][]any{a.row(s.now())}); err != nil {
 			return fmt.Errorf("import account of %s: %w", t.ID, err)
 		}
-		if err := s.wrote(ctx, tx, a.event(&t, audit.AccountCreated), TopicTarget, t.ID); err != nil {
+		if err := s.wrote(ctx, tx, a.event(&t, audit.AccountCreated), TopicTarget, t.ID, t.Group); err != nil {
 			return err
 		}
 	}

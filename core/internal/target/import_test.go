@@ -27,21 +27,21 @@ func TestImportCSV(t *testing.T) {
 		if got := text(err); !strings.Contains(got, "\nline 4: name: there is a target old already") {
 			t.Errorf("taken name: %s", got)
 		}
-		if ts, _ := r.List(t.Context(), r.db, Filter{}, "", 10); len(ts) != 1 {
+		if ts, _ := r.List(t.Context(), r.db, Filter{In: access.Everywhere()}, "", 10); len(ts) != 1 {
 			t.Errorf("a refused import left %d targets", len(ts))
 		}
 		dry, err := r.Import(r.ctx, "text/csv; charset=utf-8", []byte(csv), ImportOptions{Existing: ExistingUpdate, DryRun: true})
 		if err != nil || dry.Created != 2 || dry.Updated != 1 {
 			t.Errorf("dry run: %+v, %v", dry, err)
 		}
-		if ts, _ := r.List(t.Context(), r.db, Filter{}, "", 10); len(ts) != 1 {
+		if ts, _ := r.List(t.Context(), r.db, Filter{In: access.Everywhere()}, "", 10); len(ts) != 1 {
 			t.Errorf("a dry run made %d targets", len(ts)-1)
 		}
 		done, err := r.Import(r.ctx, "text/csv", []byte(csv), ImportOptions{Existing: ExistingUpdate})
 		if err != nil || done.Created != 2 || done.Updated != 1 {
 			t.Fatalf("import: %+v, %v", done, err)
 		}
-		ts, err := r.List(t.Context(), r.db, Filter{Tag: "db"}, "", 10)
+		ts, err := r.List(t.Context(), r.db, Filter{Tag: "db", In: access.Everywhere()}, "", 10)
 		if err != nil || len(ts) != 2 || ts[0].Comment != `first, "best"` || ts[0].Origin != "import "+done.ID || ts[0].FullAddress() != "vpc-a/10.0.0.5:22" || ts[1].Kind != TCP {
 			t.Fatalf("imported: %+v, %v", ts, err)
 		}

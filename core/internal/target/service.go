@@ -32,12 +32,16 @@ type Config struct {
 type Roles interface {
 	// RoleName fails with db.ErrNotFound for an unknown role.
 	RoleName(ctx context.Context, q db.Querier, id string) (string, error)
+	// RoleGroup is its access group; it fails with db.ErrNotFound too.
+	RoleGroup(ctx context.Context, q db.Querier, id string) (string, error)
 }
 
 // Secrets is what the room needs to know of the vault: never a value.
 type Secrets interface {
 	// SecretExists fails with db.ErrNotFound for an unknown secret.
 	SecretExists(ctx context.Context, q db.Querier, id string) error
+	// SecretGroup is its access group; it fails with db.ErrNotFound too.
+	SecretGroup(ctx context.Context, q db.Querier, id string) (string, error)
 }
 
 // SiteUser is a room that refers to sites by name.
@@ -181,17 +185,23 @@ func anys(s []string) []any {
 	return out
 }
 
-// SecretUses names the accounts that log in with a secret ("db-1/root"), at most 10.
-func (s *Service) SecretUses(ctx context.Context, q db.Querier, secretID string) ([]string, error) {
+// SecretUses names the accounts that log in with a secret ("db-1/root") on
+// targets of a scope of access groups, at most 10, and tells whether any does
+// at all.
+func (s *Service) SecretUses(ctx context.Context, q db.Querier, secretID string, in access.Scope) ([]string, bool, error) {
+	var n int
+	if err := q.QueryRowContext(ctx, sqlSecretUsed, secretID).Scan(&n); err != nil {
+		return nil, false, fmt.Errorf("count uses of secret: %w", err)
+	}
 	uses, err := collect(ctx, q, func(r rowScanner) (string, error) {
 		var t, a string
 		err := r.Scan(&t, &a)
 		return t + "/" + a, err
-	}, sqlSecretUses, secretID)
+	}, sqlSecretUses, secretID, in.Text())
 	if err != nil {
-		return nil, fmt.Errorf("read uses of secret: %w", err)
+		return nil, false, fmt.Errorf("read uses of secret: %w", err)
 	}
-	return uses, nil
+	return uses, n > 0, nil
 }
 
 // ByName returns a target by its unique name.

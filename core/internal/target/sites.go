@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strings"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/group"
 )
 
 // Match decides whether the version found may be changed (If-Match); nil
@@ -31,9 +33,10 @@ func (s *Service) Site(ctx context.Context, q db.Querier, name string) (*Site, e
 	return &site, nil
 }
 
-// Sites returns at most limit sites after the name after, ordered by name.
-func (s *Service) Sites(ctx context.Context, q db.Querier, after string, limit int) ([]Site, error) {
-	sites, err := collect(ctx, q, scanSite, sqlSites, after, limit)
+// Sites returns at most limit sites of a scope of access groups after the name
+// after, ordered by name; group limits them to one group, unless it is empty.
+func (s *Service) Sites(ctx context.Context, q db.Querier, in access.Scope, group, after string, limit int) ([]Site, error) {
+	sites, err := collect(ctx, q, scanSite, sqlSites, after, in.Text(), group, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read sites: %w", err)
 	}
@@ -47,7 +50,16 @@ func (s *Service) CreateSite(ctx context.Context, site Site) (*Site, error) {
 	if err := p.err(); err != nil {
 		return nil, err
 	}
-	err := s.c.DB.Tx(ctx, func(tx *db.Tx) error { return s.insertSite(ctx, tx, &site) })
+	var err error
+	if site.Group, err = api.PlaceNew(ctx, api.TargetsManage, site.Group); err != nil {
+		return nil, err
+	}
+	err = s.c.DB.Tx(ctx, func(tx *db.Tx) error {
+		if err := site.guarded().Administer(ctx, "", site.Group); err != nil {
+			return err
+		}
+		return s.insertSite(ctx, tx, &site)
+	})
 	if errors.Is(err, db.ErrConflict) {
 		return nil, api.Conflict("name_taken", "There is a site "+site.Name+" already.")
 	}
@@ -58,14 +70,19 @@ func (s *Service) CreateSite(ctx context.Context, site Site) (*Site, error) {
 }
 
 func (s *Service) insertSite(ctx context.Context, tx *db.Tx, site *Site) error {
+	if err := group.Check(ctx, tx, site.Group); err != nil {
+		return err
+	}
 	site.ID, site.CreatedAt, site.Version = newID("site_"), s.now(), 1
-	if _, err := tx.ExecContext(ctx, sqlSiteInsert, site.ID, site.Name, site.Comment, micros(site.CreatedAt)); err != nil {
+	if _, err := tx.ExecContext(ctx, sqlSiteInsert, site.ID, site.Name, site.Comment, site.Group, micros(site.CreatedAt)); err != nil {
 		return fmt.Errorf("create site %s: %w", site.Name, db.Classify(err))
 	}
-	return s.wrote(ctx, tx, audit.Event{Type: audit.SiteCreated, Object: site.object()}, TopicSite, site.Name)
+	return s.wrote(ctx, tx, audit.Event{Type: audit.SiteCreated, Object: site.object()}, TopicSite, site.Name, site.Group)
 }
 
-// EnsureSite makes a site if there is none of the name, and tells whether it did.
+// EnsureSite makes a site if there is none of the name, in the only access group
+// of the caller or the default one, and tells whether it did. Whether the caller may
+// use a site that is there is for the room of edges to ask.
 func (s *Service) EnsureSite(ctx context.Context, tx *db.Tx, name string) (made bool, err error) {
 	if err := tx.Lock(ctx, "site:"+name); err != nil {
 		return false, err
@@ -79,13 +96,25 @@ func (s *Service) EnsureSite(ctx context.Context, tx *db.Tx, name string) (made 
 	if site.validate(&p); p.err() != nil {
 		return false, p.err()
 	}
+	if site.Group, err = api.PlaceNew(ctx, api.EdgesManage, ""); err != nil {
+		return false, err
+	}
 	return true, s.insertSite(ctx, tx, &site)
+}
+
+// moved notes a move between access groups.
+func moved(from, to string) map[string]string {
+	if from == to {
+		return nil
+	}
+	return map[string]string{"old_group": from, "new_group": to}
 }
 
 func (s *Site) object() audit.Object { return audit.Object{Kind: "site", ID: s.ID, Name: s.Name} }
 
-// UpdateSite changes the comment of a site.
-func (s *Service) UpdateSite(ctx context.Context, name, comment string, match Match) (*Site, error) {
+// UpdateSite changes the comment of a site and, unless it is empty, its access
+// group. Its targets stay in theirs.
+func (s *Service) UpdateSite(ctx context.Context, name, comment, to string, match Match) (*Site, error) {
 	var p problems
 	checkComment(&p, comment)
 	if err := p.err(); err != nil {
@@ -96,15 +125,25 @@ func (s *Service) UpdateSite(ctx context.Context, name, comment string, match Ma
 		if site, err = s.Site(ctx, tx, name); err != nil {
 			return err
 		}
+		old := site.Group
+		if to == "" {
+			to = old
+		}
+		if err := site.guarded().Administer(ctx, old, to); err != nil {
+			return err
+		}
 		if err := match.check(site.Version); err != nil {
 			return err
 		}
-		if err := exactly(tx.ExecContext(ctx, sqlSiteUpdate, comment, name, site.Version)); err != nil {
+		if err := group.Check(ctx, tx, to); err != nil {
+			return err
+		}
+		if err := exactly(tx.ExecContext(ctx, sqlSiteUpdate, comment, to, name, site.Version)); err != nil {
 			return fmt.Errorf("update site %s: %w", name, err)
 		}
-		site.Comment = comment
+		site.Comment, site.Group = comment, to
 		site.Version++
-		return s.wrote(ctx, tx, audit.Event{Type: audit.SiteChanged, Object: site.object()}, TopicSite, name)
+		return s.wrote(ctx, tx, audit.Event{Type: audit.SiteChanged, Object: site.object(), Fields: moved(old, to)}, TopicSite, name, to, old)
 	})
 	if err != nil {
 		return nil, err
@@ -119,6 +158,9 @@ func (s *Service) DeleteSite(ctx context.Context, name string, match Match) erro
 		if err != nil {
 			return err
 		}
+		if err := site.guarded().Administer(ctx, site.Group, ""); err != nil {
+			return err
+		}
 		if err := match.check(site.Version); err != nil {
 			return err
 		}
@@ -126,13 +168,17 @@ func (s *Service) DeleteSite(ctx context.Context, name string, match Match) erro
 		if err != nil {
 			return err
 		}
+		if len(uses) > 0 && !api.Sees(ctx, api.TargetsView).All() {
+			// What uses it may be in a group that is not the caller's.
+			return api.Conflict("site_in_use", "Site "+name+" is in use.")
+		}
 		if len(uses) > 0 {
 			return api.Conflict("site_in_use", "Site "+name+" is in use by "+strings.Join(uses, ", ")+". Move or delete these first.")
 		}
 		if _, err := tx.ExecContext(ctx, sqlSiteDelete, name); err != nil {
 			return fmt.Errorf("delete site %s: %w", name, err)
 		}
-		return s.wrote(ctx, tx, audit.Event{Type: audit.SiteDeleted, Object: site.object()}, TopicSite, name)
+		return s.wrote(ctx, tx, audit.Event{Type: audit.SiteDeleted, Object: site.object()}, TopicSite, name, site.Group)
 	})
 }
 

@@ -17,12 +17,13 @@ import (
 )
 
 const (
-	siteColumns = `id, name, comment, created_at, version`
+	siteColumns = `id, name, comment, group_id, created_at, version`
 
 	sqlSiteByName = `select ` + siteColumns + ` from sites where name = $1`
-	sqlSites      = `select ` + siteColumns + ` from sites where name > $1 order by name limit $2`
-	sqlSiteInsert = `insert into sites (id, name, comment, created_at, version) values ($1, $2, $3, $4, 1)`
-	sqlSiteUpdate = `update sites set comment = $1, version = version + 1 where name = $2 and version = $3`
+	sqlSites      = `select ` + siteColumns + ` from sites where name > $1
+ and ($2 = '*' or $2 like '%,' || group_id || ',%') and ($3 = '' or group_id = $3) order by name limit $4`
+	sqlSiteInsert = `insert into sites (id, name, comment, group_id, created_at, version) values ($1, $2, $3, $4, $5, 1)`
+	sqlSiteUpdate = `update sites set comment = $1, group_id = $2, version = version + 1 where name = $3 and version = $4`
 	sqlSiteDelete = `delete from sites where name = $1`
 	sqlSiteUses   = `select name from targets where site = $1 order by name limit 10`
 	sqlSiteCount  = `select count(*) from targets where site = $1`
@@ -30,7 +31,7 @@ const (
 
 const (
 	targetColumns = `t.id, t.name, t.kind, coalesce(t.site, ''), t.host, t.port, t.comment, t.tags, t.disabled,
- t.machine_id, t.origin, t.host_key_policy, t.host_key_ca, t.ssh_algorithms, t.network, t.web, t.created_at, t.updated_at, t.version`
+ t.machine_id, t.origin, t.host_key_policy, t.host_key_ca, t.ssh_algorithms, t.network, t.web, t.group_id, t.created_at, t.updated_at, t.version`
 
 	sqlTargetByID      = `select ` + targetColumns + ` from targets t where t.id = $1`
 	sqlTargetByName    = `select ` + targetColumns + ` from targets t where t.name = $1`
@@ -46,12 +47,14 @@ const (
    and ($4 = '' or t.site = $4)
    and ($5 = '' or t.kind = $5)
    and ($6 = '' or t.id in (select target_id from target_tags where tag = $6))
- order by t.name limit $7`
+   and ($7 = '*' or $7 like '%,' || t.group_id || ',%')
+   and ($8 = '' or t.group_id = $8)
+ order by t.name limit $9`
 	sqlTargetInsert = `insert into targets (id, name, kind, site, host, port, comment, tags, disabled, machine_id,
- origin, host_key_policy, host_key_ca, ssh_algorithms, network, web, created_at, updated_at, version) values `
+ origin, host_key_policy, host_key_ca, ssh_algorithms, network, web, group_id, created_at, updated_at, version) values `
 	sqlTargetUpdate = `update targets set name = $1, kind = $2, site = $3, host = $4, port = $5, comment = $6, tags = $7,
  disabled = $8, machine_id = $9, host_key_policy = $10, host_key_ca = $11, ssh_algorithms = $12, network = $13, web = $14,
- updated_at = $15, version = version + 1 where id = $16 and version = $17`
+ group_id = $15, updated_at = $16, version = version + 1 where id = $17 and version = $18`
 	sqlTargetDelete = `delete from targets where id = $1`
 	sqlTagsDelete   = `delete from target_tags where target_id = $1`
 	sqlTagInsert    = `insert into target_tags (tag, target_id) values `
@@ -69,7 +72,8 @@ const (
  version = version + 1 where id = $6 and version = $7`
 	sqlAccountDelete = `delete from target_accounts where id = $1`
 	sqlSecretUses    = `select t.name, a.name from target_accounts a join targets t on t.id = a.target_id
- where a.secret_id = $1 and a.secret_id <> '' order by t.name, a.name limit 10`
+ where a.secret_id = $1 and a.secret_id <> '' and ($2 = '*' or $2 like '%,' || t.group_id || ',%') order by t.name, a.name limit 10`
+	sqlSecretUsed = `select count(*) from target_accounts where secret_id = $1 and secret_id <> ''`
 )
 
 const (
@@ -83,12 +87,15 @@ const (
 
 const (
 	grantColumns = `g.id, g.role_id, coalesce(g.target_id, ''), coalesce(g.tag, ''), g.accounts, g.features, g.time_window,
- g.sources, g.require_mfa, g.require_reason, g.no_recording, g.max_duration, g.idle, g.disabled, g.comment, g.created_at, g.version`
+ g.sources, g.require_mfa, g.require_reason, g.no_recording, g.max_duration, g.idle, g.disabled, g.comment, g.created_at, g.version,
+ coalesce((select r.group_id from roles r where r.id = g.role_id), ''), coalesce((select o.group_id from targets o where o.id = g.target_id), '')`
 
 	sqlGrantByID = `select ` + grantColumns + ` from grants g where g.id = $1`
 	sqlGrants    = `select ` + grantColumns + ` from grants g
  where g.id > $1 and ($2 = '' or g.role_id = $2) and ($3 = '' or g.target_id = $3) and ($4 = '' or g.tag = $4)
- order by g.id limit $5`
+   and ($5 = '*' or $5 like '%,' || coalesce((select o.group_id from targets o where o.id = g.target_id),
+     (select r.group_id from roles r where r.id = g.role_id)) || ',%')
+ order by g.id limit $6`
 	sqlGrantInsert = `insert into grants (id, role_id, target_id, tag, accounts, features, time_window, sources,
  require_mfa, require_reason, no_recording, max_duration, idle, disabled, comment, created_at, version)
  values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1)`
@@ -115,7 +122,7 @@ const (
  select ` + grantColumns + ` from target_tags tt join grants g on g.tag = tt.tag where tt.target_id = $1%[1]s`
 	sqlAccountsOf    = `select ` + accountColumns + ` from target_accounts where target_id in (%[1]s) order by target_id, name`
 	sqlGrantsOfRoles = `select ` + grantColumns + ` from grants g where g.role_id in (%[1]s)`
-	sqlNamesTaken    = `select name, id, version from targets where name in (%[1]s)`
+	sqlNamesTaken    = `select name, id, version, group_id from targets where name in (%[1]s)`
 )
 
 // maxRows bounds what one statement asks for at once.
@@ -223,7 +230,7 @@ func contains(text string) string {
 func scanSite(r rowScanner) (Site, error) {
 	var s Site
 	var created int64
-	err := r.Scan(&s.ID, &s.Name, &s.Comment, &created, &s.Version)
+	err := r.Scan(&s.ID, &s.Name, &s.Comment, &s.Group, &created, &s.Version)
 	s.CreatedAt = fromMicros(created)
 	return s, db.Classify(err)
 }
@@ -233,7 +240,7 @@ func scanTarget(r rowScanner) (Target, error) {
 	var tags, network, web string
 	var created, updated int64
 	err := r.Scan(&t.ID, &t.Name, &t.Kind, &t.Site, &t.Host, &t.Port, &t.Comment, &tags, &t.Disabled,
-		&t.MachineID, &t.Origin, &t.HostKeyPolicy, &t.HostKeyCA, &t.SSHAlgorithms, &network, &web, &created, &updated, &t.Version)
+		&t.MachineID, &t.Origin, &t.HostKeyPolicy, &t.HostKeyCA, &t.SSHAlgorithms, &network, &web, &t.Group, &created, &updated, &t.Version)
 	if err != nil {
 		return t, db.Classify(err)
 	}
@@ -254,7 +261,7 @@ func scanTarget(r rowScanner) (Target, error) {
 
 func (t *Target) row() []any {
 	return []any{t.ID, t.Name, string(t.Kind), nullable(t.Site), t.Host, t.Port, t.Comment, tagsJSON(t.Tags), t.Disabled,
-		t.MachineID, t.Origin, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(), t.webJSON(),
+		t.MachineID, t.Origin, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(), t.webJSON(), t.Group,
 		micros(t.CreatedAt), micros(t.UpdatedAt), int64(1)}
 }
 
@@ -288,7 +295,7 @@ func scanGrant(r rowScanner) (Grant, error) {
 	var accounts, window, sources string
 	var created, maxDuration, idle int64
 	err := r.Scan(&g.ID, &g.Role, &g.Target, &g.Tag, &accounts, &g.Features, &window, &sources, &g.RequireMFA,
-		&g.RequireReason, &g.NoRecording, &maxDuration, &idle, &g.Disabled, &g.Comment, &created, &g.Version)
+		&g.RequireReason, &g.NoRecording, &maxDuration, &idle, &g.Disabled, &g.Comment, &created, &g.Version, &g.Group, &g.targetGroup)
 	if err != nil {
 		return g, db.Classify(err)
 	}

@@ -29,6 +29,7 @@ type Site struct {
 	ID        string
 	Name      string // [a-z0-9-]{1,63}
 	Comment   string
+	Group     string // access group
 	CreatedAt time.Time
 	Version   int64
 }
@@ -52,6 +53,7 @@ type Target struct {
 	Host     string // name or address as the site knows it, lower case, canonical
 	Port     int
 	Comment  string
+	Group    string   // access group
 	Tags     []string // sorted; "key=value" or plain
 	Disabled bool
 	// MachineID is set when the host registered itself (see RegisterHost).
@@ -144,4 +146,6 @@ type Grant struct {
 	Comment   string
 	CreatedAt time.Time
 	Version   int64
+
+	targetGroup string // access group of the target, if it names one
 }

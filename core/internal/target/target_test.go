@@ -47,7 +47,7 @@ func TestTargetLifecycle(t *testing.T) {
 		if changed.Version != 2 || changed.Address() != "db1.example.org:2222" || changed.FullAddress() != "vpc-a/db1.example.org:2222" {
 			t.Errorf("after update: %+v", changed)
 		}
-		byTag, err := r.List(t.Context(), r.db, Filter{Tag: "env=prod"}, "", 10)
+		byTag, err := r.List(t.Context(), r.db, Filter{Tag: "env=prod", In: access.Everywhere()}, "", 10)
 		if err != nil || len(byTag) != 0 {
 			t.Errorf("old tag still finds %v, %v", byTag, err)
 		}
@@ -66,6 +66,9 @@ func TestTargetLifecycle(t *testing.T) {
 		for _, want := range []db.Note{{Topic: TopicSite, ID: "vpc-a"}, {Topic: TopicTarget, ID: made.ID}, {Topic: TopicTarget, ID: made.ID}, {Topic: TopicTarget, ID: made.ID}} {
 			if n := <-notes; n != want {
 				t.Errorf("notified %+v, want %+v", n, want)
+			}
+			if n, in := <-notes, (db.Note{Topic: want.Topic + api.GroupSuffix, ID: access.DefaultGroup}); n != in {
+				t.Errorf("notified %+v, want %+v", n, in)
 			}
 		}
 	})
@@ -230,6 +233,7 @@ func TestListPages(t *testing.T) {
 			{Filter{Search: "%"}, ""},
 			{Filter{Search: `\`}, ""},
 		} {
+			c.f.In = access.Everywhere()
 			if got := strings.Join(names(c.f, 2), " "); got != c.want {
 				t.Errorf("%+v: %s, want %s", c.f, got, c.want)
 			}
@@ -247,7 +251,7 @@ func TestSites(t *testing.T) {
 			_, err := r.CreateSite(r.ctx, Site{Name: bad})
 			wantProblem(t, err, "invalid")
 		}
-		site, err := r.UpdateSite(r.ctx, "vpc-a", "first", nil)
+		site, err := r.UpdateSite(r.ctx, "vpc-a", "first", "", nil)
 		if err != nil || site.Version != 2 || site.Comment != "first" {
 			t.Errorf("update: %+v, %v", site, err)
 		}
@@ -314,11 +318,11 @@ func TestAccounts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		uses, err := r.SecretUses(t.Context(), r.db, "sec_pw")
+		uses, _, err := r.SecretUses(t.Context(), r.db, "sec_pw", access.Everywhere())
 		if err != nil || len(uses) != 1 || uses[0] != `db/DOM\svc` {
 			t.Errorf("uses of the secret: %v, %v", uses, err)
 		}
-		if uses, err := r.SecretUses(t.Context(), r.db, ""); err != nil || len(uses) != 0 {
+		if uses, used, err := r.SecretUses(t.Context(), r.db, "", access.Everywhere()); err != nil || used || len(uses) != 0 {
 			t.Errorf("uses of no secret: %v, %v", uses, err)
 		}
 		b, err := r.UpdateAccount(r.ctx, tg.ID, a.ID, nil, func(a *Account) { a.Auth, a.SecretID, a.Disabled = AuthAsk, "", true })

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/group"
 )
 
 // Filter selects targets; empty fields select all.
@@ -20,16 +20,36 @@ type Filter struct {
 	Site   string
 	Kind   Kind
 	Tag    string
+	Group  string
+	// In are the access groups to look in.
+	In access.Scope
 }
 
 // List returns at most limit targets after the name after, ordered by name.
 func (s *Service) List(ctx context.Context, q db.Querier, f Filter, after string, limit int) ([]Target, error) {
 	ts, err := collect(ctx, q, scanTarget, sqlTargets,
-		after, f.Prefix, contains(f.Search), f.Site, string(f.Kind), f.Tag, limit)
+		after, f.Prefix, contains(f.Search), f.Site, string(f.Kind), f.Tag, f.In.Text(), f.Group, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read targets: %w", err)
 	}
 	return ts, nil
+}
+
+// placeNew gives a new target its access group when none is said: that of its
+// site, else as api.PlaceNew.
+func (s *Service) placeNew(ctx context.Context, q db.Querier, t *Target) error {
+	if t.Group == "" && t.Site != "" {
+		g, err := s.siteGroup(ctx, q, t.Site)
+		if err != nil {
+			return err
+		}
+		if api.PrincipalFrom(ctx) == nil || api.Sees(ctx, api.TargetsManage).Has(g) {
+			t.Group = g
+		}
+	}
+	var err error
+	t.Group, err = api.PlaceNew(ctx, api.TargetsManage, t.Group)
+	return err
 }
 
 // Create adds a target with its accounts.
@@ -46,10 +66,11 @@ func (s *Service) Create(ctx context.Context, t Target, accounts []Account) (*Ta
 		if err := p.err(); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(accounts, func(a Account) bool { return a.SecretID != "" }) {
-			if err := mayPlaceSecret(ctx); err != nil {
-				return err
-			}
+		if err := s.placeNew(ctx, tx, &t); err != nil {
+			return err
+		}
+		if err := s.mayPlace(ctx, tx, nil, &t, accounts); err != nil {
+			return err
 		}
 		return s.insert(ctx, tx, &t, accounts, audit.TargetCreated, actor(ctx))
 	})
@@ -78,6 +99,9 @@ func nameTaken(name string) error {
 
 // insert writes a validated target and its accounts.
 func (s *Service) insert(ctx context.Context, tx *db.Tx, t *Target, accounts []Account, event audit.Type, by audit.Actor) error {
+	if err := group.Check(ctx, tx, t.Group); err != nil {
+		return err
+	}
 	now := s.now()
 	t.ID, t.CreatedAt, t.UpdatedAt, t.Version = newID(idPrefix), now, now, 1
 	if err := insertRows(ctx, tx, sqlTargetInsert, [][]any{t.row()}); err != nil {
@@ -98,7 +122,7 @@ func (s *Service) insert(ctx context.Context, tx *db.Tx, t *Target, accounts []A
 	}
 	e := audit.Event{Type: event, Actor: by, Object: t.object(), Fields: t.facts()}
 	e.Fields["accounts"] = strings.Join(names, ",")
-	return s.wrote(ctx, tx, e, TopicTarget, t.ID)
+	return s.wrote(ctx, tx, e, TopicTarget, t.ID, t.Group)
 }
 
 // facts are what the audit log keeps of a target's state.
@@ -147,7 +171,13 @@ func (s *Service) Update(ctx context.Context, id string, match Match, change fun
 			return err
 		}
 		old := *t
+		if err := old.guarded().See(ctx, old.Group); err != nil {
+			return err
+		}
 		change(t)
+		if t.Group == "" {
+			t.Group = old.Group
+		}
 		t.ID, t.MachineID, t.Origin, t.CreatedAt, t.Version = old.ID, old.MachineID, old.Origin, old.CreatedAt, old.Version
 		var p problems
 		t.validate(&p)
@@ -158,6 +188,9 @@ func (s *Service) Update(ctx context.Context, id string, match Match, change fun
 			return err
 		}
 		if err := p.err(); err != nil {
+			return err
+		}
+		if err := s.mayPlace(ctx, tx, &old, t, nil); err != nil {
 			return err
 		}
 		if redirects(&old, t) {
@@ -178,9 +211,12 @@ func (s *Service) Update(ctx context.Context, id string, match Match, change fun
 
 // update writes a validated target over its old state.
 func (s *Service) update(ctx context.Context, tx *db.Tx, old, t *Target, event audit.Type, by audit.Actor) error {
+	if err := group.Check(ctx, tx, t.Group); err != nil {
+		return err
+	}
 	t.UpdatedAt = s.now()
 	err := exactly(tx.ExecContext(ctx, sqlTargetUpdate, t.Name, string(t.Kind), nullable(t.Site), t.Host, t.Port, t.Comment,
-		tagsJSON(t.Tags), t.Disabled, t.MachineID, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(), t.webJSON(),
+		tagsJSON(t.Tags), t.Disabled, t.MachineID, string(t.HostKeyPolicy), t.HostKeyCA, t.SSHAlgorithms, t.networkJSON(), t.webJSON(), t.Group,
 		micros(t.UpdatedAt), t.ID, old.Version))
 	if err != nil {
 		return fmt.Errorf("update target %s: %w", t.ID, err)
@@ -203,7 +239,10 @@ func (s *Service) update(ctx context.Context, tx *db.Tx, old, t *Target, event a
 	if t.Network != nil {
 		networkDiff(e.Fields, old.Network, t.Network)
 	}
-	return s.wrote(ctx, tx, e, TopicTarget, t.ID)
+	for k, v := range moved(old.Group, t.Group) {
+		e.Fields[k] = v
+	}
+	return s.wrote(ctx, tx, e, TopicTarget, t.ID, t.Group, old.Group)
 }
 
 // Delete removes a target with its accounts, host keys and grants.
@@ -213,13 +252,16 @@ func (s *Service) Delete(ctx context.Context, id string, match Match) error {
 		if err != nil {
 			return err
 		}
+		if err := t.guarded().Administer(ctx, t.Group, ""); err != nil {
+			return err
+		}
 		if err := match.check(t.Version); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, sqlTargetDelete, id); err != nil {
 			return fmt.Errorf("delete target %s: %w", id, err)
 		}
-		return s.wrote(ctx, tx, audit.Event{Type: audit.TargetDeleted, Object: t.object(), Fields: t.facts()}, TopicTarget, id)
+		return s.wrote(ctx, tx, audit.Event{Type: audit.TargetDeleted, Object: t.object(), Fields: t.facts()}, TopicTarget, id, t.Group)
 	})
 }
 

@@ -15,12 +15,13 @@ type siteView struct {
 	ID        string    `json:"id"`
 	Name      string    `json:"name"`
 	Comment   string    `json:"comment"`
+	Group     string    `json:"group" doc:"access group"`
 	CreatedAt time.Time `json:"created_at"`
 	Version   int64     `json:"version"`
 }
 
 func viewSite(s *Site) siteView {
-	return siteView{ID: s.ID, Name: s.Name, Comment: s.Comment, CreatedAt: s.CreatedAt, Version: s.Version}
+	return siteView{ID: s.ID, Name: s.Name, Comment: s.Comment, Group: s.Group, CreatedAt: s.CreatedAt, Version: s.Version}
 }
 
 // Settings are what an administrator may set of a target.
@@ -31,6 +32,7 @@ type Settings struct {
 	Host          string   `json:"host,omitempty" doc:"name or address as the site knows it; not for network targets, of a web target that of its start URL" maxLength:"260"`
 	Port          int      `json:"port,omitempty" doc:"22 for ssh when left out" minimum:"0" maximum:"65535"`
 	Comment       string   `json:"comment,omitempty" maxLength:"1000" doc:"shown to the target's users"`
+	Group         string   `json:"group,omitempty" maxLength:"64" doc:"access group; when left out: of a new target its site's, else the only one of the caller's or the default one; of a changed target the one it is in"`
 	Tags          []string `json:"tags,omitempty" nullable:"false" doc:"name or name=value" maxItems:"32"`
 	Disabled      bool     `json:"disabled,omitempty"`
 	HostKeyPolicy string   `json:"host_key_policy,omitempty" enum:"tofu,pinned,ca" doc:"ssh only; tofu when left out"`
@@ -48,7 +50,7 @@ func (b *Settings) apply(t *Target, p *problems) {
 		kind = SSH
 	}
 	t.Name, t.Kind, t.Site, t.Host, t.Port, t.Comment = b.Name, kind, b.Site, b.Host, b.Port, b.Comment
-	t.Tags, t.Disabled = b.Tags, b.Disabled
+	t.Tags, t.Disabled, t.Group = b.Tags, b.Disabled, b.Group
 	t.HostKeyPolicy, t.HostKeyCA, t.SSHAlgorithms = HostKeyPolicy(b.HostKeyPolicy), b.HostKeyCA, b.SSHAlgorithms
 	t.Network = nil
 	if b.Network != nil {
@@ -89,6 +91,7 @@ type View struct {
 	Port          int      `json:"port"`
 	Address       string   `json:"address" doc:"site/host:port"`
 	Comment       string   `json:"comment"`
+	Group         string   `json:"group" doc:"access group"`
 	Tags          []string `json:"tags" nullable:"false"`
 	Disabled      bool     `json:"disabled"`
 	HostKeyPolicy string   `json:"host_key_policy"`
@@ -114,7 +117,7 @@ func NewView(t *Target) View {
 	}
 	v := View{
 		ID: t.ID, Name: t.Name, Kind: string(t.Kind), Site: t.Site, Host: t.Host, Port: t.Port, Address: t.FullAddress(),
-		Comment: t.Comment, Tags: tags, Disabled: t.Disabled, HostKeyPolicy: string(t.HostKeyPolicy), HostKeyCA: t.HostKeyCA,
+		Comment: t.Comment, Group: t.Group, Tags: tags, Disabled: t.Disabled, HostKeyPolicy: string(t.HostKeyPolicy), HostKeyCA: t.HostKeyCA,
 		SSHAlgorithms: t.SSHAlgorithms, MachineID: t.MachineID, Origin: t.Origin,
 		CreatedAt: t.CreatedAt, UpdatedAt: t.UpdatedAt, Version: t.Version,
 	}
@@ -249,7 +252,7 @@ func clock(minute int) string { return fmt.Sprintf("%02d:%02d", minute/60, minut
 type GrantSettings struct {
 	Role          string     `json:"role" doc:"role ID" maxLength:"64"`
 	Target        string     `json:"target,omitempty" doc:"target ID or name; or give a tag" maxLength:"64"`
-	Tag           string     `json:"tag,omitempty" doc:"every target with this tag" maxLength:"200"`
+	Tag           string     `json:"tag,omitempty" doc:"every target with this tag in the access group of the role" maxLength:"200"`
 	Accounts      []string   `json:"accounts,omitempty" nullable:"false" maxItems:"256" doc:"account names; * means every account; may be empty for targets without accounts"`
 	Features      []string   `json:"features" nullable:"false" doc:"shell, exec, file_transfer, forward, remote_forward, x11, agent_forward, web, network, or all"`
 	Window        windowView `json:"window,omitzero"`
@@ -292,12 +295,13 @@ func (b *GrantSettings) read() (Grant, error) {
 type grantView struct {
 	ID string `json:"id"`
 	GrantSettings
+	Group     string    `json:"group" doc:"access group it is in: that of its target, or of its role when it names a tag"`
 	CreatedAt time.Time `json:"created_at"`
 	Version   int64     `json:"version"`
 }
 
 func viewGrant(g *Grant) grantView {
-	v := grantView{ID: g.ID, CreatedAt: g.CreatedAt, Version: g.Version, GrantSettings: GrantSettings{
+	v := grantView{ID: g.ID, Group: g.AccessGroup(), CreatedAt: g.CreatedAt, Version: g.Version, GrantSettings: GrantSettings{
 		Role: g.Role, Target: g.Target, Tag: g.Tag, Accounts: g.Accounts, Features: g.Features.Names(), Window: viewWindow(&g.Window),
 		RequireMFA: g.RequireMFA, RequireReason: g.RequireReason, NoRecording: g.NoRecording, Disabled: g.Disabled, Comment: g.Comment,
 		MaxDuration: int64(g.MaxDuration / time.Second), Idle: int64(g.Idle / time.Second),

@@ -53,7 +53,7 @@ func (s *Service) Arrive(ctx context.Context, a Arrival) (*api.Principal, error)
 			return err
 		}
 		starts = begins
-		p = &api.Principal{UserID: u.ID, UserName: u.Name, Methods: a.Methods, MFA: a.MFA, Permissions: permissions,
+		p = &api.Principal{UserID: u.ID, UserName: u.Name, Methods: a.Methods, MFA: a.MFA, Permissions: permissions.everywhere, Scoped: permissions.scoped,
 			Source: a.Source.Unmap(), Via: a.Via, Session: loginID{epoch: u.epoch}.String()}
 		if err := changeOne(ctx, tx, sqlUserLoggedIn, u.ID, s.now().UnixMicro(), u.failures); err != nil {
 			return err
@@ -124,5 +124,9 @@ func (s *Service) Answer(ctx context.Context, p *api.Principal, kind SessionKind
 	return out, nil
 }
 
-// MayGive refuses to hand out rights the caller of the request does not have.
-func MayGive(ctx context.Context, rights []api.Permission) error { return mayGive(ctx, rights) }
+// MayGive refuses to hand out permissions everywhere that the caller of the
+// request does not have everywhere.
+func MayGive(ctx context.Context, permissions []api.Permission) error {
+	r := Role{Permissions: permissions}
+	return mayGive(ctx, r.rights())
+}

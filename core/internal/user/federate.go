@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -110,7 +111,7 @@ func sameAddress(a, b string) bool {
 // in want. Memberships somebody else gave stay as they are, and so does the
 // last administrator. Roles in want that are gone are left out.
 func (s *Service) SyncRoles(ctx context.Context, tx *db.Tx, by audit.Actor, userID, owner string, want []string) error {
-	have, err := query(ctx, tx, scanMember, sqlUserMembers, userID)
+	have, err := query(ctx, tx, scanMember, sqlUserMembers, userID, access.Everywhere().Text())
 	if err != nil {
 		return fmt.Errorf("list memberships: %w", err)
 	}

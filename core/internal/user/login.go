@@ -231,7 +231,7 @@ func (s *Service) admit(ctx context.Context, u *record, c Credentials, pr proof)
 		}
 		starts = begins
 		p = &api.Principal{UserID: u.ID, UserName: u.Name, Methods: methods, MFA: len(methods) > 1,
-			Permissions: permissions, Source: c.Source.Unmap(), Via: c.Via,
+			Permissions: permissions.everywhere, Scoped: permissions.scoped, Source: c.Source.Unmap(), Via: c.Via,
 			Session: loginID{epoch: u.epoch, key: pr.key}.String()}
 		switch pr.method {
 		case "token":
@@ -356,7 +356,7 @@ func (s *Service) principal(ctx context.Context, q db.Querier, userID string, so
 			return nil, err
 		}
 	}
-	return &api.Principal{UserID: u.ID, UserName: u.Name, Permissions: permissions, Source: source.Unmap(), Via: via}, nil
+	return &api.Principal{UserID: u.ID, UserName: u.Name, Permissions: permissions.everywhere, Scoped: permissions.scoped, Source: source.Unmap(), Via: via}, nil
 }
 
 // Authenticate implements api.Authenticator: a bearer token or the session

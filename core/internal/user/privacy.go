@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -38,7 +39,7 @@ func (s *Service) Export(ctx context.Context, by audit.Actor, userID string, hol
 			read func() (any, error)
 		}{
 			{"memberships", func() (any, error) {
-				return shown(showMember)(query(ctx, tx, scanMember, sqlUserMembers, userID))
+				return shown(showMember)(query(ctx, tx, scanMember, sqlUserMembers, userID, access.Everywhere().Text()))
 			}},
 			{"ssh_keys", func() (any, error) { return shown(showKey)(query(ctx, tx, scanKey, sqlKeysOfUser, userID)) }},
 			{"tokens", func() (any, error) { return shown(showToken)(query(ctx, tx, scanToken, sqlTokensOfUser, userID)) }},

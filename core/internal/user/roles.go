@@ -14,6 +14,7 @@ import (
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/group"
 )
 
 // AllPermissions lists every administrative right; the built-in administrator
@@ -21,7 +22,7 @@ import (
 var AllPermissions = []api.Permission{
 	api.UsersView, api.UsersManage, api.TargetsView, api.TargetsManage, api.EdgesView, api.EdgesManage,
 	api.ConnectionsView, api.ConnectionsManage, api.ConnectionsWatch, api.RecordingsView, api.AuditView,
-	api.SettingsView, api.SettingsManage, api.SecretsManage,
+	api.SettingsView, api.SettingsManage, api.SecretsManage, api.GroupsView, api.GroupsManage,
 }
 
 // Member is a user's place in a role, as its administrator sees it.
@@ -37,28 +38,32 @@ type Member struct {
 	CreatedAt time.Time
 	CreatedBy string
 	Version   int64
+
+	group string // the role's
 }
 
-const roleColumns = `r.id, r.name, r.comment, r.permissions, r.builtin, r.version`
+const roleColumns = `r.id, r.name, r.comment, r.permissions, r.group_id, r.scope, r.builtin, r.version`
 
 const memberColumns = `m.role_id, r.name, m.user_id, u.name, u.kind, m.time_window, m.sources, m.first_use,
-m.created_at, m.created_by, m.version`
+m.created_at, m.created_by, m.version, r.group_id`
 
 const memberFrom = ` from memberships m join roles r on r.id = m.role_id join users u on u.id = m.user_id `
 
 const (
 	sqlRoleByID = `select ` + roleColumns + ` from roles r where r.id = $1`
 	sqlRoleList = `select ` + roleColumns + ` from roles r
-where r.name > $1 and ($2 = '' or r.name like $3 escape '!') order by r.name limit $4`
-	sqlRoleInsert = `insert into roles (id, name, comment, permissions, builtin, created_at, version)
-values ($1, $2, $3, $4, $5, $6, 1)`
-	sqlRoleUpdate = `update roles set name = $2, comment = $3, permissions = $4, version = version + 1
-where id = $1 and version = $5`
+where r.name > $1 and ($2 = '' or r.name like $3 escape '!') and ($4 = '*' or $4 like '%,' || r.group_id || ',%')
+and ($5 = '' or r.group_id = $5) order by r.name limit $6`
+	sqlRoleInsert = `insert into roles (id, name, comment, permissions, group_id, scope, builtin, created_at, version)
+values ($1, $2, $3, $4, $5, $6, $7, $8, 1)`
+	sqlRoleUpdate = `update roles set name = $2, comment = $3, permissions = $4, group_id = $5, scope = $6, version = version + 1
+where id = $1 and version = $7`
 	sqlRoleDelete = `delete from roles where id = $1`
 
-	sqlMember       = `select ` + memberColumns + memberFrom + `where m.role_id = $1 and m.user_id = $2`
-	sqlRoleMembers  = `select ` + memberColumns + memberFrom + `where m.role_id = $1 and u.name > $2 order by u.name limit $3`
-	sqlUserMembers  = `select ` + memberColumns + memberFrom + `where m.user_id = $1 order by r.name limit 1000`
+	sqlMember      = `select ` + memberColumns + memberFrom + `where m.role_id = $1 and m.user_id = $2`
+	sqlRoleMembers = `select ` + memberColumns + memberFrom + `where m.role_id = $1 and u.name > $2 order by u.name limit $3`
+	sqlUserMembers = `select ` + memberColumns + memberFrom + `where m.user_id = $1
+and ($2 = '*' or $2 like '%,' || r.group_id || ',%') order by r.name limit 1000`
 	sqlMemberInsert = `insert into memberships (role_id, user_id, time_window, sources, first_use, created_at, created_by, version)
 values ($1, $2, $3, $4, 0, $5, $6, 1)`
 	sqlMemberUpdate = `update memberships set time_window = $3, sources = $4, first_use = $5, version = version + 1
@@ -70,7 +75,7 @@ where role_id = $1 and user_id = $2 and first_use = 0`
 	sqlSubjectMembers = `select role_id, time_window, sources, first_use from memberships where user_id = $1`
 
 	// Roles of a user that carry administrative rights.
-	sqlPermissions = `select m.role_id, m.time_window, m.sources, m.first_use, r.permissions, r.builtin
+	sqlPermissions = `select m.role_id, m.time_window, m.sources, m.first_use, r.permissions, r.scope, r.builtin
 from memberships m join roles r on r.id = m.role_id
 where m.user_id = $1 and (r.builtin or r.permissions <> '[]')`
 
@@ -79,17 +84,23 @@ where m.role_id = '` + AdministratorRole + `' and u.kind = 'person' and not u.di
 and m.time_window = '{}' and m.sources = '[]'`
 )
 
+// maxLimits bounds the groups one role is limited to.
+const maxLimits = 100
+
 // maxMemberships bounds the roles of one user.
 const maxMemberships = 1000
 
 func scanRole(row scanner) (Role, error) {
 	var r Role
-	var permissions string
-	if err := row.Scan(&r.ID, &r.Name, &r.Comment, &permissions, &r.Builtin, &r.Version); err != nil {
+	var permissions, scope string
+	if err := row.Scan(&r.ID, &r.Name, &r.Comment, &permissions, &r.Group, &scope, &r.Builtin, &r.Version); err != nil {
 		return Role{}, db.Classify(err)
 	}
 	var err error
-	r.Permissions, err = decodePermissions(permissions, r.Builtin)
+	if r.Permissions, err = decodePermissions(permissions, r.Builtin); err != nil {
+		return Role{}, err
+	}
+	r.LimitedTo, err = decodeLimit(scope)
 	return r, err
 }
 
@@ -107,12 +118,35 @@ func decodePermissions(text string, builtin bool) ([]api.Permission, error) {
 	return list, nil
 }
 
+// everywhere is stored for a role whose permissions are not limited to groups;
+// a limited one has a JSON list. An empty list is an error, never everywhere.
+const everywhere = "*"
+
+func decodeLimit(text string) ([]string, error) {
+	if text == everywhere {
+		return nil, nil
+	}
+	var groups []string
+	if err := json.Unmarshal([]byte(text), &groups); err != nil || len(groups) == 0 || slices.Contains(groups, "") {
+		return nil, fmt.Errorf("the limits of a role cannot be read: %.100q", text)
+	}
+	return groups, nil
+}
+
+func encodeLimit(groups []string) (string, error) {
+	if len(groups) == 0 {
+		return everywhere, nil
+	}
+	b, err := json.Marshal(groups)
+	return string(b), err
+}
+
 func scanMember(row scanner) (Member, error) {
 	var m Member
 	var window, sources string
 	var first, created int64
 	err := row.Scan(&m.RoleID, &m.RoleName, &m.UserID, &m.UserName, &m.UserKind, &window, &sources, &first,
-		&created, &m.CreatedBy, &m.Version)
+		&created, &m.CreatedBy, &m.Version, &m.group)
 	if err != nil {
 		return Member{}, db.Classify(err)
 	}
@@ -139,9 +173,10 @@ func roleByID(ctx context.Context, q db.Querier, id string) (Role, error) {
 	return r, nil
 }
 
-// Roles lists roles by name, after the name given.
-func (s *Service) Roles(ctx context.Context, search, after string, limit int) ([]Role, error) {
-	list, err := query(ctx, s.db, scanRole, sqlRoleList, after, search, likePattern(search), limit)
+// Roles lists the roles of a scope of access groups by name, after the name
+// given; group limits them to one group, unless it is empty.
+func (s *Service) Roles(ctx context.Context, in access.Scope, search, group, after string, limit int) ([]Role, error) {
+	list, err := query(ctx, s.db, scanRole, sqlRoleList, after, search, likePattern(search), in.Text(), group, limit)
 	if err != nil {
 		return nil, fmt.Errorf("list roles: %w", err)
 	}
@@ -154,6 +189,8 @@ func checkRole(r Role) error {
 	for i, p := range r.Permissions {
 		if !slices.Contains(AllPermissions, p) {
 			bad = append(bad, api.FieldError{Field: fmt.Sprintf("body.permissions[%d]", i), Message: "there is no such permission"})
+		} else if len(r.LimitedTo) > 0 && !p.Groupable() {
+			bad = append(bad, api.FieldError{Field: fmt.Sprintf("body.permissions[%d]", i), Message: "belongs to the whole installation and cannot be limited to access groups"})
 		}
 	}
 	if len(bad) > 0 {
@@ -180,26 +217,59 @@ func encodePermissions(list []api.Permission) (string, error) {
 	return string(b), err
 }
 
-// CreateRole adds a role; name, comment and permissions are taken from r.
-func (s *Service) CreateRole(ctx context.Context, by audit.Actor, r Role) (Role, error) {
-	if err := checkRole(r); err != nil {
-		return Role{}, err
+// settle completes a role that is to be written and checks it.
+func settle(r *Role) (permissions, scope string, err error) {
+	if len(r.Permissions) == 0 {
+		r.LimitedTo = nil // there is nothing to limit
 	}
-	permissions, err := encodePermissions(r.Permissions)
+	r.LimitedTo = slices.Compact(slices.Sorted(slices.Values(r.LimitedTo)))
+	if len(r.LimitedTo) > maxLimits {
+		return "", "", api.Invalid(api.FieldError{Field: "body.limited_to", Message: fmt.Sprintf("must have at most %d access groups", maxLimits)})
+	}
+	if err := checkRole(*r); err != nil {
+		return "", "", err
+	}
+	if permissions, err = encodePermissions(r.Permissions); err != nil {
+		return "", "", err
+	}
+	scope, err = encodeLimit(r.LimitedTo)
+	return permissions, scope, err
+}
+
+// checkGroups refuses groups that do not exist.
+func checkGroups(ctx context.Context, tx *db.Tx, r *Role) error {
+	for _, g := range append(slices.Clone(r.LimitedTo), r.Group) {
+		if err := group.Check(ctx, tx, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CreateRole adds a role; name, comment, permissions, group and limits are
+// taken from r; without a group it belongs to the default one.
+func (s *Service) CreateRole(ctx context.Context, by audit.Actor, r Role) (Role, error) {
+	if r.Group == "" {
+		r.Group = access.DefaultGroup
+	}
+	permissions, scope, err := settle(&r)
 	if err != nil {
 		return Role{}, fmt.Errorf("create role: %w", err)
 	}
 	id := newID("rol")
 	var made Role
 	err = s.db.Tx(ctx, func(tx *db.Tx) error {
-		_, err := tx.ExecContext(ctx, sqlRoleInsert, id, r.Name, r.Comment, permissions, false, s.now().UnixMicro())
+		if err := checkGroups(ctx, tx, &r); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, sqlRoleInsert, id, r.Name, r.Comment, permissions, r.Group, scope, false, s.now().UnixMicro())
 		if err != nil {
 			return takenRole(r.Name, db.Classify(err))
 		}
 		if made, err = roleByID(ctx, tx, id); err != nil {
 			return err
 		}
-		return s.roleEvent(ctx, tx, by, audit.RoleCreated, made, map[string]string{"permissions": permissionText(made.Permissions)})
+		return s.roleEvent(ctx, tx, by, audit.RoleCreated, made, map[string]string{"permissions": permissionText(made.Permissions), "scope": scope})
 	})
 	if err != nil {
 		return Role{}, fmt.Errorf("create role: %w", err)
@@ -216,21 +286,20 @@ func takenRole(name string, err error) error {
 
 func isConflict(err error) bool { return errors.Is(err, db.ErrConflict) }
 
-func (s *Service) roleEvent(ctx context.Context, tx *db.Tx, by audit.Actor, t audit.Type, r Role, fields map[string]string) error {
-	if err := tx.Notify(ctx, "role", r.ID); err != nil {
+// roleEvent announces and audits a change of a role that is, or was, in the
+// groups given besides its own.
+func (s *Service) roleEvent(ctx context.Context, tx *db.Tx, by audit.Actor, t audit.Type, r Role, fields map[string]string, groups ...string) error {
+	if err := api.Notify(ctx, tx, "role", r.ID, append(groups, r.Group)...); err != nil {
 		return err
 	}
-	return s.audit.Append(ctx, tx, audit.Event{Type: t, Outcome: audit.OK, Actor: by,
+	return s.audit.Append(ctx, tx, audit.Event{Type: t, Outcome: audit.OK, Actor: by, Group: r.Group,
 		Object: audit.Object{Kind: "role", ID: r.ID, Name: r.Name}, Fields: fields})
 }
 
-// UpdateRole replaces name, comment and permissions. The built-in role cannot
-// be changed.
+// UpdateRole replaces name, comment, permissions, limits and, unless it is
+// empty, the group. The built-in role cannot be changed.
 func (s *Service) UpdateRole(ctx context.Context, by audit.Actor, id string, match func(old Role) error, r Role) (Role, error) {
-	if err := checkRole(r); err != nil {
-		return Role{}, err
-	}
-	permissions, err := encodePermissions(r.Permissions)
+	permissions, scope, err := settle(&r)
 	if err != nil {
 		return Role{}, fmt.Errorf("change role: %w", err)
 	}
@@ -246,7 +315,13 @@ func (s *Service) UpdateRole(ctx context.Context, by audit.Actor, id string, mat
 		if old.Builtin {
 			return api.Conflict("builtin", "The built-in role cannot be changed.")
 		}
-		err = changeOne(ctx, tx, sqlRoleUpdate, id, r.Name, r.Comment, permissions, old.Version)
+		if r.Group == "" {
+			r.Group = old.Group
+		}
+		if err := checkGroups(ctx, tx, &r); err != nil {
+			return err
+		}
+		err = changeOne(ctx, tx, sqlRoleUpdate, id, r.Name, r.Comment, permissions, r.Group, scope, old.Version)
 		if err != nil {
 			return takenRole(r.Name, err)
 		}
@@ -255,8 +330,8 @@ func (s *Service) UpdateRole(ctx context.Context, by audit.Actor, id string, mat
 		}
 		return s.roleEvent(ctx, tx, by, audit.RoleChanged, made, map[string]string{
 			"old_name": old.Name, "old_permissions": permissionText(old.Permissions),
-			"new_name": made.Name, "new_permissions": permissionText(made.Permissions),
-		})
+			"new_name": made.Name, "new_permissions": permissionText(made.Permissions), "new_scope": scope, "old_group": old.Group,
+		}, old.Group)
 	})
 	if err != nil {
 		return Role{}, fmt.Errorf("change role: %w", err)
@@ -306,9 +381,10 @@ func (s *Service) Member(ctx context.Context, roleID, userID string) (Member, er
 	return m, nil
 }
 
-// Memberships lists the roles of a user by role name.
-func (s *Service) Memberships(ctx context.Context, userID string) ([]Member, error) {
-	list, err := query(ctx, s.db, scanMember, sqlUserMembers, userID)
+// Memberships lists the roles of a user that are in a scope of access groups,
+// by role name.
+func (s *Service) Memberships(ctx context.Context, userID string, in access.Scope) ([]Member, error) {
+	list, err := query(ctx, s.db, scanMember, sqlUserMembers, userID, in.Text())
 	if err != nil {
 		return nil, fmt.Errorf("list memberships: %w", err)
 	}
@@ -429,7 +505,10 @@ func (s *Service) memberEvent(ctx context.Context, tx *db.Tx, by audit.Actor, t 
 	if err := tx.Notify(ctx, "user", m.UserID); err != nil {
 		return err
 	}
-	return s.audit.Append(ctx, tx, audit.Event{Type: t, Outcome: audit.OK, Actor: by,
+	if err := tx.Notify(ctx, "role"+api.GroupSuffix, m.group); err != nil {
+		return err
+	}
+	return s.audit.Append(ctx, tx, audit.Event{Type: t, Outcome: audit.OK, Actor: by, Group: m.group,
 		Object: audit.Object{Kind: "user", ID: m.UserID, Name: m.UserName}, Fields: fields})
 }
 
@@ -541,33 +620,57 @@ func fillMembership(m *access.Membership, window, sources string, first int64) (
 // carrier is a membership in a role with administrative rights.
 type carrier struct {
 	access.Membership
-	permissions []api.Permission
+	rights []Right
 }
 
 func scanCarrier(row scanner) (carrier, error) {
 	var c carrier
-	var window, sources, permissions string
+	var window, sources, permissions, scope string
 	var first int64
 	var builtin bool
-	if err := row.Scan(&c.Role, &window, &sources, &first, &permissions, &builtin); err != nil {
+	if err := row.Scan(&c.Role, &window, &sources, &first, &permissions, &scope, &builtin); err != nil {
 		return c, err
 	}
 	if err := fillMembership(&c.Membership, window, sources, first); err != nil {
 		return c, err
 	}
+	var r Role
 	var err error
-	c.permissions, err = decodePermissions(permissions, builtin)
-	return c, err
+	if r.Permissions, err = decodePermissions(permissions, builtin); err != nil {
+		return c, err
+	}
+	if r.LimitedTo, err = decodeLimit(scope); err != nil {
+		return c, err
+	}
+	c.rights = r.rights()
+	return c, nil
+}
+
+// held are the administrative rights somebody has: everywhere, and in groups.
+type held struct {
+	everywhere map[api.Permission]bool
+	scoped     map[api.Permission][]string
+}
+
+func (h *held) add(r Right) {
+	if r.Scope.All() {
+		h.everywhere[r.Permission] = true
+		return
+	}
+	if h.scoped == nil {
+		h.scoped = map[api.Permission][]string{}
+	}
+	h.scoped[r.Permission] = append(h.scoped[r.Permission], r.Scope.Groups()...)
 }
 
 // permissions are the administrative rights the user has now, from there, and
 // the roles whose floating window this use starts.
-func (s *Service) permissions(ctx context.Context, q db.Querier, userID string, source netip.Addr) (map[api.Permission]bool, []string, error) {
+func (s *Service) permissions(ctx context.Context, q db.Querier, userID string, source netip.Addr) (held, []string, error) {
 	list, err := query(ctx, q, scanCarrier, sqlPermissions, userID)
 	if err != nil {
-		return nil, nil, fmt.Errorf("permissions of %s: %w", userID, err)
+		return held{}, nil, fmt.Errorf("permissions of %s: %w", userID, err)
 	}
-	now, has := s.now(), map[api.Permission]bool{}
+	now, has := s.now(), held{everywhere: map[api.Permission]bool{}}
 	var starts []string
 	for i := range list {
 		ok, begins := list[i].Holds(now, source, nil)
@@ -577,22 +680,22 @@ func (s *Service) permissions(ctx context.Context, q db.Querier, userID string, 
 		if begins {
 			starts = append(starts, list[i].Role)
 		}
-		for _, p := range list[i].permissions {
-			has[p] = true
+		for _, r := range list[i].rights {
+			has.add(r)
 		}
 	}
 	return has, starts, nil
 }
 
 // potential are the rights the user may have at some time, from somewhere.
-func (s *Service) potential(ctx context.Context, q db.Querier, userID string) ([]api.Permission, error) {
+func (s *Service) potential(ctx context.Context, q db.Querier, userID string) ([]Right, error) {
 	list, err := query(ctx, q, scanCarrier, sqlPermissions, userID)
 	if err != nil {
 		return nil, fmt.Errorf("permissions of %s: %w", userID, err)
 	}
-	var all []api.Permission
+	var all []Right
 	for _, c := range list {
-		all = append(all, c.permissions...)
+		all = append(all, c.rights...)
 	}
 	return all, nil
 }

@@ -67,7 +67,7 @@ func TestRoles(t *testing.T) {
 		if err := r.DeleteRole(t.Context(), tester, role.ID, anyRole); err != nil {
 			t.Fatal(err)
 		}
-		if list, err := r.Memberships(t.Context(), u.ID); err != nil || len(list) != 0 {
+		if list, err := r.Memberships(t.Context(), u.ID, access.Everywhere()); err != nil || len(list) != 0 {
 			t.Errorf("memberships after the role is gone: %+v, %v", list, err)
 		}
 	})

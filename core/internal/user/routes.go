@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/db"
 )
@@ -51,14 +52,32 @@ func (s *Service) mayManage(ctx context.Context, userID string) error {
 }
 
 // mayGive refuses to hand out rights the caller does not have.
-func mayGive(ctx context.Context, rights []api.Permission) error {
+func mayGive(ctx context.Context, rights []Right) error {
 	p := api.PrincipalFrom(ctx)
 	for _, r := range rights {
-		if !p.Can(r) {
-			return api.Denied("exceeds_own_rights", "This involves the permission "+string(r)+", which you do not have yourself.")
+		switch own := p.Scope(r.Permission); {
+		case own.Covers(r.Scope):
+		case own.Nowhere():
+			return api.Denied("exceeds_own_rights", "This involves the permission "+string(r.Permission)+", which you do not have yourself.")
+		default:
+			return api.Denied("exceeds_own_rights", "This involves the permission "+string(r.Permission)+" in access groups where you do not have it yourself.")
 		}
 	}
 	return nil
+}
+
+// seenUser resolves the {id} of a request to a user the caller may see, and
+// the access groups of whose roles he may see. People belong to no group:
+// whoever may see roles anywhere finds them, to make them members.
+func (s *Service) seenUser(ctx context.Context, id string) (userID string, roles access.Scope, err error) {
+	p := api.PrincipalFrom(ctx)
+	if id == "me" || id == p.UserID {
+		return p.UserID, access.Everywhere(), nil
+	}
+	if roles = p.Scope(api.UsersView); roles.Nowhere() {
+		_, _, err = s.whose(ctx, id, api.UsersView)
+	}
+	return id, roles, err
 }
 
 // found lets a not-found error name the kind of thing asked for.
@@ -139,7 +158,7 @@ func (s *Service) userRoutes(f *api.Frame, holders []Holder) {
 	}
 	create := op(http.MethodPost, "/users", "create-user", "Create a user", api.Needs(api.UsersManage))
 	create.Status = http.StatusCreated
-	api.Register(f, op(http.MethodGet, "/users", "list-users", "List users by name", api.Needs(api.UsersView)), s.handleUsers)
+	api.Register(f, op(http.MethodGet, "/users", "list-users", "List users by name", api.NeedsSomewhere(api.UsersView)), s.handleUsers)
 	api.Register(f, create, s.handleCreateUser)
 	api.Register(f, op(http.MethodGet, "/users/{id}", "get-user", "Show a user", api.Self()), s.handleUser)
 	api.Register(f, op(http.MethodPatch, "/users/{id}", "change-user", "Change, disable or lock a user", api.Needs(api.UsersManage)), s.handleChangeUser)
@@ -183,7 +202,7 @@ func (s *Service) handleCreateUser(ctx context.Context, in *createUserInput) (*u
 }
 
 func (s *Service) handleUser(ctx context.Context, in *idInput) (*userOutput, error) {
-	id, _, err := s.whose(ctx, in.ID, api.UsersView)
+	id, _, err := s.seenUser(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func (s *Service) handleCreateClient(ctx context.Context, in *createClientInput)
 		if err != nil {
 			return nil, err
 		}
-		if err := mayGive(ctx, r.Permissions); err != nil {
+		if err := mayGive(ctx, r.rights()); err != nil {
 			return nil, err
 		}
 	}

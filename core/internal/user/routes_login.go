@@ -25,14 +25,16 @@ type loginInput struct {
 
 type meOutput struct {
 	Body struct {
-		User          UserView         `json:"user"`
-		Permissions   []api.Permission `json:"permissions"`
-		Methods       []string         `json:"methods"`
-		MFA           bool             `json:"mfa"`
-		Session       string           `json:"session"`
-		Via           string           `json:"via"`
-		Source        string           `json:"source"`
-		RecoveryCodes int              `json:"recovery_codes_left"`
+		User        UserView         `json:"user"`
+		Permissions []api.Permission `json:"permissions" doc:"those that hold everywhere"`
+		// Scoped is keyed by permission.
+		Scoped        map[string][]string `json:"scoped,omitempty" doc:"access groups that further permissions hold in"`
+		Methods       []string            `json:"methods"`
+		MFA           bool                `json:"mfa"`
+		Session       string              `json:"session"`
+		Via           string              `json:"via"`
+		Source        string              `json:"source"`
+		RecoveryCodes int                 `json:"recovery_codes_left"`
 	}
 }
 
@@ -141,6 +143,12 @@ func (s *Service) handleMe(ctx context.Context, _ *struct{}) (*meOutput, error) 
 		}
 	}
 	slices.Sort(b.Permissions)
+	for have, groups := range p.Scoped {
+		if b.Scoped == nil {
+			b.Scoped = map[string][]string{}
+		}
+		b.Scoped[string(have)] = slices.Compact(slices.Sorted(slices.Values(groups)))
+	}
 	b.RecoveryCodes, err = s.RecoveryLeft(ctx, u.ID)
 	return out, err
 }

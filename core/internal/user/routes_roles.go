@@ -20,10 +20,12 @@ type roleBody struct {
 	Name        string           `json:"name" example:"db-operators"`
 	Comment     string           `json:"comment,omitempty"`
 	Permissions []api.Permission `json:"permissions,omitempty" doc:"Administrative rights; access to targets comes from grants."`
+	Group       string           `json:"group,omitempty" maxLength:"64" doc:"Access group the role belongs to; the default group, or the only one of the caller's, when left out."`
+	LimitedTo   []string         `json:"limited_to,omitempty" maxItems:"100" doc:"Access groups the permissions hold in; everywhere when left out."`
 }
 
 func (b roleBody) role() Role {
-	return Role{Name: b.Name, Comment: b.Comment, Permissions: b.Permissions}
+	return Role{Name: b.Name, Comment: b.Comment, Permissions: b.Permissions, Group: b.Group, LimitedTo: b.LimitedTo}
 }
 
 type createRoleInput struct{ Body roleBody }
@@ -69,7 +71,7 @@ type putMemberInput struct {
 
 func (s *Service) roleRoutes(f *api.Frame) {
 	op := func(method, path, id, summary string, who api.Permission) api.Op {
-		return api.Op{Method: method, Path: path, ID: id, Summary: summary, Tag: "roles", Who: api.Needs(who)}
+		return api.Op{Method: method, Path: path, ID: id, Summary: summary, Tag: "roles", Who: api.NeedsSomewhere(who)}
 	}
 	create := op(http.MethodPost, "/roles", "create-role", "Create a role", api.UsersManage)
 	create.Status = http.StatusCreated
@@ -84,12 +86,36 @@ func (s *Service) roleRoutes(f *api.Frame) {
 	api.Register(f, op(http.MethodDelete, "/roles/{id}/members/{user}", "remove-member", "Take a member out of a role", api.UsersManage), s.handleRemoveMember)
 }
 
-func (s *Service) handleRoles(ctx context.Context, in *listInput) (*rolesOutput, error) {
+// seenRole is a role that exists for the caller.
+func (s *Service) seenRole(ctx context.Context, id string) (Role, error) {
+	r, err := found(s.Role(ctx, id))("role", id)
+	if err != nil {
+		return Role{}, err
+	}
+	return r, r.guarded().See(ctx, r.Group)
+}
+
+// mayChange refuses to touch a role that the caller may not manage, or that
+// has rights he does not have.
+func (r *Role) mayChange(ctx context.Context, to string) error {
+	if err := r.guarded().Administer(ctx, r.Group, to); err != nil {
+		return err
+	}
+	return mayGive(ctx, r.rights())
+}
+
+type rolesInput struct {
+	api.PageIn
+	Search string `query:"search" maxLength:"100" doc:"Text that the name contains."`
+	Group  string `query:"group" maxLength:"64" doc:"Only of this access group."`
+}
+
+func (s *Service) handleRoles(ctx context.Context, in *rolesInput) (*rolesOutput, error) {
 	var at byName
 	if err := api.DecodeCursor(in.Cursor, &at); err != nil {
 		return nil, err
 	}
-	list, err := s.Roles(ctx, in.Search, at.Name, in.Limit+1)
+	list, err := s.Roles(ctx, api.Sees(ctx, api.UsersView), in.Search, in.Group, at.Name, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -97,29 +123,36 @@ func (s *Service) handleRoles(ctx context.Context, in *listInput) (*rolesOutput,
 }
 
 func (s *Service) handleCreateRole(ctx context.Context, in *createRoleInput) (*roleOutput, error) {
-	if err := mayGive(ctx, in.Body.Permissions); err != nil {
+	r := in.Body.role()
+	var err error
+	if r.Group, err = api.PlaceNew(ctx, api.UsersManage, r.Group); err != nil {
 		return nil, err
 	}
-	r, err := s.CreateRole(ctx, actorOf(ctx), in.Body.role())
-	if err != nil {
+	if err := r.guarded().Administer(ctx, "", r.Group); err != nil {
+		return nil, err
+	}
+	if err := mayGive(ctx, r.rights()); err != nil {
+		return nil, err
+	}
+	if r, err = s.CreateRole(ctx, actorOf(ctx), r); err != nil {
 		return nil, err
 	}
 	return roleAnswer(r), nil
 }
 
 func (s *Service) handleRole(ctx context.Context, in *idInput) (*roleOutput, error) {
-	r, err := found(s.Role(ctx, in.ID))("role", in.ID)
+	r, err := s.seenRole(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
 	return roleAnswer(r), nil
 }
 
-// matchRole compares If-Match and refuses to touch a role with rights the
-// caller does not have.
-func matchRole(ctx context.Context, ifMatch string) func(Role) error {
+// matchRole compares If-Match and refuses to touch a role that is not the
+// caller's to manage. to is the group it is in afterwards, empty = none.
+func matchRole(ctx context.Context, ifMatch string, to func(old Role) string) func(Role) error {
 	return func(old Role) error {
-		if err := mayGive(ctx, old.Permissions); err != nil {
+		if err := old.mayChange(ctx, to(old)); err != nil {
 			return err
 		}
 		return api.CheckMatch(ifMatch, old.Version)
@@ -127,18 +160,26 @@ func matchRole(ctx context.Context, ifMatch string) func(Role) error {
 }
 
 func (s *Service) handleChangeRole(ctx context.Context, in *changeRoleInput) (*roleOutput, error) {
-	if err := mayGive(ctx, in.Body.Permissions); err != nil {
+	old, err := s.seenRole(ctx, in.ID)
+	if err != nil {
 		return nil, err
 	}
-	r, err := found(s.UpdateRole(ctx, actorOf(ctx), in.ID, matchRole(ctx, in.IfMatch), in.Body.role()))("role", in.ID)
-	if err != nil {
+	r := in.Body.role()
+	if r.Group == "" {
+		r.Group = old.Group
+	}
+	if err := mayGive(ctx, r.rights()); err != nil {
+		return nil, err
+	}
+	match := matchRole(ctx, in.IfMatch, func(Role) string { return r.Group })
+	if r, err = found(s.UpdateRole(ctx, actorOf(ctx), in.ID, match, r))("role", in.ID); err != nil {
 		return nil, err
 	}
 	return roleAnswer(r), nil
 }
 
 func (s *Service) handleDeleteRole(ctx context.Context, in *writeInput) (*struct{}, error) {
-	return nil, missing("role", in.ID, s.DeleteRole(ctx, actorOf(ctx), in.ID, matchRole(ctx, in.IfMatch)))
+	return nil, missing("role", in.ID, s.DeleteRole(ctx, actorOf(ctx), in.ID, matchRole(ctx, in.IfMatch, func(Role) string { return "" })))
 }
 
 func (s *Service) handleMembers(ctx context.Context, in *membersInput) (*membersOutput, error) {
@@ -146,7 +187,7 @@ func (s *Service) handleMembers(ctx context.Context, in *membersInput) (*members
 	if err := api.DecodeCursor(in.Cursor, &at); err != nil {
 		return nil, err
 	}
-	if _, err := found(s.Role(ctx, in.ID))("role", in.ID); err != nil {
+	if _, err := s.seenRole(ctx, in.ID); err != nil {
 		return nil, err
 	}
 	list, err := s.Members(ctx, in.ID, at.Name, in.Limit+1)
@@ -157,6 +198,9 @@ func (s *Service) handleMembers(ctx context.Context, in *membersInput) (*members
 }
 
 func (s *Service) handleMember(ctx context.Context, in *memberInput) (*memberOutput, error) {
+	if _, err := s.seenRole(ctx, in.ID); err != nil {
+		return nil, err
+	}
 	m, err := found(s.Member(ctx, in.ID, in.User))("member", in.User)
 	if err != nil {
 		return nil, err
@@ -165,11 +209,11 @@ func (s *Service) handleMember(ctx context.Context, in *memberInput) (*memberOut
 }
 
 func (s *Service) handlePutMember(ctx context.Context, in *putMemberInput) (*memberOutput, error) {
-	r, err := found(s.Role(ctx, in.ID))("role", in.ID)
+	r, err := s.seenRole(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	if err := mayGive(ctx, r.Permissions); err != nil {
+	if err := r.mayChange(ctx, r.Group); err != nil {
 		return nil, err
 	}
 	window, bad := in.Body.Window.window()
@@ -191,22 +235,22 @@ func (s *Service) handlePutMember(ctx context.Context, in *putMemberInput) (*mem
 }
 
 func (s *Service) handleRemoveMember(ctx context.Context, in *removeMemberInput) (*struct{}, error) {
-	r, err := found(s.Role(ctx, in.ID))("role", in.ID)
+	r, err := s.seenRole(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	if err := mayGive(ctx, r.Permissions); err != nil {
+	if err := r.mayChange(ctx, r.Group); err != nil {
 		return nil, err
 	}
 	return nil, missing("member", in.User, s.RemoveMember(ctx, actorOf(ctx), in.ID, in.User, matchVersion(in.IfMatch)))
 }
 
 func (s *Service) handleMemberships(ctx context.Context, in *idInput) (*membersOutput, error) {
-	id, _, err := s.whose(ctx, in.ID, api.UsersView)
+	id, scope, err := s.seenUser(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	list, err := s.Memberships(ctx, id)
+	list, err := s.Memberships(ctx, id, scope)
 	if err != nil {
 		return nil, err
 	}

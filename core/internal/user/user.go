@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -71,8 +72,38 @@ type Role struct {
 	Name        string
 	Comment     string
 	Permissions []api.Permission
-	Builtin     bool
-	Version     int64
+	// Group is the access group the role belongs to.
+	Group string
+	// LimitedTo are the access groups the permissions hold in; none = everywhere.
+	LimitedTo []string
+	Builtin   bool
+	Version   int64
+}
+
+// Right is a permission where it holds.
+type Right struct {
+	Permission api.Permission
+	Scope      access.Scope
+}
+
+// scope is where the role's permissions hold.
+func (r *Role) scope() access.Scope {
+	if len(r.LimitedTo) == 0 {
+		return access.Everywhere()
+	}
+	return access.Within(r.LimitedTo...)
+}
+
+func (r *Role) rights() []Right {
+	out := make([]Right, len(r.Permissions))
+	for i, p := range r.Permissions {
+		out[i] = Right{p, r.scope()}
+	}
+	return out
+}
+
+func (r *Role) guarded() api.Guarded {
+	return api.Guarded{Kind: "role", ID: r.ID, View: api.UsersView, Manage: api.UsersManage}
 }
 
 // AdministratorRole is the ID of the built-in role with every permission.

@@ -45,6 +45,8 @@ type RoleView struct {
 	Name        string           `json:"name"`
 	Comment     string           `json:"comment,omitempty"`
 	Permissions []api.Permission `json:"permissions"`
+	Group       string           `json:"group" doc:"Access group the role belongs to."`
+	LimitedTo   []string         `json:"limited_to,omitempty" doc:"Access groups the permissions hold in; everywhere when absent."`
 	Builtin     bool             `json:"builtin"`
 	Version     int64            `json:"version"`
 }

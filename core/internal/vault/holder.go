@@ -18,6 +18,19 @@ func (v *Vault) SecretExists(ctx context.Context, q db.Querier, id string) error
 	return err
 }
 
+// SecretGroup is the access group of a shared secret; db.ErrNotFound for an
+// unknown or personal one.
+func (v *Vault) SecretGroup(ctx context.Context, q db.Querier, id string) (string, error) {
+	s, err := v.Get(ctx, q, id)
+	if err != nil {
+		return "", err
+	}
+	if s.OwnerID != "" {
+		return "", fmt.Errorf("secret %.40s is personal: %w", id, db.ErrNotFound)
+	}
+	return s.Group, nil
+}
+
 // Name, Export and Erase make the vault answer for a person's data: personal
 // secrets.
 

@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/group"
 )
 
 // PathID is the path parameter of operations on one secret.
@@ -19,7 +22,10 @@ type PathID struct {
 	ID string `path:"id" maxLength:"64"`
 }
 
-type listIn struct{ api.PageIn }
+type listIn struct {
+	api.PageIn
+	Group string `query:"group" maxLength:"64" doc:"only of this access group"`
+}
 
 type listOut struct{ Body api.Page[Secret] }
 
@@ -28,6 +34,7 @@ type createIn struct {
 		Name       string          `json:"name" maxLength:"100"`
 		Kind       Kind            `json:"kind" enum:"password,key,json"`
 		Comment    string          `json:"comment,omitempty" maxLength:"500"`
+		Group      string          `json:"group,omitempty" maxLength:"64" doc:"access group; the default one, or the only one of the caller's, when left out; a personal secret has none"`
 		Personal   bool            `json:"personal,omitempty" doc:"the caller's own, nobody else's"`
 		ReadRoles  []string        `json:"read_roles,omitempty" maxItems:"100"`
 		WriteRoles []string        `json:"write_roles,omitempty" maxItems:"100"`
@@ -46,6 +53,7 @@ type patchIn struct {
 	Body    struct {
 		Name       *string   `json:"name,omitempty" maxLength:"100"`
 		Comment    *string   `json:"comment,omitempty" maxLength:"500"`
+		Group      *string   `json:"group,omitempty" maxLength:"64" doc:"access group"`
 		ReadRoles  *[]string `json:"read_roles,omitempty" maxItems:"100"`
 		WriteRoles *[]string `json:"write_roles,omitempty" maxItems:"100"`
 	}
@@ -100,7 +108,9 @@ type routes struct {
 // SecretUsers names what refers to a secret ("db-1/root"), at most 10; the
 // target room is the real one.
 type SecretUsers interface {
-	SecretUses(ctx context.Context, q db.Querier, secretID string) ([]string, error)
+	// It names those of a scope of access groups and tells whether there are
+	// any at all.
+	SecretUses(ctx context.Context, q db.Querier, secretID string, in access.Scope) (names []string, used bool, err error)
 }
 
 // Routes registers the room's operations. A secret that users refers to is
@@ -141,6 +151,39 @@ func (r routes) caller(ctx context.Context) (caller, error) {
 	return caller{p, roles}, nil
 }
 
+// mayShare refuses to hand a secret to roles outside the access groups in
+// which the caller manages secrets; those it was shared with before may stay.
+func (r routes) mayShare(ctx context.Context, q db.Querier, before, s *Secret) error {
+	p := api.PrincipalFrom(ctx)
+	g := s.guarded()
+	links := []api.Link{}
+	if !p.Can(api.SecretsManage) {
+		for _, l := range []struct {
+			field    string
+			had, has []string
+		}{{"read_roles", before.ReadRoles, s.ReadRoles}, {"write_roles", before.WriteRoles, s.WriteRoles}} {
+			for _, id := range l.has {
+				if slices.Contains(l.had, id) {
+					continue
+				}
+				in, err := r.roles.RoleGroup(ctx, q, id)
+				if errors.Is(err, db.ErrNotFound) {
+					in, err = "", nil
+				}
+				if err != nil {
+					return err
+				}
+				links = append(links, api.Link{Field: l.field, Message: "there is no such role", Permission: api.SecretsManage, Group: in})
+			}
+		}
+	}
+	return g.Administer(ctx, before.Group, s.Group, links...)
+}
+
+func (s *Secret) guarded() api.Guarded {
+	return api.Guarded{Kind: "secret", ID: s.ID, View: api.SecretsManage, Manage: api.SecretsManage}
+}
+
 // find reads a secret for an action. What the caller may not even see is
 // missing; what he may see but not use so is a *refusal.
 func (r routes) find(ctx context.Context, q db.Querier, id string, c caller, a action) (*Secret, error) {
@@ -179,7 +222,7 @@ func (r routes) tx(ctx context.Context, f func(*db.Tx, caller) error) error {
 	}
 	name := [...]string{see: "see", read: "reveal", write: "write", manage: "manage"}[refused.action]
 	if err := r.audit.Write(ctx, audit.Event{
-		Type: audit.SecretRefused, Outcome: audit.Denied, Actor: audit.By(api.PrincipalFrom(ctx)), Object: refused.secret.object(),
+		Type: audit.SecretRefused, Outcome: audit.Denied, Actor: audit.By(api.PrincipalFrom(ctx)), Object: refused.secret.object(), Group: refused.secret.Group,
 		Fields: map[string]string{"action": name},
 	}); err != nil {
 		return err
@@ -203,7 +246,7 @@ func (r routes) list(ctx context.Context, in *listIn) (*listOut, error) {
 	}
 	var found []Secret
 	for len(found) <= in.Limit {
-		page, err := r.page(ctx, c.UserID, at)
+		page, err := r.page(ctx, c.UserID, in.Group, at)
 		if err != nil {
 			return nil, err
 		}
@@ -222,8 +265,8 @@ func (r routes) list(ctx context.Context, in *listIn) (*listOut, error) {
 
 const listPage = 200
 
-func (r routes) page(ctx context.Context, userID string, at listPosition) ([]Secret, error) {
-	rows, err := r.db.QueryContext(ctx, listSecretsSQL, userID, at.Name, at.ID, listPage)
+func (r routes) page(ctx context.Context, userID, group string, at listPosition) ([]Secret, error) {
+	rows, err := r.db.QueryContext(ctx, listSecretsSQL, userID, at.Name, at.ID, listPage, group)
 	if err != nil {
 		return nil, fmt.Errorf("list secrets: %w", err)
 	}
@@ -264,16 +307,27 @@ func (r routes) create(ctx context.Context, in *createIn) (*secretOut, error) {
 	}
 	if in.Body.Personal {
 		n.OwnerID = p.UserID
-	} else if !p.Can(api.SecretsManage) {
+	} else if p.Scope(api.SecretsManage).Nowhere() {
 		return nil, api.Denied("permission_missing", "Shared secrets need the permission "+string(api.SecretsManage)+"; a personal one does not.")
 	}
 	var err error
+	if n.OwnerID == "" {
+		if n.Group, err = api.PlaceNew(ctx, api.SecretsManage, in.Body.Group); err != nil {
+			return nil, err
+		}
+	}
 	if n.Value, err = plain(n.Kind, in.Body.Value); err != nil {
 		return nil, err
 	}
 	defer clear(n.Value)
 	var s *Secret
 	err = r.db.Tx(ctx, func(tx *db.Tx) error {
+		if n.OwnerID == "" {
+			wanted := &Secret{Group: n.Group, ReadRoles: n.ReadRoles, WriteRoles: n.WriteRoles}
+			if err := r.mayShare(ctx, tx, &Secret{}, wanted); err != nil {
+				return err
+			}
+		}
 		s, err = r.Create(ctx, tx, n, audit.By(p))
 		return err
 	})
@@ -307,7 +361,16 @@ func (r routes) patch(ctx context.Context, in *patchIn) (*secretOut, error) {
 		if err := api.CheckMatch(in.IfMatch, s.Version); err != nil {
 			return err
 		}
+		before := *s
 		fields := s.apply(in)
+		if s.OwnerID == "" {
+			if err := r.mayShare(ctx, tx, &before, s); err != nil {
+				return err
+			}
+			if err := group.Check(ctx, tx, s.Group); err != nil {
+				return err
+			}
+		}
 		n := NewSecret{Name: s.Name, OwnerID: s.OwnerID, Comment: s.Comment, ReadRoles: s.ReadRoles, WriteRoles: s.WriteRoles}
 		if bad := n.check(); len(bad) > 0 {
 			return api.Invalid(bad...)
@@ -316,7 +379,7 @@ func (r routes) patch(ctx context.Context, in *patchIn) (*secretOut, error) {
 		if err := updateSecret(ctx, tx, s); err != nil {
 			return err
 		}
-		return r.changed(ctx, tx, audit.SecretChanged, s, audit.By(c.Principal), fields)
+		return r.changed(ctx, tx, audit.SecretChanged, s, audit.By(c.Principal), fields, before.Group)
 	})
 	if err != nil {
 		return nil, err
@@ -332,6 +395,9 @@ func (s *Secret) apply(in *patchIn) map[string]string {
 	}
 	if b := in.Body.Comment; b != nil && *b != s.Comment {
 		fields["comment"], s.Comment = "changed", *b
+	}
+	if b := in.Body.Group; b != nil && s.OwnerID == "" && *b != s.Group && *b != "" {
+		fields["old_group"], fields["new_group"], s.Group = s.Group, *b, *b
 	}
 	if b := in.Body.ReadRoles; b != nil {
 		fields["read_roles"], s.ReadRoles = rolesText(*b), nonNil(*b)
@@ -417,7 +483,7 @@ func (r routes) uses(ctx context.Context, in *PathID) (*usesOut, error) {
 	if r.users == nil {
 		return out, nil
 	}
-	uses, err := r.users.SecretUses(ctx, r.db, s.ID)
+	uses, _, err := r.users.SecretUses(ctx, r.db, s.ID, api.Sees(ctx, api.TargetsView).And(api.Sees(ctx, api.SecretsManage)))
 	if err != nil {
 		return nil, fmt.Errorf("uses of secret %s: %w", s.ID, err)
 	}
@@ -450,7 +516,7 @@ func (r routes) reveal(ctx context.Context, in *revealIn) (*revealOut, error) {
 			}
 		}
 		return r.audit.Append(ctx, tx, audit.Event{
-			Type: audit.SecretRevealed, Outcome: audit.OK, Actor: audit.By(c.Principal), Object: s.object(),
+			Type: audit.SecretRevealed, Outcome: audit.OK, Actor: audit.By(c.Principal), Object: s.object(), Group: s.Group,
 			Fields: map[string]string{"value_version": fmt.Sprint(version), "reason": in.Body.Reason},
 		})
 	})
@@ -470,11 +536,14 @@ func (r routes) delete(ctx context.Context, in *deleteIn) (*struct{}, error) {
 			return err
 		}
 		if r.users != nil {
-			uses, err := r.users.SecretUses(ctx, tx, s.ID)
+			uses, used, err := r.users.SecretUses(ctx, tx, s.ID, api.Sees(ctx, api.SecretsManage))
 			if err != nil {
 				return fmt.Errorf("uses of secret %s: %w", s.ID, err)
 			}
-			if len(uses) > 0 {
+			if used && len(uses) == 0 {
+				return api.Conflict("secret_in_use", "It is in use.")
+			}
+			if used {
 				return api.Conflict("secret_in_use", "It is used by "+strings.Join(uses, ", ")+".")
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -26,12 +27,16 @@ func (p people) Authenticate(r *http.Request, _ netip.Addr) (*api.Principal, err
 
 type roleTable map[string][]string
 
+func (t roleTable) RoleGroup(context.Context, db.Querier, string) (string, error) {
+	return access.DefaultGroup, nil
+}
+
 func (t roleTable) RoleIDs(_ context.Context, userID string) ([]string, error) { return t[userID], nil }
 
 type usedBy map[string][]string
 
-func (u usedBy) SecretUses(_ context.Context, _ db.Querier, id string) ([]string, error) {
-	return u[id], nil
+func (u usedBy) SecretUses(_ context.Context, _ db.Querier, id string, _ access.Scope) ([]string, bool, error) {
+	return u[id], len(u[id]) > 0, nil
 }
 
 type client struct {

@@ -13,9 +13,11 @@ import (
 	"strings"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
+	"caponier/core/internal/group"
 )
 
 // Kind is what a secret holds.
@@ -33,7 +35,9 @@ type Secret struct {
 	ID   string `json:"id"`
 	Name string `json:"name"`
 	// OwnerID is the user whose personal secret it is; empty = shared.
-	OwnerID    string    `json:"owner_id,omitempty"`
+	OwnerID string `json:"owner_id,omitempty"`
+	// Group is the access group; a personal secret is in none.
+	Group      string    `json:"group,omitempty"`
 	Kind       Kind      `json:"kind"`
 	Comment    string    `json:"comment,omitempty"`
 	ReadRoles  []string  `json:"read_roles"`  // role IDs that may reveal it
@@ -67,7 +71,7 @@ func allowed(p *api.Principal, roles []string, s *Secret, a action) bool {
 	if s.OwnerID != "" {
 		return s.OwnerID == p.UserID
 	}
-	manager := p.Can(api.SecretsManage)
+	manager := s.Group != "" && access.Administer(access.Scope{}, p.Scope(api.SecretsManage), access.Change{From: s.Group, To: s.Group}) == access.Granted
 	reader, writer := intersects(roles, s.ReadRoles), intersects(roles, s.WriteRoles)
 	switch a {
 	case see:
@@ -91,9 +95,11 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/ -]{0,99}$`)
 // NewSecret is what a secret is made of.
 type NewSecret struct {
 	Name, OwnerID, Comment string
-	Kind                   Kind
-	ReadRoles, WriteRoles  []string
-	Value                  []byte
+	// Group is the access group; empty = the default one. Personal ones have none.
+	Group                 string
+	Kind                  Kind
+	ReadRoles, WriteRoles []string
+	Value                 []byte
 }
 
 // check returns what is wrong with the fields, nil when nothing is.
@@ -151,9 +157,19 @@ func (v *Vault) Create(ctx context.Context, tx *db.Tx, n NewSecret, by audit.Act
 	if len(bad) > 0 {
 		return nil, api.Invalid(bad...)
 	}
+	if n.OwnerID != "" {
+		n.Group = ""
+	} else if n.Group == "" {
+		n.Group = access.DefaultGroup
+	}
+	if n.Group != "" {
+		if err := group.Check(ctx, tx, n.Group); err != nil {
+			return nil, err
+		}
+	}
 	now := v.now().UTC().Truncate(time.Microsecond)
 	s := &Secret{
-		ID: newID("sec_"), Name: n.Name, OwnerID: n.OwnerID, Kind: n.Kind, Comment: n.Comment,
+		ID: newID("sec_"), Name: n.Name, OwnerID: n.OwnerID, Group: n.Group, Kind: n.Kind, Comment: n.Comment,
 		ReadRoles: nonNil(n.ReadRoles), WriteRoles: nonNil(n.WriteRoles), Current: 1, Version: 1, CreatedAt: now, UpdatedAt: now,
 	}
 	if err := insertSecret(ctx, tx, s); err != nil {
@@ -218,12 +234,13 @@ func (v *Vault) DeleteOwned(ctx context.Context, tx *db.Tx, userID string) error
 	return nil
 }
 
-// changed notifies and audits a change of s.
-func (v *Vault) changed(ctx context.Context, tx *db.Tx, t audit.Type, s *Secret, by audit.Actor, fields map[string]string) error {
-	if err := tx.Notify(ctx, "secret", s.ID); err != nil {
+// changed notifies and audits a change of s, which is, or was, in the groups
+// given besides its own.
+func (v *Vault) changed(ctx context.Context, tx *db.Tx, t audit.Type, s *Secret, by audit.Actor, fields map[string]string, groups ...string) error {
+	if err := api.Notify(ctx, tx, "secret", s.ID, append(groups, s.Group)...); err != nil {
 		return err
 	}
-	return v.audit.Append(ctx, tx, audit.Event{Type: t, Outcome: audit.OK, Actor: by, Object: s.object(), Fields: fields})
+	return v.audit.Append(ctx, tx, audit.Event{Type: t, Outcome: audit.OK, Actor: by, Group: s.Group, Object: s.object(), Fields: fields})
 }
 
 func (s *Secret) object() audit.Object {
@@ -278,7 +295,7 @@ func (v *Vault) RevealIn(ctx context.Context, tx *db.Tx, secretID, purpose, conn
 		return nil, err
 	}
 	err = v.audit.Append(ctx, tx, audit.Event{
-		Type: audit.SecretUsed, Outcome: audit.OK, Actor: audit.System, Object: s.object(), Connection: connectionID,
+		Type: audit.SecretUsed, Outcome: audit.OK, Actor: audit.System, Object: s.object(), Connection: connectionID, Group: s.Group,
 		Fields: map[string]string{"purpose": purpose, "value_version": fmt.Sprint(s.Current)},
 	})
 	if err != nil {

@@ -37,6 +37,8 @@ type Config struct {
 // Roles tells which roles a user holds now; the user room is the real one.
 type Roles interface {
 	RoleIDs(ctx context.Context, userID string) ([]string, error)
+	// RoleGroup is the access group of a role; db.ErrNotFound for an unknown one.
+	RoleGroup(ctx context.Context, q db.Querier, id string) (string, error)
 }
 
 // Vault seals and opens values, and keeps named and personal secrets. Safe

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/conn"
@@ -74,9 +75,9 @@ func (s *Service) Routes(f *api.Frame) {
 	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/web-sessions/{id}/screen", ID: "web-session-screen", Tag: tag, Who: api.Self(), Status: 101,
 		Summary: "The picture over a websocket, RFB (RFC 6143) in binary messages; ?watch=1 to look on"}, s.handleScreen)
 	s.fileRoutes(f)
-	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}/web-proposals", ID: "list-web-proposals", Tag: "targets", Who: api.Needs(api.TargetsView),
+	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}/web-proposals", ID: "list-web-proposals", Tag: "targets", Who: api.NeedsSomewhere(api.TargetsView),
 		Summary: "What sessions of a learning web target were refused, as rules that would allow it"}, s.handleProposals)
-	api.Register(f, api.Op{Method: "DELETE", Path: "/targets/{id}/web-proposals", ID: "clear-web-proposals", Tag: "targets", Who: api.Needs(api.TargetsManage), Status: 204,
+	api.Register(f, api.Op{Method: "DELETE", Path: "/targets/{id}/web-proposals", ID: "clear-web-proposals", Tag: "targets", Who: api.NeedsSomewhere(api.TargetsManage), Status: 204,
 		Summary: "Forget the proposals of a web target"}, s.handleClearProposals)
 }
 
@@ -214,9 +215,9 @@ type position struct {
 
 func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
-	owner := p.UserID
-	if p.Can(api.ConnectionsView) && !in.Mine {
-		owner = ""
+	scope := p.Scope(api.ConnectionsView)
+	if in.Mine {
+		scope = access.Scope{}
 	}
 	after := position{At: math.MaxInt64}
 	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
@@ -226,7 +227,7 @@ func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) 
 	if in.All {
 		ended = 1
 	}
-	rows, err := collect(ctx, s.cfg.DB, scanRow, listSQL, owner, ended, in.Target, after.At, after.ID, in.Limit+1)
+	rows, err := collect(ctx, s.cfg.DB, scanRow, listSQL, p.UserID, ended, in.Target, after.At, after.ID, in.Limit+1, scope.Text())
 	if err != nil {
 		return nil, fmt.Errorf("list web sessions: %w", err)
 	}
@@ -249,11 +250,15 @@ type IDIn struct {
 // visible returns a session of the caller's, or any with the permission.
 func (s *Service) visible(ctx context.Context, id string, perm api.Permission) (*Session, error) {
 	p := api.PrincipalFrom(ctx)
-	if x := s.find(id); x != nil && (x.row.UserID == p.UserID || p.Can(perm)) {
+	sees, err := s.sees(ctx, p, perm, id)
+	if err != nil {
+		return nil, err
+	}
+	if x := s.find(id); x != nil && (x.row.UserID == p.UserID || sees) {
 		return x.show(p), nil
 	}
 	w, err := scanRow(s.cfg.DB.QueryRowContext(ctx, getSQL, id))
-	if errors.Is(err, db.ErrNotFound) || err == nil && w.UserID != p.UserID && !p.Can(perm) {
+	if errors.Is(err, db.ErrNotFound) || err == nil && w.UserID != p.UserID && !sees {
 		return nil, api.Missing("web session", id)
 	}
 	if err != nil {
@@ -360,7 +365,14 @@ func (s *Service) webTarget(ctx context.Context, ref string) (*target.Target, er
 	if errors.Is(err, db.ErrNotFound) || err == nil && t.Web == nil {
 		return nil, api.Missing("web target", ref)
 	}
-	return t, err
+	if err != nil {
+		return nil, err
+	}
+	return t, webGuard(ref).See(ctx, t.Group)
+}
+
+func webGuard(ref string) api.Guarded {
+	return api.Guarded{Kind: "web target", ID: ref, View: api.TargetsView, Manage: api.TargetsManage}
 }
 
 func (s *Service) handleProposals(ctx context.Context, in *targetIn) (*proposalsOut, error) {
@@ -379,6 +391,9 @@ func (s *Service) handleProposals(ctx context.Context, in *targetIn) (*proposals
 func (s *Service) handleClearProposals(ctx context.Context, in *targetIn) (*struct{}, error) {
 	t, err := s.webTarget(ctx, in.ID)
 	if err != nil {
+		return nil, err
+	}
+	if err := webGuard(in.ID).Administer(ctx, t.Group, t.Group); err != nil {
 		return nil, err
 	}
 	return nil, s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {

@@ -15,6 +15,7 @@ import (
 
 	"caponier/core/internal/api"
 	"caponier/core/internal/conn"
+	"caponier/core/internal/db"
 	"caponier/core/internal/user"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
@@ -119,7 +120,11 @@ func (s *Service) view(r *http.Request, c *websocket.Conn) error {
 		return &over{closeNoSession, "There is no such session of yours."}
 	}
 	if watch {
-		if ok, text := conn.MayOversee(p, x.row.UserID, conn.OrderWatch); !ok {
+		g, err := s.group(r.Context(), id)
+		if err != nil {
+			return err
+		}
+		if ok, text := conn.MayOversee(p, x.row.UserID, g, conn.OrderWatch); !ok {
 			return &over{closeNotAllowed, text}
 		}
 	}
@@ -146,7 +151,13 @@ func (s *Service) view(r *http.Request, c *websocket.Conn) error {
 // notHere says why a session is not shown.
 func (s *Service) notHere(ctx context.Context, p *api.Principal, id string) error {
 	w, err := scanRow(s.cfg.DB.QueryRowContext(ctx, getSQL, id))
-	if err != nil || w.UserID != p.UserID && !p.Can(api.ConnectionsWatch) {
+	if err == nil && w.UserID != p.UserID {
+		var ok bool
+		if ok, err = s.sees(ctx, p, api.ConnectionsWatch, id); err == nil && !ok {
+			err = db.ErrNotFound
+		}
+	}
+	if err != nil {
 		return &over{closeNoSession, "There is no such session."}
 	}
 	if !w.EndedAt.IsZero() {
@@ -371,7 +382,10 @@ func (v *viewer) check(r *http.Request) error {
 		if _, refused := errors.AsType[*api.Problem](err); refused || err == nil && (p == nil || p.UserID != first.UserID) {
 			return &over{closeNotAllowed, "You were signed out."}
 		}
-		if err == nil && v.watch && !p.Can(api.ConnectionsWatch) {
+		if err != nil || !v.watch {
+			continue
+		}
+		if ok, err := v.s.sees(v.ctx, p, api.ConnectionsWatch, v.x.row.ID); err == nil && !ok {
 			return &over{closeNotAllowed, "You may not watch any more."}
 		}
 		// What could not be checked now is checked again; the session itself

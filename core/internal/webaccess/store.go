@@ -60,7 +60,7 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $
 	unendedSQL = `select ` + columns + ` from web_sessions w where w.core_id = $1 and w.ended_at = 0 order by w.opened_at, w.id`
 	getSQL     = `select ` + columns + ` from web_sessions w where w.id = $1`
 	listSQL    = `select ` + columns + ` from web_sessions w
-where (w.user_id = $1 or $1 = '') and (w.ended_at = 0 or $2 = 1) and (w.target_id = $3 or w.target_name = $3 or $3 = '')
+where (w.user_id = $1 or $7 = '*' or $7 like '%,' || (select c.group_id from connections c where c.id = w.id) || ',%') and (w.ended_at = 0 or $2 = 1) and (w.target_id = $3 or w.target_name = $3 or $3 = '')
   and (w.opened_at < $4 or w.opened_at = $4 and w.id < $5)
 order by w.opened_at desc, w.id desc limit $6`
 	exportSQL = `select ` + columns + ` from web_sessions w where w.user_id = $1 order by w.opened_at, w.id`

@@ -396,7 +396,11 @@ func (s *Service) noted(n db.Note) {
 
 // tell lets open consoles read a session again, its owner's too.
 func tell(ctx context.Context, tx *db.Tx, id, owner string) error {
-	return errors.Join(tx.Notify(ctx, topicSession, id), tx.Notify(ctx, topicSession+api.OwnSuffix, owner))
+	var g string
+	if err := tx.QueryRowContext(ctx, groupSQL, id).Scan(&g); err != nil {
+		return fmt.Errorf("read access group of %s: %w", id, db.Classify(err))
+	}
+	return errors.Join(api.Notify(ctx, tx, topicSession, id, g), tx.Notify(ctx, topicSession+api.OwnSuffix, owner))
 }
 
 // topicSession: a session was opened, changed or has ended.

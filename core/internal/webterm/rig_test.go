@@ -99,7 +99,7 @@ func (w *world) AcceptsKey(context.Context, string, ssh.PublicKey, netip.Addr) (
 func (w *world) Decide(_ context.Context, q policy.Query) (policy.Verdict, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	t := &target.Target{ID: "tgt_1", Name: "db-1", Kind: target.SSH, Host: "10.0.0.5", Port: 22, HostKeyPolicy: target.HostKeyTOFU}
+	t := &target.Target{ID: "tgt_1", Name: "db-1", Group: access.DefaultGroup, Kind: target.SSH, Host: "10.0.0.5", Port: 22, HostKeyPolicy: target.HostKeyTOFU}
 	refuse := func(r access.Reason, text string) (policy.Verdict, error) {
 		return policy.Verdict{Decision: access.Decision{Reason: r}, Public: text}, nil
 	}
@@ -203,7 +203,7 @@ func newRig(t *testing.T, tweak ...func(*Config)) *rig {
 	svc.Routes(f)
 	conns.Routes(f)
 	r := &rig{world: w, t: t, svc: svc, conns: conns, audit: log, db: d, web: httptest.NewTLSServer(f.Handler()), home: t.TempDir()}
-	keys, err := ca.PublicKey(t.Context())
+	keys, err := ca.PublicKey(t.Context(), access.DefaultGroup)
 	must(t, err)
 	r.sshd(keys)
 	ctx, cancel := context.WithCancel(context.Background())

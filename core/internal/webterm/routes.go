@@ -37,7 +37,7 @@ func (s *Service) Routes(f *api.Frame) {
 	}, s.handleSocket)
 	s.fileRoutes(f)
 	api.RegisterRaw(f, api.Op{
-		Method: "GET", Path: "/connections/{id}/watch", ID: "watch-connection", Tag: "connections", Who: api.Needs(api.ConnectionsWatch), Status: 101,
+		Method: "GET", Path: "/connections/{id}/watch", ID: "watch-connection", Tag: "connections", Who: api.NeedsSomewhere(api.ConnectionsWatch), Status: 101,
 		Summary: "Watch a live connection over a websocket (binary protocol, see docs/connect.md)",
 	}, s.handleWatch)
 }

@@ -76,8 +76,8 @@ type socket struct {
 	c      *websocket.Conn
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	need   api.Permission // the login must keep it; empty = none
-	due    chan struct{}  // one token: check the login now
+	may    func(*api.Principal) bool // the login must go on to pass; nil = any does
+	due    chan struct{}             // one token: check the login now
 
 	mu     sync.Mutex
 	acked  uint64 // guarded by mu: output the browser has shown
@@ -95,8 +95,8 @@ type ended struct {
 func (e *ended) Error() string { return e.text }
 
 // newSocket makes a socket for a login that must keep a permission, if any.
-func (s *Service) newSocket(c *websocket.Conn, need api.Permission) *socket {
-	k := &socket{svc: s, c: c, need: need, wake: make(chan struct{}, 1), due: make(chan struct{}, 1)}
+func (s *Service) newSocket(c *websocket.Conn, may func(*api.Principal) bool) *socket {
+	k := &socket{svc: s, c: c, may: may, wake: make(chan struct{}, 1), due: make(chan struct{}, 1)}
 	k.ctx, k.cancel = context.WithCancelCause(s.hard)
 	return k
 }
@@ -219,7 +219,7 @@ func (k *socket) checker(r *http.Request) error {
 		if _, refused := errors.AsType[*api.Problem](err); refused || err == nil && (p == nil || p.UserID != first.UserID) {
 			return &ended{closeSignedOut, "signed out"}
 		}
-		if err == nil && k.need != "" && !p.Can(k.need) {
+		if err == nil && k.may != nil && !k.may(p) {
 			return &ended{closeForbidden, "no longer permitted"}
 		}
 		// What could not be checked now is checked again; the connection itself
@@ -253,7 +253,7 @@ func (s *Service) handleSocket(w http.ResponseWriter, r *http.Request) {
 	if c == nil {
 		return
 	}
-	k := s.newSocket(c, "")
+	k := s.newSocket(c, nil)
 	defer k.cancel(nil)
 	if x.take(k) {
 		s.metrics.resumed.Inc()

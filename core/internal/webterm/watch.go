@@ -41,11 +41,14 @@ func (s *Service) handleWatch(w http.ResponseWriter, r *http.Request) {
 	if errors.Is(err, db.ErrNotFound) {
 		err = api.Missing("connection", r.PathValue("id"))
 	}
+	if err == nil && !p.Scope(api.ConnectionsView).Has(x.Group) && !p.Scope(api.ConnectionsWatch).Has(x.Group) && x.UserID != p.UserID {
+		err = api.Missing("connection", x.ID)
+	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	if ok, text := conn.MayOversee(p, x.UserID, conn.OrderWatch); !ok {
+	if ok, text := conn.MayOversee(p, x.UserID, x.Group, conn.OrderWatch); !ok {
 		s.fail(w, r, api.Denied("not_permitted", text))
 		return
 	}
@@ -71,7 +74,7 @@ func (s *Service) handleWatch(w http.ResponseWriter, r *http.Request) {
 	if c == nil {
 		return
 	}
-	k := s.newSocket(c, api.ConnectionsWatch)
+	k := s.newSocket(c, func(p *api.Principal) bool { return p.Scope(api.ConnectionsWatch).Has(x.Group) })
 	defer k.cancel(nil)
 	// On the record, and told to the user, before the first byte is shown.
 	leave, err := s.cfg.Connections.Watch(k.ctx, x.ID, p)

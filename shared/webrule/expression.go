@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// Expression is one {{…}} in a step: a value, or functions applied to what
-// stands right of them ("sha256 password", "hex_md5 salt+password").
+// Expression is one {{…}} in a step: values, joined, and before them the
+// functions applied to the whole, the last one first: "password",
+// "sha256 salt password", "upper md5 password".
 type Expression struct {
 	Text       string
 	Start, End int      // in the text, braces included
@@ -45,10 +46,9 @@ func Expressions(text string) []Expression {
 		}
 		at = i + j + 2
 		e := Expression{Text: text[i+2 : at-2], Start: i, End: at}
-		words := strings.Fields(e.Text)
-		if len(words) > 0 {
-			e.Functions = words[:len(words)-1]
-			e.Parts = strings.Split(words[len(words)-1], "+")
+		e.Parts = strings.FieldsFunc(e.Text, func(r rune) bool { return r == ' ' || r == '+' || r == '\t' })
+		for len(e.Parts) > 1 && functions[e.Parts[0]] != nil {
+			e.Functions, e.Parts = append(e.Functions, e.Parts[0]), e.Parts[1:]
 		}
 		out = append(out, e)
 	}
@@ -56,11 +56,6 @@ func Expressions(text string) []Expression {
 
 // known reports whether everything in e exists, given the extracts so far.
 func (e Expression) known(extracts map[string]bool) bool {
-	for _, f := range e.Functions {
-		if functions[f] == nil {
-			return false
-		}
-	}
 	for _, p := range e.Parts {
 		if v := Value(p); v != Username && v != Password && v != TOTP && !extracts[p] {
 			return false
@@ -79,11 +74,7 @@ func (e Expression) Eval(values map[string]string) (s string, ok bool) {
 		s += v
 	}
 	for i := len(e.Functions) - 1; i >= 0; i-- {
-		f := functions[e.Functions[i]]
-		if f == nil {
-			return "", false
-		}
-		s = f(s)
+		s = functions[e.Functions[i]](s)
 	}
 	return s, len(e.Parts) > 0
 }

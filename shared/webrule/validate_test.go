@@ -81,6 +81,7 @@ func TestExpand(t *testing.T) {
 	values := map[string]string{"password": "p&=", "salt": "s", "username": "u"}
 	for _, c := range []struct{ text, want string }{
 		{"a={{username}}&b={{password}}", "a=<u>&b=<p&=>"},
+		{"{{sha256 salt password}}", "<" + functions["sha256"]("sp&=") + ">"},
 		{"{{sha256 salt+password}}", "<" + functions["sha256"]("sp&=") + ">"},
 		{"{{upper md5 password}}", "<" + strings.ToUpper(functions["md5"]("p&=")) + ">"},
 		{"{{ nothing", "{{ nothing"},

@@ -132,8 +132,9 @@ type Login struct {
 }
 
 // Step is one request of a Login. In URL-encoded and JSON bodies and headers
-// {{username}}, {{password}}, {{totp}}, {{sha256 password}}, {{md5 password}}
-// and {{name}} of an Extract stand for values.
+// {{username}}, {{password}}, {{totp}} and {{name}} of an Extract stand for
+// values, {{salt password}} for two joined, {{sha256 salt password}} for a
+// hash: md5, sha1, sha256, sha512 (hexadecimal), base64, upper, lower.
 type Step struct {
 	Method  string            `json:"method"`
 	URL     string            `json:"url"` // absolute, or a path of the target

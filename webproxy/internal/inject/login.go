@@ -151,7 +151,11 @@ func (l *Login) run(ctx context.Context, p *webrule.Compiled) (*cookiejar.Jar, m
 			return nil, nil, &Error{Public: fmt.Sprintf("Signing in failed at step %d: %s.", i+1, err)}
 		}
 	}
-	c, err := l.j.credential(ctx, webrule.LoginInjection, p.Origin+"/")
+	first, err := base.Parse(login.Steps[0].URL)
+	if err != nil {
+		return nil, nil, &Error{Public: "Signing in failed: its first URL is broken."}
+	}
+	c, err := l.j.credential(ctx, webrule.LoginInjection, first.Scheme+"://"+first.Host+first.EscapedPath())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -218,7 +222,7 @@ func secure(p *webrule.Compiled, base *url.URL, s webrule.Step) error {
 	if !strings.Contains(all, "{{") {
 		return nil
 	}
-	if u.Scheme != "https" {
+	if u.Scheme != "https" && !webrule.SameOrigin(u.String(), p.Origin) { // a target of plain http is permitted by name
 		return errors.New("the credential is not sent over plain http")
 	}
 	if p.TLS.Unchecked && webrule.SameOrigin(u.String(), p.Origin) {

@@ -226,6 +226,7 @@ func (x *exchange) blocked(v webrule.Verdict) {
 	p := page{Title: "This page is not part of your session", Host: x.at.String(),
 		Text: "The request was refused: " + v.Reason.Text() + ".", Hint: "If you need it, ask your administrator."}
 	if x.rev.Policy.Learn && v.Proposal != nil {
+		fields["learn"] = "true"
 		b, err := json.Marshal(v.Proposal)
 		if err == nil {
 			fields["proposal"] = string(b)

@@ -58,8 +58,9 @@ type Server struct {
 	in    *handoff     // connections to outer
 	inIn  *handoff     // connections to inner
 
-	conns atomic.Int64
-	work  sync.WaitGroup
+	carriers *tls.Config
+	conns    atomic.Int64
+	work     sync.WaitGroup
 	Counts
 }
 
@@ -75,6 +76,7 @@ func New(c Config) *Server {
 		c.Now = time.Now
 	}
 	s := &Server{c: c, in: newHandoff(), inIn: newHandoff()}
+	s.carriers = s.carrierTLS()
 	logger := slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)
 	s.outer = &http.Server{Handler: http.HandlerFunc(s.proxy), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ErrorLog: logger,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
@@ -202,29 +204,39 @@ func (c *counted) Close() error {
 	return c.Conn.Close()
 }
 
+// carrierTLS is TLS with carriers. Tickets are shared by all connections, and
+// the chain is verified anew when one is used.
+func (s *Server) carrierTLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		cert, roots, err := s.c.Credentials()
+		if err != nil {
+			return nil, err
+		}
+		return &tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert,
+			VerifyConnection: func(cs tls.ConnectionState) error {
+				kind, _, err := Peer(cs.PeerCertificates, roots)
+				if err == nil && kind != string(wire.Carrier) {
+					err = fmt.Errorf("a node of kind %.32s is no carrier", kind)
+				}
+				return err
+			},
+		}, nil
+	}}
+}
+
 // admitCarrier proves who connects and for which session, and hands the
 // connection to the proxy.
 func (s *Server) admitCarrier(ctx context.Context, raw net.Conn) error {
-	cert, roots, err := s.c.Credentials()
-	if err != nil {
-		return err
-	}
-	var node string
-	c := tls.Server(raw, &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, SessionTicketsDisabled: true, ClientAuth: tls.RequireAnyClientCert,
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			kind, id, err := Peer(cs.PeerCertificates, roots)
-			if err == nil && kind != string(wire.Carrier) {
-				err = fmt.Errorf("a node of kind %.32s is no carrier", kind)
-			}
-			node = id
-			return err
-		},
-	})
+	c := tls.Server(raw, s.carriers)
 	hctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	if err := c.HandshakeContext(hctx); err != nil {
 		return fmt.Errorf("handshake: %w", err)
+	}
+	_, node, ok := tunnel.PeerName(c.ConnectionState().PeerCertificates[0]) // verified
+	if !ok {
+		return errors.New("the certificate names no node")
 	}
 	if err := c.SetReadDeadline(s.c.Now().Add(handshakeTime)); err != nil {
 		return fmt.Errorf("preamble: %w", err)
@@ -248,8 +260,8 @@ func (s *Server) admitCarrier(ctx context.Context, raw net.Conn) error {
 		s.Blocked.Add(1)
 		return fmt.Errorf("session %s is not that of carrier %s", id, node)
 	}
-	leave, ok := ses.Enter(func() { raw.Close() })
-	if !ok {
+	leave, entered := ses.Enter(func() { raw.Close() })
+	if !entered {
 		return fmt.Errorf("session %s has its %d connections", id, session.MaxConns)
 	}
 	if !s.in.push(&proxied{Conn: c, session: ses, leave: leave}) {

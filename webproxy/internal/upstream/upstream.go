@@ -262,6 +262,9 @@ func (u *Upstream) tlsConfig(ctx context.Context, e webrule.Endpoint, upgrade bo
 			c.MinVersion = v
 		}
 		c.MaxVersion = versions[p.TLS.Max]
+		if c.MinVersion < tls.VersionTLS12 {
+			c.NextProtos = []string{"http/1.1"} // HTTP/2 needs TLS 1.2 (RFC 9113 §9.2)
+		}
 		if p.TLS.Legacy {
 			for _, s := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
 				c.CipherSuites = append(c.CipherSuites, s.ID)

@@ -33,7 +33,6 @@ const (
 type site struct {
 	mu     sync.Mutex
 	logins []string // user and password as they arrived
-	nonce  string
 }
 
 func (s *site) got(u, p string) {

@@ -182,7 +182,9 @@ func TestServersCertificates(t *testing.T) {
 		want   string // "": reached
 	}{
 		{name: "good", change: nil},
-		{name: "expired", change: with(r.web.issue(t, func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-time.Hour) }, "app.test")), want: "has expired"},
+		{name: "expired", change: with(r.web.issue(t, func(c *x509.Certificate) {
+			c.NotBefore, c.NotAfter = time.Now().Add(-48*time.Hour), time.Now().Add(-time.Hour)
+		}, "app.test")), want: "has expired"},
 		{name: "wrong host", change: with(r.web.issue(t, nil, "elsewhere.test")), want: "for another name: elsewhere.test"},
 		{name: "stranger", change: with(stranger.issue(t, nil, "app.test")), want: "unknown authority"},
 		{name: "stranger, anchored", change: with(stranger.issue(t, nil, "app.test")), tls: webrule.TLS{Anchors: stranger.pem(), Only: true}},

@@ -139,8 +139,6 @@ func (p *Replay) Apply(b []byte) error {
 	}
 	r := p.reader
 	r.reset(&p.src)
-	// Rectangles of one update do not overlap, copies apart: more work than this
-	// is an attack.
 	work := 0
 	for {
 		e, err := r.Next(p.Picture, nil, nil)
@@ -150,7 +148,7 @@ func (p *Replay) Apply(b []byte) error {
 		switch e.Kind {
 		case EventUpdate:
 		case EventPixels:
-			if work += e.Rect.Dx() * e.Rect.Dy(); work > 2*f.Width*f.Height {
+			if work += e.Rect.Dx() * e.Rect.Dy(); work > maxWork*f.Width*f.Height {
 				return broken("recording frame: rectangles overlap")
 			}
 		case EventSize:
@@ -188,6 +186,10 @@ func (p *Replay) end(f Frame, rest *bufio.Reader) error {
 	return nil
 }
 
+// maxWork bounds the pixels one frame may change, in pictures: more than the
+// copies of a few generations and the rectangles is an attack.
+const maxWork = history + 4
+
 // Keyframes says when a recording needs a keyframe. A reader that seeks never
 // has to read more than about Bytes, nor decode more than Every of activity.
 type Keyframes struct {
@@ -214,7 +216,7 @@ type Recorder struct {
 	bytes   int
 	started bool
 
-	rects []image.Rectangle
+	changes Changes
 }
 
 // activityGap is the most that one pause between frames counts as activity.
@@ -237,13 +239,13 @@ func (r *Recorder) Frame(f *Framebuffer, pointer *image.Point, at time.Duration)
 		r.active += min(at-r.last, activityGap)
 	}
 	key := !r.started || f.Sized() > r.seen || r.active >= r.plan.Every || r.bytes >= r.plan.Bytes
-	since := r.seen
 	if key {
-		since = 0
+		r.changes.Moves, r.changes.Rects = nil, f.Damage(0, r.changes.Rects[:0])
+	} else {
+		r.changes = f.Changes(r.seen, r.changes)
 	}
-	r.rects = f.Damage(since, r.rects[:0])
 	shape := f.Shaped() > r.shaped || key && f.Shaped() > 0
-	if !key && len(r.rects) == 0 && !shape && !moved {
+	if !key && len(r.changes.Moves)+len(r.changes.Rects) == 0 && !shape && !moved {
 		r.seen = f.Gen()
 		return nil, false
 	}
@@ -252,7 +254,7 @@ func (r *Recorder) Frame(f *Framebuffer, pointer *image.Point, at time.Duration)
 		c := f.Cursor()
 		head.Cursor = &c
 	}
-	n := len(r.rects)
+	n := len(r.changes.Moves) + len(r.changes.Rects)
 	if key {
 		n++
 	}
@@ -260,7 +262,10 @@ func (r *Recorder) Frame(f *Framebuffer, pointer *image.Point, at time.Duration)
 	if key {
 		frame = AppendDesktopSize(frame, f.w, f.h)
 	}
-	for _, rect := range r.rects {
+	for _, m := range r.changes.Moves {
+		frame = AppendCopyRect(frame, m.To, m.From)
+	}
+	for _, rect := range r.changes.Rects {
 		frame = append(frame, r.enc.Rect(f, rect)...)
 	}
 	r.note(f, pointer, at, key, len(frame))

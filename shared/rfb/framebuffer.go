@@ -29,6 +29,9 @@ type Framebuffer struct {
 	sized  uint64 // generation of the last change of size
 	cursor Cursor
 	shaped uint64 // generation of the last change of the cursor
+
+	prev  []uint32 // the picture of gen, for CommitMoves
+	steps []step   // the last generations that CommitMoves made
 }
 
 // NewFramebuffer makes a black picture. It panics when the size is not within
@@ -84,10 +87,11 @@ func (f *Framebuffer) Resize(w, h int) {
 	f.Touch(f.Bounds())
 }
 
-// Clone is a copy with the same generations.
+// Clone is a copy with the same generations. It does not know what moved before.
 func (f *Framebuffer) Clone() *Framebuffer {
 	c := *f
 	c.pix, c.gens = slices.Clone(f.pix), slices.Clone(f.gens)
+	c.prev, c.steps = nil, nil
 	return &c
 }
 

@@ -47,7 +47,7 @@ func randomRect(r *rand.Rand, w, h int) image.Rectangle {
 func TestDamageEncodeDecode(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
-		f := NewFramebuffer(1+r.IntN(400), 1+r.IntN(300))
+		f := NewFramebuffer(1+r.IntN(250), 1+r.IntN(200))
 		enc := NewEncoder()
 		plan := Keyframes{Every: time.Duration(1+r.IntN(2000)) * time.Millisecond, Bytes: 1 + r.IntN(100000)}
 		rec, sum := NewRecorder(enc, plan), [32]byte{}
@@ -55,11 +55,11 @@ func TestDamageEncodeDecode(t *testing.T) {
 		var keys []bool
 		var sums [][32]byte
 		at := time.Duration(0)
-		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+		for range rapid.IntRange(1, 15).Draw(t, "steps") {
 			w, h := f.Size()
 			switch r.IntN(8) {
 			case 0:
-				f.Resize(1+r.IntN(400), 1+r.IntN(300))
+				f.Resize(1+r.IntN(250), 1+r.IntN(200))
 			case 1:
 				a := randomRect(r, w, h)
 				from := image.Pt(r.IntN(w-a.Dx()+1), r.IntN(h-a.Dy()+1))
@@ -185,11 +185,11 @@ func TestDamageIsExactAndShared(t *testing.T) {
 // What is remembered stays within its bound, whatever is encoded.
 func TestEncoderMemoryIsBounded(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
-	f := NewFramebuffer(2000, 1500)
+	f := NewFramebuffer(1200, 1000)
 	enc := NewEncoder()
 	for range 5 {
-		for y := range 1500 {
-			row := f.Row(y, 0, 2000)
+		for y := range 1000 {
+			row := f.Row(y, 0, 1200)
 			for x := range row {
 				row[x] = r.Uint32() & 0xffffff
 			}
@@ -302,8 +302,8 @@ func TestReplayRefuses(t *testing.T) {
 		return b
 	}
 	sized := AppendDesktopSize(AppendUpdate(AppendFrame(nil, Frame{Width: 32, Height: 32}), 1), 32, 32)
-	overlap := AppendUpdate(AppendFrame(nil, Frame{Width: 64, Height: 64}), 3)
-	for range 3 {
+	overlap := AppendUpdate(AppendFrame(nil, Frame{Width: 64, Height: 64}), maxWork+1)
+	for range maxWork + 1 {
 		overlap = NewEncoder().AppendRect(overlap, f, f.Bounds())
 	}
 	for name, frames := range map[string][][]byte{

@@ -1,6 +1,7 @@
 package display
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"image"
@@ -111,6 +112,25 @@ func (x *fakeX) noise(r *rand.Rand) {
 	x.flush()
 }
 
+// scroll moves the picture up and draws below.
+func (x *fakeX) scroll(r *rand.Rand, by int) {
+	x.mu.Lock()
+	w, h := x.picture.Size()
+	if err := x.picture.Copy(image.Rect(0, 0, w, h-by), image.Pt(0, by)); err != nil {
+		x.t.Error(err)
+	}
+	row := make([]uint32, w)
+	for y := h - by; y < h; y++ {
+		for i := range row {
+			row[i] = r.Uint32() & 0xffffff
+		}
+		x.picture.SetRow(y, 0, row)
+	}
+	x.dirty, x.rects = rfb.AppendRaw(nil, x.picture, x.picture.Bounds()), 1
+	x.mu.Unlock()
+	x.flush()
+}
+
 func (x *fakeX) add(rect []byte) {
 	x.mu.Lock()
 	x.dirty = append(x.dirty, rect...)
@@ -156,10 +176,10 @@ var owner = ViewOptions{Name: "owner", Control: true}
 func TestIdleCostsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newFakeX(t, 640, 480)
-		var bytes atomic.Int64
+		var count atomic.Int64
 		r := display(t, func(ctx context.Context) (net.Conn, error) {
 			c, err := x.dial(ctx)
-			return counted{c, &bytes}, err
+			return counted{c, &count}, err
 		}, nil).started()
 		asking := r.view(peerOptions{ViewOptions: owner})
 		pushed := r.view(peerOptions{ViewOptions: ViewOptions{Name: "watcher"}, continuous: true})
@@ -168,10 +188,10 @@ func TestIdleCostsNothing(t *testing.T) {
 		if asking.sum() != x.sum() || pushed.sum() != x.sum() || r.replay().Sum() != x.sum() {
 			t.Fatal("the pictures differ before the pause")
 		}
-		before, screen := r.Stats(), bytes.Load()
+		before, screen := r.Stats(), count.Load()
 		pass(time.Hour)
-		if after := r.Stats(); after != before || bytes.Load() != screen {
-			t.Errorf("after an idle hour: %+v, screen %d bytes; before %+v, %d", after, bytes.Load(), before, screen)
+		if after := r.Stats(); after != before || count.Load() != screen {
+			t.Errorf("after an idle hour: %+v, screen %d bytes; before %+v, %d", after, count.Load(), before, screen)
 		}
 		x.draw(image.Rect(10, 10, 51, 51), 0x00ff00)
 		pass(time.Second)
@@ -240,7 +260,7 @@ func TestRecordRate(t *testing.T) {
 // one gets fewer frames and ends with the same picture.
 func TestSlowAndStalledViewers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		x := newFakeX(t, 320, 240)
+		x := newFakeX(t, 120, 90)
 		r := display(t, x.dial, nil).started()
 		var stall atomic.Bool
 		wall := make(chan struct{})
@@ -418,6 +438,46 @@ func TestPointerIsDrawnForWatchers(t *testing.T) {
 		frame, err := rfb.ParseFrame(r.frames[len(r.frames)-1])
 		if err != nil || frame.Pointer == nil || *frame.Pointer != image.Pt(120, 120) {
 			t.Errorf("the recording's pointer: %+v, %v", frame.Pointer, err)
+		}
+	})
+}
+
+// A page that scrolls is copied on the viewers' side and in the recording, also
+// under the pointer drawn for one who only looks, and little is sent.
+func TestScrolling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newFakeX(t, 300, 400)
+		r := display(t, x.dial, nil).started()
+		o := r.view(peerOptions{ViewOptions: owner, continuous: true})
+		w := r.view(peerOptions{ViewOptions: ViewOptions{Name: "watcher"}})
+		plain := r.view(peerOptions{ViewOptions: ViewOptions{Name: "no copies", Control: true}, without: rfb.CopyRect})
+		noise := rand.New(rand.NewPCG(2, 2))
+		x.noise(noise)
+		x.add(rfb.AppendCursor(nil, rfb.Cursor{Width: 8, Height: 8, RGBA: bytes.Repeat([]byte{0, 0, 0xff, 0xff}, 64)}))
+		at := image.Pt(150, 200)
+		o.send(rfb.AppendPointer(nil, at, 0, false))
+		pass(time.Second)
+		plain.conn.Close() // it was sent everything; it is not counted below
+		pass(time.Second)
+		before := r.Stats()
+		for range 30 {
+			x.scroll(noise, 10)
+			pass(time.Second / 30)
+		}
+		pass(time.Second)
+		after := r.Stats()
+		want := x.picture.Clone()
+		if err := want.Fill(image.Rectangle{Min: at, Max: at.Add(image.Pt(8, 8))}, 0x0000ff); err != nil {
+			t.Fatal(err)
+		}
+		if o.sum() != x.sum() || r.replay().Sum() != x.sum() || w.sum() != want.Sum() {
+			t.Errorf("pictures that differ: owner %v, recording %v, watcher %v", o.sum() != x.sum(), r.replay().Sum() != x.sum(), w.sum() != want.Sum())
+		}
+		// 300 new rows for three readers, and some for the pointer; sent whole it
+		// would be 30 pictures for each.
+		const picture = 300 * 400 * 3
+		if n := after.ViewerBytes + after.RecordBytes - before.ViewerBytes - before.RecordBytes; n > 4*picture {
+			t.Errorf("%d bytes for a picture that scrolled once through", n)
 		}
 	})
 }

@@ -206,7 +206,7 @@ func (d *Display) applyOverlaysLocked() {
 	if sw, sh := d.shown.Size(); sw == w && sh == h {
 		d.redrawLocked(old)
 		d.redrawLocked(d.overlays.area())
-		d.shown.Commit()
+		d.shown.CommitMoves()
 	}
 	d.wakeLocked()
 }
@@ -224,9 +224,6 @@ func (d *Display) layoutLocked(size image.Point) {
 // composeLocked brings shown up to date with drawn. Without overlays the two
 // become one again; only the reader of the X server may then go on drawing.
 func (d *Display) composeLocked() {
-	if d.shown == d.drawn {
-		return
-	}
 	w, h := d.drawn.Size()
 	if sw, sh := d.shown.Size(); sw != w || sh != h {
 		d.shown.Resize(w, h)
@@ -242,7 +239,7 @@ func (d *Display) composeLocked() {
 	if d.drawn.Shaped() > d.composed {
 		d.shown.SetCursor(d.drawn.Cursor())
 	}
-	d.shown.Commit()
+	d.shown.CommitMoves()
 	d.composed = d.drawn.Gen()
 	if d.overlays.empty() {
 		d.drawn = d.shown

@@ -29,8 +29,11 @@ func (d *Display) drawPointerLocked(v *viewer) (rects [][]byte) {
 		}
 	}
 	touched := false
-	for _, r := range v.rects {
+	for _, r := range v.changes.Rects {
 		touched = touched || r.Overlaps(now.area)
+	}
+	for _, m := range v.changes.Moves {
+		touched = touched || m.To.Overlaps(now.area)
 	}
 	if now == was && !touched {
 		return nil

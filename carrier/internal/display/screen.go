@@ -52,9 +52,13 @@ func (d *Display) readScreen(r *rfb.ServerReader, init rfb.Init) error {
 func (d *Display) commit() *rfb.Framebuffer {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.drawn.Commit()
 	d.updating = false
-	d.composeLocked()
+	if d.shown == d.drawn {
+		d.drawn.CommitMoves()
+	} else {
+		d.drawn.Commit()
+		d.composeLocked()
+	}
 	d.wakeLocked()
 	return d.drawn
 }

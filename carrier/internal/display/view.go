@@ -56,7 +56,7 @@ type viewer struct {
 	buttons uint16
 	// overlay is the pointer drawn for one who only looks.
 	overlay overlay
-	rects   []image.Rectangle
+	changes rfb.Changes
 }
 
 // say queues a small message.
@@ -415,9 +415,12 @@ func (d *Display) updateLocked(v *viewer) net.Buffers {
 		v.shaped = d.shown.Shaped()
 		add(rfb.AppendCursor(head, d.shown.Cursor()))
 	}
-	v.rects = d.shown.Damage(v.seen, v.rects[:0])
 	bufs := net.Buffers{nil}
-	for _, r := range v.rects {
+	d.changesLocked(v)
+	for _, m := range v.changes.Moves {
+		bufs, n = append(bufs, rfb.AppendCopyRect(nil, m.To, m.From)), n+1
+	}
+	for _, r := range v.changes.Rects {
 		bufs, n = append(bufs, d.enc.Rect(d.shown, r)), n+1
 	}
 	if !v.opt.Control {
@@ -431,4 +434,17 @@ func (d *Display) updateLocked(v *viewer) net.Buffers {
 	}
 	bufs[0] = append(rfb.AppendUpdate(nil, n), head...)
 	return bufs
+}
+
+// changesLocked finds out what v lacks. Where the pointer is drawn for it, it
+// has not what the picture has.
+func (d *Display) changesLocked(v *viewer) {
+	switch {
+	case !v.can.copyRect || v.seen == 0:
+		v.changes.Moves, v.changes.Rects = nil, d.shown.Damage(v.seen, v.changes.Rects[:0])
+	case v.overlay.area.Empty():
+		v.changes = d.shown.Changes(v.seen, v.changes)
+	default:
+		v.changes = d.shown.Changes(v.seen, v.changes, v.overlay.area)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"caponier/shared/rfb"
@@ -339,5 +340,59 @@ func TestTakeOver(t *testing.T) {
 	eventually(t, "the recording has the picture", func() bool { return second.replay().Sum() == want })
 	if !second.keys[0] {
 		t.Error("the recording does not begin with a keyframe")
+	}
+}
+
+// The decoder understands what the X server itself encodes, with streams that
+// run on from rectangle to rectangle; what is encoded here is not much larger.
+func TestXServersOwnTight(t *testing.T) {
+	x := startX(t, "800x600")
+	x.run("xsetroot", "-mod", "5", "7", "-fg", "#ff8800", "-bg", "#003366")
+	x.spawn("xlogo", "-geometry", "300x200+50+60")
+	r := display(t, x.dial, nil).started()
+	eventually(t, "the picture is complete", func() bool { return bytes.Contains(x.run("xwininfo", "-root", "-tree"), []byte("xlogo")) })
+	conn, err := x.dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	init, err := rfb.ClientHandshake(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := rfb.NewFramebuffer(init.Width, init.Height)
+	var theirs atomic.Int64
+	reader := rfb.NewServerReader(counted{conn, &theirs}, rfb.ServerLimits{Tight: true})
+	b := rfb.AppendSetEncodings(rfb.AppendSetPixelFormat(nil), rfb.Tight, rfb.CopyRect, rfb.LastRect)
+	if _, err := conn.Write(rfb.AppendRequest(b, false, f.Bounds())); err != nil {
+		t.Fatal(err)
+	}
+	update := func() {
+		for {
+			e, err := reader.Next(f, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Kind == rfb.EventUpdateEnd {
+				return
+			}
+		}
+	}
+	update()
+	whole := theirs.Load()
+	for i := 0; f.Sum() != x.truth().Sum(); i++ {
+		if i == 20 {
+			t.Fatal("the picture differs")
+		}
+		if _, err := conn.Write(rfb.AppendRequest(nil, false, f.Bounds())); err != nil {
+			t.Fatal(err)
+		}
+		update()
+	}
+	eventually(t, "the display has it", func() bool { return r.shownSum() == f.Sum() })
+	rec, _ := rfb.NewRecorder(rfb.NewEncoder(), rfb.DefaultKeyframes()).Frame(f, nil, 0)
+	t.Logf("a whole picture: %d bytes by the X server, %d as a keyframe", whole, len(rec))
+	if int64(len(rec)) > 3*whole {
+		t.Errorf("a keyframe of %d bytes, the X server needs %d", len(rec), whole)
 	}
 }

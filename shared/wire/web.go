@@ -15,7 +15,7 @@ package wire
 //
 //	GET  PathWebAuthority   nothing          -> WebAuthority      carriers: whom browsers must trust
 //	POST PathWebAuthority   WebAuthorityAsk  -> WebAuthority      webproxies: an issuing certificate
-//	POST PathWebCredential  WebCredentialAsk -> WebCredential     webproxies: one use of a stored credential
+//	POST PathWebCredential  WebCredentialAsk -> WebCredentialSealed  webproxies: one use of a stored credential
 //	POST PathWebRecords?session=ID           -> WebRecordsAck     body: AppendWebRecord, gzip permitted
 //	POST PathWebEnded       WebEnded         -> nothing           a session ended by itself
 //
@@ -201,11 +201,20 @@ type WebCredentialAsk struct {
 	Injection string `json:"injection"` // ID in the recipe
 	// URL is where it goes: origin and path, never a query.
 	URL string `json:"url"`
+	// SealTo is a public key made for this ask; see WebCredentialKey.
+	SealTo []byte `json:"seal_to"`
+}
+
+// WebCredentialSealed answers a WebCredentialAsk.
+type WebCredentialSealed struct {
+	Error  *Error `json:"error,omitempty"`
+	Sealed []byte `json:"sealed,omitempty"` // a WebCredential; see WebCredentialKey
 }
 
 // WebCredential is what the recipe's injection needs, and no more.
 type WebCredential struct {
-	Error    *Error `json:"error,omitempty"`
+	// Error is why there is none; it travels outside what is sealed.
+	Error    *Error `json:"-"`
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
 	TOTP     string `json:"totp,omitempty"` // the current code, RFC 6238

@@ -2,21 +2,16 @@ package webaccess
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha1"
-	"crypto/sha256"
-	"crypto/sha512"
-	"encoding/base32"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pquerna/otp"
+	"github.com/pquerna/otp/totp"
 
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
@@ -27,139 +22,152 @@ import (
 	"caponier/shared/wire"
 )
 
-// login is a stored credential of a web target. A secret of kind password is
-// the password of the account it is attached to; of kind json it has these
-// properties, and username replaces the account's name.
-type login struct {
-	Username    string `json:"username"`
-	Password    string `json:"password"`
-	TOTP        string `json:"totp"` // seed in base32, or an otpauth:// URL
-	Token       string `json:"token"`
-	Certificate string `json:"certificate"` // PEM
-	Key         string `json:"key"`         // PEM
-}
+// login is a stored credential of a web target, its properties as JSON texts.
+// A secret of kind password is the password of the account it is attached to;
+// one of kind json has username (else the account's name), password, totp (a
+// seed in base32, or an otpauth:// URL), token, certificate and key (PEM).
+//
+// Values stay in byte slices that are cleared: strings would stay in memory.
+type login map[string]json.RawMessage
 
 // parseLogin reads a secret's value. Errors never quote it.
 func parseLogin(kind vault.Kind, value []byte, account string) (login, error) {
-	l := login{Username: account}
+	l := login{}
 	switch kind {
 	case vault.Password:
-		l.Password = string(value)
+		l["password"] = appendQuoted(nil, value)
 	case vault.JSON:
 		if json.Unmarshal(value, &l) != nil {
-			return login{}, errors.New("the secret's properties must be texts")
+			return nil, errors.New("the secret is no JSON object")
 		}
-		if l.Username == "" {
-			l.Username = account
+		for k, v := range l {
+			if len(v) == 0 || v[0] != '"' {
+				l.clear()
+				return nil, fmt.Errorf("the secret's property %s is no text", clip(k, 32))
+			}
 		}
 	default:
-		return login{}, errors.New("a secret of this kind is no login of a web target")
+		return nil, errors.New("a secret of this kind is no login of a web target")
+	}
+	if !l.has("username") {
+		l["username"] = appendQuoted(nil, []byte(account))
 	}
 	return l, nil
 }
 
-// give fills in what a use needs, or says what the secret lacks.
-func (l login) give(u use, now time.Time) (wire.WebCredential, error) {
-	var c wire.WebCredential
-	missing := func(what string) (wire.WebCredential, error) {
-		return wire.WebCredential{}, fmt.Errorf("the account's secret has no %s", what)
+func (l login) has(key string) bool { return len(l[key]) > len(`""`) }
+
+func (l login) clear() {
+	for _, v := range l {
+		clear(v)
+	}
+}
+
+// appendQuoted appends p as a JSON string (RFC 8259 §7).
+func appendQuoted(b, p []byte) []byte {
+	const digits = "0123456789abcdef"
+	b = slices.Grow(b, 2*len(p)+2)
+	b = append(b, '"')
+	for _, c := range p {
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < 0x20:
+			b = append(b, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"')
+}
+
+// give is a wire.WebCredential as JSON with what a use needs; the caller clears
+// it. An error says what the secret lacks.
+func (l login) give(u use, now time.Time) ([]byte, error) {
+	size := 64
+	for _, v := range l {
+		size += len(v) + 32
+	}
+	b := append(make([]byte, 0, size), '{')
+	put := func(name string, value []byte) {
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, '"'), name...), '"', ':')
+		b = append(b, value...)
+	}
+	missing := func(what string) ([]byte, error) {
+		clear(b)
+		return nil, errors.New("the account's secret has no " + what)
 	}
 	for _, v := range u.values {
 		switch v {
-		case webrule.Username:
-			c.Username = l.Username
-		case webrule.Password:
-			if l.Password == "" {
-				return missing("password")
+		case webrule.Username, webrule.Password:
+			if !l.has(string(v)) {
+				return missing(string(v))
 			}
-			c.Password = l.Password
+			put(string(v), l[string(v)])
 		case webrule.TOTP:
-			if l.TOTP == "" && u.kind == loginKind {
+			if !l.has("totp") && u.kind == loginKind {
 				continue // most logins have none
 			}
-			code, err := totp(l.TOTP, now)
+			code, err := l.code(now)
 			if err != nil {
-				return wire.WebCredential{}, err
+				clear(b)
+				return nil, err
 			}
-			c.TOTP = code
+			put("totp", appendQuoted(nil, []byte(code)))
 		case valueToken:
-			if c.Password = l.Token; c.Password == "" {
-				c.Password = l.Password
+			name := "token"
+			if !l.has(name) {
+				name = "password"
 			}
-			if c.Password == "" {
+			if !l.has(name) {
 				return missing("token")
 			}
+			put("password", l[name])
 		case valueCertificate:
-			if l.Certificate == "" || l.Key == "" {
+			if !l.has("certificate") || !l.has("key") {
 				return missing("certificate and key")
 			}
-			c.Certificate, c.Key = l.Certificate, l.Key
+			put("certificate", l["certificate"])
+			put("key", l["key"])
 		}
 	}
-	return c, nil
+	return append(b, '}'), nil
 }
 
-// totp is the code of a seed at a time (RFC 6238): base32, or an otpauth://
-// URL, which also names algorithm, digits and period.
-func totp(seed string, now time.Time) (string, error) {
+// code is the one-time code of the seed at a time (RFC 6238): base32, or an
+// otpauth:// URL, which also names algorithm, digits and period.
+func (l login) code(now time.Time) (string, error) {
 	bad := errors.New("the account's secret has no totp seed in base32 or as otpauth:// URL")
-	algorithm, digits, period := sha1.New, 6, int64(30)
-	if strings.HasPrefix(seed, "otpauth://") {
-		u, err := url.Parse(seed)
-		if err != nil || u.Host != "totp" {
-			return "", bad
-		}
-		q := u.Query()
-		seed = q.Get("secret")
-		switch strings.ToUpper(q.Get("algorithm")) {
-		case "", "SHA1":
-		case "SHA256":
-			algorithm = sha256.New
-		case "SHA512":
-			algorithm = sha512.New
-		default:
-			return "", bad
-		}
-		if t := q.Get("digits"); t != "" {
-			if digits, err = strconv.Atoi(t); err != nil || digits < 6 || digits > 8 {
-				return "", bad
-			}
-		}
-		if t := q.Get("period"); t != "" {
-			if period, err = strconv.ParseInt(t, 10, 32); err != nil || period < 5 || period > 300 {
-				return "", bad
-			}
-		}
-	}
-	seed = strings.TrimRight(strings.ToUpper(strings.NewReplacer(" ", "", "-", "").Replace(seed)), "=")
-	key, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(seed)
-	if err != nil || len(key) == 0 {
+	var seed string
+	if json.Unmarshal(l["totp"], &seed) != nil || seed == "" {
 		return "", bad
 	}
-	return hotp(algorithm, key, uint64(now.Unix()/period), digits), nil
-}
-
-// hotp is RFC 4226 §5.3.
-func hotp(algorithm func() hash.Hash, key []byte, counter uint64, digits int) string {
-	h := hmac.New(algorithm, key)
-	// Writing to a hash never fails.
-	_ = binary.Write(h, binary.BigEndian, counter)
-	sum := h.Sum(nil)
-	at := sum[len(sum)-1] & 0x0f
-	n := binary.BigEndian.Uint32(sum[at:]) & 0x7fffffff
-	modulo := uint32(1)
-	for range digits {
-		modulo *= 10
+	opts := totp.ValidateOpts{Period: 30, Digits: otp.DigitsSix, Algorithm: otp.AlgorithmSHA1}
+	if strings.HasPrefix(seed, "otpauth://") {
+		key, err := otp.NewKeyFromURL(seed)
+		if err != nil || key.Type() != "totp" || key.Period() < 5 || key.Period() > 300 {
+			return "", bad
+		}
+		seed = key.Secret()
+		opts = totp.ValidateOpts{Period: uint(key.Period()), Digits: key.Digits(), Algorithm: key.Algorithm()}
 	}
-	return fmt.Sprintf("%0*d", digits, n%modulo)
+	seed = strings.ToUpper(strings.NewReplacer(" ", "", "-", "").Replace(seed))
+	code, err := totp.GenerateCodeCustom(seed, now, opts)
+	if err != nil {
+		return "", bad
+	}
+	return code, nil
 }
 
 // credential answers one request for the session's credential: it decides,
 // opens the secret and audits the use in one transaction.
-func (s *Service) credential(ctx context.Context, p fleet.Peer, ask wire.WebCredentialAsk) wire.WebCredential {
+func (s *Service) credential(ctx context.Context, p fleet.Peer, ask wire.WebCredentialAsk) wire.WebCredentialSealed {
 	x := s.find(ask.Session)
 	if x == nil {
-		return wire.WebCredential{Error: wire.Errorf(wire.CodeRefused, "there is no such session here")}
+		return wire.WebCredentialSealed{Error: wire.Errorf(wire.CodeRefused, "there is no such session here")}
 	}
 	// One at a time: what is counted is what was decided on.
 	x.using.Lock()
@@ -171,19 +179,19 @@ func (s *Service) credential(ctx context.Context, p fleet.Peer, ask wire.WebCred
 	if why != nil {
 		s.metrics.credentials.WithLabelValues("refused").Inc()
 		s.refusedUse(ctx, x, p, ask, why)
-		return wire.WebCredential{Error: why}
+		return wire.WebCredentialSealed{Error: why}
 	}
-	c, err := s.reveal(ctx, x, p, ask, what)
+	sealed, err := s.reveal(ctx, x, p, ask, what)
 	if err != nil {
 		s.metrics.credentials.WithLabelValues("failed").Inc()
 		s.cfg.Log.Error("credential of a web session", "session", x.row.ID, "injection", what.injection, "err", err)
 		if text, ok := errors.AsType[*lackError](err); ok {
-			return wire.WebCredential{Error: wire.Errorf(wire.CodeRefused, "%s", text.Error())}
+			return wire.WebCredentialSealed{Error: wire.Errorf(wire.CodeRefused, "%s", text.Error())}
 		}
-		return wire.WebCredential{Error: wire.Errorf(wire.CodeInternal, "the credential cannot be read now")}
+		return wire.WebCredentialSealed{Error: wire.Errorf(wire.CodeInternal, "the credential cannot be read now")}
 	}
 	s.metrics.credentials.WithLabelValues("given").Inc()
-	return c
+	return wire.WebCredentialSealed{Sealed: sealed}
 }
 
 // count notes a use before it happens: what fails counts too.
@@ -205,10 +213,10 @@ type lackError struct{ text string }
 // Error implements error.
 func (e *lackError) Error() string { return e.text }
 
-func (s *Service) reveal(ctx context.Context, x *session, p fleet.Peer, ask wire.WebCredentialAsk, what use) (wire.WebCredential, error) {
+func (s *Service) reveal(ctx context.Context, x *session, p fleet.Peer, ask wire.WebCredentialAsk, what use) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	var out wire.WebCredential
+	var out []byte
 	err := s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
 		a, err := s.cfg.Targets.Account(ctx, tx, x.row.TargetID, x.row.Account)
 		if errors.Is(err, db.ErrNotFound) {
@@ -233,8 +241,14 @@ func (s *Service) reveal(ctx context.Context, x *session, p fleet.Peer, ask wire
 		if err != nil {
 			return &lackError{err.Error()}
 		}
-		if out, err = l.give(what, s.cfg.Now()); err != nil {
+		defer l.clear()
+		plain, err := l.give(what, s.cfg.Now())
+		if err != nil {
 			return &lackError{err.Error()}
+		}
+		defer clear(plain)
+		if out, err = wire.SealWebCredential(ask, plain); err != nil {
+			return &lackError{"the ask has no key to seal for"}
 		}
 		names := make([]string, len(what.values))
 		for i, v := range what.values {
@@ -249,7 +263,7 @@ func (s *Service) reveal(ctx context.Context, x *session, p fleet.Peer, ask wire
 		})
 	})
 	if err != nil {
-		return wire.WebCredential{}, fmt.Errorf("open credential: %w", err)
+		return nil, fmt.Errorf("open credential: %w", err)
 	}
 	return out, nil
 }

@@ -46,6 +46,9 @@ type Proposal struct {
 type proposals struct {
 	c Config
 
+	// writing is held while a batch is written, so that flush returns when
+	// everything added before is in the database.
+	writing sync.Mutex
 	mu      sync.Mutex
 	waiting map[[2]string]*proposed // guarded by mu; by target and rule
 }
@@ -91,6 +94,8 @@ func (p *proposals) add(targetID, text, url string) {
 
 // flush writes what waits; what cannot be written waits on.
 func (p *proposals) flush(ctx context.Context) {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	p.mu.Lock()
 	batch := p.waiting
 	p.waiting = map[[2]string]*proposed{}

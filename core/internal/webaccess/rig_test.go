@@ -141,6 +141,10 @@ func (l *law) Authenticate(r *http.Request, source netip.Addr) (*api.Principal, 
 
 func (l *law) RoleName(context.Context, db.Querier, string) (string, error) { return "role", nil }
 
+func (l *law) RoleGroup(context.Context, db.Querier, string) (string, error) {
+	return access.DefaultGroup, nil
+}
+
 // tape is a recording in memory that outlives the run that writes it.
 type tape struct {
 	mu     sync.Mutex
@@ -262,7 +266,7 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	return &world{t: t, db: d, vault: v, audit: log, tapes: &shelf{tapes: map[string]*tape{}}, addr: "127.0.0.1:0",
 		law: &law{db: d, features: access.Web | access.FileTransfer, denied: map[string]bool{}, record: true, perms: map[string]map[api.Permission]bool{
 			"auditor": {api.ConnectionsWatch: true, api.ConnectionsView: true, api.ConnectionsManage: true},
-			"admin":   {api.TargetsManage: true, api.TargetsView: true, api.SecretsManage: true, api.ConnectionsView: true},
+			"admin":   {api.EdgesManage: true, api.TargetsManage: true, api.TargetsView: true, api.SecretsManage: true, api.ConnectionsView: true},
 		}}}
 }
 
@@ -756,4 +760,19 @@ func (k *core) audited(typ audit.Type, connection string, outcome audit.Outcome)
 		}
 	}
 	return n
+}
+
+// credential asks for the credential as a webproxy does.
+func (b *box) credential(ask wire.WebCredentialAsk) wire.WebCredential {
+	b.t.Helper()
+	key, err := wire.NewWebCredentialKey(&ask)
+	must(b.t, err)
+	var sealed wire.WebCredentialSealed
+	must(b.t, control.Call(b.t.Context(), b.Session(), "POST", wire.PathWebCredential, ask, &sealed))
+	if sealed.Error != nil {
+		return wire.WebCredential{Error: sealed.Error}
+	}
+	c, err := key.Open(ask, sealed.Sealed)
+	must(b.t, err)
+	return c
 }

@@ -549,9 +549,7 @@ func TestCredential(t *testing.T) {
 		s := k.open("eve", "wiki", map[string]any{"account": "alice"})
 		ask := func(b *box, session, url string) wire.WebCredential {
 			t.Helper()
-			var c wire.WebCredential
-			must(t, control.Call(t.Context(), b.Session(), "POST", wire.PathWebCredential, wire.WebCredentialAsk{Session: session, Injection: "pw", URL: url}, &c))
-			return c
+			return b.credential(wire.WebCredentialAsk{Session: session, Injection: "pw", URL: url})
 		}
 		const login = "https://wiki.example/login"
 		if c := ask(proxy, s.ID, login); c.Error != nil || c.Password != "correct horse" || c.Username != "" {
@@ -618,19 +616,16 @@ func TestJSONSecret(t *testing.T) {
 		if injection == "bearer" {
 			url = "https://api.example/x"
 		}
-		var c wire.WebCredential
-		must(t, control.Call(t.Context(), proxy.Session(), "POST", wire.PathWebCredential, wire.WebCredentialAsk{Session: s.ID, Injection: injection, URL: url}, &c))
+		c := proxy.credential(wire.WebCredentialAsk{Session: s.ID, Injection: injection, URL: url})
 		if c.Error != nil || c != want {
 			t.Errorf("%s: %#v error %v", injection, struct{ a, b, c string }{c.Username, c.Password, c.TOTP}, c.Error)
 		}
 	}
-	var c wire.WebCredential
-	must(t, control.Call(t.Context(), proxy.Session(), "POST", wire.PathWebCredential, wire.WebCredentialAsk{Session: s.ID, Injection: "code", URL: "https://app.example/login"}, &c))
+	c := proxy.credential(wire.WebCredentialAsk{Session: s.ID, Injection: "code", URL: "https://app.example/login"})
 	if len(c.TOTP) != 6 || c.Password != "" {
 		t.Errorf("code %q, error %v", c.TOTP, c.Error)
 	}
-	c = wire.WebCredential{}
-	must(t, control.Call(t.Context(), proxy.Session(), "POST", wire.PathWebCredential, wire.WebCredentialAsk{Session: s.ID, Injection: "cert", URL: "https://app.example/"}, &c))
+	c = proxy.credential(wire.WebCredentialAsk{Session: s.ID, Injection: "cert", URL: "https://app.example/"})
 	if c.Error == nil || !strings.Contains(c.Error.Public, "certificate") {
 		t.Errorf("a certificate that is not there: %v", c.Error)
 	}

@@ -181,11 +181,19 @@ func (s *Session) ask(ctx context.Context, injection, url string) (wire.WebCrede
 	if t == nil {
 		return c, errNoTunnel
 	}
-	err := control.Call(ctx, t, http.MethodPost, wire.PathWebCredential, wire.WebCredentialAsk{Session: s.ID, Injection: injection, URL: url}, &c)
+	a := wire.WebCredentialAsk{Session: s.ID, Injection: injection, URL: url}
+	key, err := wire.NewWebCredentialKey(&a)
 	if err != nil {
-		return wire.WebCredential{}, fmt.Errorf("ask for the credential: %w", err)
+		return c, err
 	}
-	return c, nil
+	var sealed wire.WebCredentialSealed
+	if err := control.Call(ctx, t, http.MethodPost, wire.PathWebCredential, a, &sealed); err != nil {
+		return c, fmt.Errorf("ask for the credential: %w", err)
+	}
+	if sealed.Error != nil {
+		return wire.WebCredential{Error: sealed.Error}, nil
+	}
+	return key.Open(a, sealed.Sealed)
 }
 
 func (s *Session) clientCertificate(ctx context.Context, in webrule.Injection, url string) (*tls.Certificate, error) {

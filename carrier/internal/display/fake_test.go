@@ -221,6 +221,33 @@ func (c counted) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// A viewer that measures the line by asking for a pixel gets that pixel at
+// once, and nothing else.
+func TestPixelProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newFakeX(t, 640, 480)
+		r := display(t, x.dial, nil).started()
+		for _, continuous := range []bool{false, true} {
+			p := r.view(peerOptions{ViewOptions: owner, continuous: continuous})
+			x.noise(rand.New(rand.NewPCG(3, 3)))
+			pass(time.Minute)
+			before, n := r.Stats(), p.count()
+			p.send(rfb.AppendRequest(nil, false, image.Rect(0, 0, 1, 1)))
+			synctest.Wait()
+			if got := r.Stats().ViewerBytes - before.ViewerBytes; p.count() != n+1 || got > 60 {
+				t.Errorf("continuous %v: %d answers of %d bytes", continuous, p.count()-n, got)
+			}
+			p.send(rfb.AppendRequest(nil, false, image.Rect(0, 0, 640, 480)))
+			pass(time.Second)
+			if got := r.Stats().ViewerBytes - before.ViewerBytes; got < 640*480*3 {
+				t.Errorf("continuous %v: asked for everything, got %d bytes", continuous, got)
+			}
+			p.conn.Close()
+			pass(time.Second)
+		}
+	})
+}
+
 // However often the picture changes, at most 15 frames a second are recorded,
 // and the last state is there at once.
 func TestRecordRate(t *testing.T) {

@@ -57,6 +57,28 @@ type viewer struct {
 	// overlay is the pointer drawn for one who only looks.
 	overlay overlay
 	changes rfb.Changes
+	// repeat are parts of the picture it asked for although it has them.
+	repeat []image.Rectangle
+}
+
+// maxRepeat bounds the parts that wait to be repeated; their size is bounded so
+// that each is one rectangle.
+const (
+	maxRepeat     = 16
+	maxRepeatSide = 256
+)
+
+// again takes a request that is not incremental. Small parts are repeated by
+// themselves: viewers ask for a pixel to measure the way to here and back.
+func (v *viewer) again(r, all image.Rectangle) {
+	if r = r.Intersect(all); r.Empty() {
+		return
+	}
+	if r.Dx() > maxRepeatSide || r.Dy() > maxRepeatSide || len(v.repeat) == maxRepeat {
+		v.seen, v.shaped, v.repeat = 0, 0, nil
+		return
+	}
+	v.repeat = append(v.repeat, r)
 }
 
 // say queues a small message.
@@ -205,7 +227,7 @@ func (d *Display) handleViewer(v *viewer, m rfb.Message) error {
 	case rfb.MessageRequest:
 		v.wants = true
 		if !m.Incremental {
-			v.seen, v.shaped = 0, 0
+			v.again(m.Rect, d.shown.Bounds())
 		}
 	case rfb.MessageUpdates:
 		v.continuous = m.Down
@@ -423,6 +445,13 @@ func (d *Display) updateLocked(v *viewer) net.Buffers {
 	for _, r := range v.changes.Rects {
 		bufs, n = append(bufs, d.enc.Rect(d.shown, r)), n+1
 	}
+	for _, r := range v.repeat {
+		if r.In(d.shown.Bounds()) { // else the size changed since
+			bufs, n = append(bufs, d.enc.AppendRect(nil, d.shown, r)), n+1
+			v.changes.Rects = append(v.changes.Rects, r)
+		}
+	}
+	v.repeat = nil
 	if !v.opt.Control {
 		for _, b := range d.drawPointerLocked(v) {
 			bufs, n = append(bufs, b), n+1

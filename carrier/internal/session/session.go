@@ -70,7 +70,7 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 		log: m.log.With(telemetry.KeySession, spec.ID)}
 	l.ctx, l.cancel = context.WithCancel(m.ctx)
 	l.spool = spool.New(spool.Config{Session: spec.ID, Post: m.c.Post, Adopted: adopted, Limit: m.c.Spool, Log: l.log, Now: m.c.Now})
-	dc := display.Config{Session: spec.ID, Dial: sl.DialScreen, Policy: screenPolicy(spec.Policy), Event: l.screenEvent, Start: started, Now: m.c.Now, Log: l.log}
+	dc := display.Config{Session: spec.ID, Dial: sl.DialScreen, DialX: sl.DialX, Policy: screenPolicy(spec.Policy), Event: l.screenEvent, Start: started, Now: m.c.Now, Log: l.log}
 	if spec.Recorded {
 		dc.Record = func(at time.Duration, frame []byte, _ bool) error { return l.spool.Frame(started.Add(at), frame) }
 	}

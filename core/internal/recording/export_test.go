@@ -90,6 +90,9 @@ func TestPicture(t *testing.T) {
 	if body := w.status("auditor", "GET", "/recordings/"+bad.ID+"/picture?at=9", 409); !strings.Contains(body, "no_picture") {
 		t.Errorf("a broken frame: %s", body)
 	}
+	if _, body := w.call("auditor", "GET", "/recordings/"+w.film(64, 64, time.Second).ID+"/picture?at=0"); !strings.HasPrefix(body, "\x89PNG") {
+		t.Errorf("before the first frame: %.200s", body)
+	}
 	empty := w.createWeb()
 	must(t, empty.Close())
 	w.status("auditor", "GET", "/recordings/"+empty.ID+"/picture?at=9", 404)
@@ -158,8 +161,8 @@ func TestExport(t *testing.T) {
 			seconds                float64
 			colours                map[float64]uint32
 		}{
-			{`{"format":"webm"}`, "vp9", "matroska,webm", 202, 90, map[float64]uint32{1: colours[0], 30: colours[1], 60.2: colours[2], 80: colours[3]}},
-			{`{"format":"mp4","events":true}`, "h264", "mov,mp4,m4a,3gp,3g2,mj2", 202 + lineHeight, 90, map[float64]uint32{1: colours[0], 59: colours[1], 89: colours[3]}},
+			{`{"format":"webm"}`, "vp9", "matroska,webm", 202, film.Seconds, map[float64]uint32{1: colours[0], 30: colours[1], 60.2: colours[2], 80: colours[3]}},
+			{`{"format":"mp4","events":true}`, "h264", "mov,mp4,m4a,3gp,3g2,mj2", 202 + lineHeight, film.Seconds, map[float64]uint32{1: colours[0], 59: colours[1], 89: colours[3]}},
 			{`{"format":"mp4","from":58.25,"to":61.25}`, "h264", "mov,mp4,m4a,3gp,3g2,mj2", 202, 3, map[float64]uint32{0.5: colours[1], 1.9: colours[2], 2.8: colours[3]}},
 		} {
 			x, path := w.made(film.ID, c.body)
@@ -212,7 +215,7 @@ func TestExport(t *testing.T) {
 			t.Errorf("audit %q", got)
 		}
 		w.post("auditor", "/recordings/"+film.ID+"/exports", `{"format":"gif"}`, 422)
-		w.post("auditor", "/recordings/"+film.ID+"/exports", `{"format":"mp4","from":91}`, 422)
+		w.post("auditor", "/recordings/"+film.ID+"/exports", `{"format":"mp4","from":1000}`, 422)
 		w.post("stranger", "/recordings/"+film.ID+"/exports", `{"format":"mp4"}`, 404)
 	})
 }

@@ -3,6 +3,7 @@ package recording
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -230,14 +231,29 @@ func (s *Store) Search(ctx context.Context, r *Recording, text string, from time
 	err := s.lines(ctx, r, func(l Line) bool {
 		at := time.Duration(l.AtMS) * time.Millisecond
 		if at >= from && strings.Contains(strings.ToLower(l.Text), want) {
-			hits = append(hits, Hit{At: at, Line: l.Text})
+			hits = append(hits, Hit{At: at, Line: excerpt(l.Text, want)})
 		}
 		return len(hits) < limit
 	})
 	if err != nil {
 		return nil, fmt.Errorf("search recording %s: %w", r.ID, err)
 	}
+	// The nodes of a web session bring their events at different times.
+	slices.SortStableFunc(hits, func(a, b Hit) int { return cmp.Compare(a.At, b.At) })
 	return hits, nil
+}
+
+// maxHit is about how much of a long line a hit shows, in bytes.
+const maxHit = 1000
+
+// excerpt cuts a long line around the first place where want, in lower case, is.
+func excerpt(line, want string) string {
+	if len(line) <= 2*maxHit {
+		return line
+	}
+	i := max(strings.Index(strings.ToLower(line), want), 0)
+	from := min(max(i-maxHit/2, 0), len(line))
+	return strings.ToValidUTF8(line[from:min(from+maxHit+len(want), len(line))], "")
 }
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }

@@ -140,10 +140,11 @@ func (s *Store) servePicture(fr *api.Frame, w http.ResponseWriter, req *http.Req
 
 // picture draws the picture at a moment, or finds it among those drawn before.
 func (s *Store) picture(ctx context.Context, user string, r *Recording, v *webView, f *os.File, at time.Duration) ([]byte, error) {
-	n := v.past(at)
-	if n == 0 {
-		return nil, api.Missing("picture", "There is none this early.")
+	if len(v.frames) == 0 {
+		return nil, api.Missing("picture", "There is none in this recording.")
 	}
+	at = max(at, v.frames[0].at)
+	n := v.past(at)
 	key := r.ID + " " + strconv.FormatInt(int64(v.frames[n-1].at), 10)
 	if img := s.shotOf(key); img != nil {
 		return img, nil

@@ -18,6 +18,9 @@ const castDeadline = 30 * time.Second
 func (s *Store) serveCast(f *api.Frame, w http.ResponseWriter, req *http.Request) {
 	ctx := req.Context()
 	r, p, err := s.content(ctx, req.PathValue("id"))
+	if err == nil && r.Kind == KindWeb {
+		err = api.Conflict("not_terminal", "This is the recording of a web session: play it in the console, or export it as a video.")
+	}
 	if err == nil {
 		// Written first: who cannot be audited sees nothing.
 		err = s.note(ctx, audit.RecordingPlayed, p, r, map[string]string{"form": "asciicast"})

@@ -3,6 +3,7 @@ package recording
 import (
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Line is one line of a transcript: what stood there when it was finished,
@@ -52,7 +53,24 @@ func eventLine(it Item) string {
 	return b.String()
 }
 
+// Bounds of a line that holds an event: what is longer, such as a text that was
+// pasted, becomes several lines which overlap, so that a search across their
+// border finds it.
+const (
+	maxEventLine = 16 << 10
+	eventOverlap = 1 << 10
+)
+
 func (t *transcript) put(s string) {
+	for len(s) > maxEventLine && t.err == nil {
+		part := cut(s, maxEventLine)
+		t.err = t.emit(Line{AtMS: t.at.Milliseconds(), Text: part})
+		next := maxEventLine - eventOverlap
+		for next > 0 && !utf8.RuneStart(s[next]) {
+			next--
+		}
+		s = s[next:]
+	}
 	if t.err == nil && strings.TrimSpace(s) != "" {
 		t.err = t.emit(Line{AtMS: t.at.Milliseconds(), Text: s})
 	}

@@ -3,6 +3,7 @@ package recording
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -182,6 +183,11 @@ func (m *webMap) block(typ byte, payload []byte, off int64) error {
 	n := int(m.chain.n)
 	switch typ {
 	case typeEnd:
+		var t totals
+		if json.Unmarshal(payload, &t) != nil {
+			return &DamageError{Block: n, Why: "the totals of the end mark do not agree"}
+		}
+		m.last = max(m.last, time.Duration(t.DurationUS)*time.Microsecond)
 		return errEnd
 	case typeData:
 	default:
@@ -279,9 +285,13 @@ func playOrder(in []webFrame) []webFrame {
 }
 
 // since returns the frames needed to show the picture at from, beginning with
-// the last keyframe at or before it, and what follows up to to.
+// the last keyframe at or before it, and what follows up to to. Before the first
+// frame there is nothing better to show than that one.
 func (v *webView) since(from, to time.Duration) []webFrame {
 	start, end := v.past(from), v.past(max(from, to))
+	if end == 0 && len(v.frames) > 0 {
+		end = 1
+	}
 	for i := start - 1; i >= 0; i-- {
 		if v.frames[i].key {
 			return v.frames[i:end]

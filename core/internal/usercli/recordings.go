@@ -22,7 +22,7 @@ import (
 type recordingsCmd struct {
 	List   recordingsList   `cmd:"" default:"withargs" help:"List recordings, the newest first."`
 	Play   recordingsPlay   `cmd:"" help:"Play a recording on this terminal."`
-	Export recordingsExport `cmd:"" help:"Save a recording as an asciicast v2 file."`
+	Export recordingsExport `cmd:"" help:"Save a recording as an asciicast v2 file, or a web session as a video."`
 	Search recordingsSearch `cmd:"" help:"Find text in what was typed and shown."`
 	Files  recordingsFiles  `cmd:"" help:"List the files transferred in a recorded session."`
 	Fetch  recordingsFetch  `cmd:"" help:"Download the kept copy of a transferred file."`
@@ -150,11 +150,16 @@ func trailer(resp *http.Response) error {
 }
 
 type recordingsExport struct {
-	ID   string `arg:"" help:"Recording ID (rec_…)."`
-	File string `arg:"" optional:"" help:"File to write, - for standard output; ID.cast by default."`
+	ID     string `arg:"" help:"Recording ID (rec_…)."`
+	File   string `arg:"" optional:"" help:"File to write, - for standard output; ID.cast, ID.webm or ID.mp4 by default."`
+	Format string `help:"cast for terminals, webm or mp4 for web sessions." enum:"cast,webm,mp4" default:"cast"`
+	Events bool   `help:"Videos: a line under the picture with the time and the last event."`
 }
 
 func (r recordingsExport) Run(e *env) error {
+	if r.Format != "cast" {
+		return r.video(e)
+	}
 	resp, err := cast(e, r.ID)
 	if err != nil {
 		return err

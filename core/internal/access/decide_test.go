@@ -61,6 +61,11 @@ func TestDecideReasons(t *testing.T) {
 		{"grant of nothing", func(r *Request) { r.Grants[0].Target = "" }, NoRole},
 		{"grant by target and tag", func(r *Request) { r.Grants[0].Tag = "env=prod" }, NoRole},
 		{"by tag", func(r *Request) { r.Grants[0].Target, r.Grants[0].Tag = "", "env=prod" }, Allowed},
+		{"by tag in another group", func(r *Request) { r.Grants[0].Target, r.Grants[0].Tag, r.Target.Group = "", "env=prod", "grp_b" }, NoRole},
+		{"by tag in its group", func(r *Request) {
+			r.Grants[0].Target, r.Grants[0].Tag, r.Grants[0].Group, r.Target.Group = "", "env=prod", "grp_b", "grp_b"
+		}, Allowed},
+		{"by ID in another group", func(r *Request) { r.Target.Group = "grp_b" }, Allowed},
 		{"by another tag", func(r *Request) { r.Grants[0].Target, r.Grants[0].Tag = "", "env" }, NoRole},
 
 		{"other account", func(r *Request) { r.Account = "postgres" }, NoAccount},

@@ -151,4 +151,3 @@ func TestEventsOfGroups(t *testing.T) {
 		b.want("data: {}")
 	})
 }
-

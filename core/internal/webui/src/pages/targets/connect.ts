@@ -53,6 +53,6 @@ export function follow(e: Entry, go: (href: string) => void): void {
 // connectPath is the page that opens the connection.
 export function connectPath(e: Entry): string {
   if (wayOf(e) === "network") return `/network?target=${encodeURIComponent(e.target.name)}`;
-  if (wayOf(e) === "web") return openPath(e.target.id, e.account);
+  if (wayOf(e) === "web") return openPath(e.target.name, e.account);
   return `/terminal?target=${encodeURIComponent(e.target.name)}&account=${encodeURIComponent(e.account)}`;
 }

@@ -17,7 +17,7 @@ import classes from "./web.module.css";
 export function Files({ s, upload, close }: { s: WebSession; upload: (d: Dropped) => void; close: () => void }) {
   const [here, setHere] = useState("");
   const [removing, setRemoving] = useState<Row>();
-  const q = useQuery({ queryKey: ["connection", "web-files", s.id], queryFn: () => listFiles(s.id), staleTime: 0 });
+  const q = useQuery({ queryKey: ["web", "files", s.id], queryFn: () => listFiles(s.id), staleTime: 0 });
   const { refetch } = q;
   useEffect(() => {
     const done = (session: string) => session === s.id && void refetch();

@@ -5,7 +5,7 @@ import { Link, useNavigate } from "@tanstack/react-router";
 import { useCallback, useEffect, useRef, useState } from "react";
 import { type ApiError, asError } from "~/api/client";
 import { ErrorBox } from "~/ui/ErrorBox";
-import { openSession, targetByName } from "./api";
+import { openSession, webKey } from "./api";
 import { viewPath } from "./path";
 import classes from "./web.module.css";
 
@@ -20,27 +20,23 @@ export function Opener({ target, account }: { target: string; account: string })
   const navigate = useNavigate();
   const client = useQueryClient();
   const [state, setState] = useState<State>({ at: "starting", since: Date.now() });
-  const [name, setName] = useState(target.startsWith("tgt_") ? "" : target);
+  const name = target.startsWith("tgt_") ? "" : target;
   const begun = useRef(false);
   const open = useCallback(
     async (reason: string) => {
       setState({ at: "starting", since: Date.now() });
       try {
-        let id = target;
-        if (!target.startsWith("tgt_")) id = (await targetByName(target, account))?.target.id ?? target;
         const s = await openSession({
-          target_id: id, account: account || undefined, reason: reason || undefined, time_zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+          target_id: target, account: account || undefined, reason: reason || undefined, time_zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
           width: Math.max(320, Math.round(window.innerWidth)), height: Math.max(240, Math.round(window.innerHeight - barHeight)),
         });
-        client.setQueryData(["connection", "web", s.id], s);
+        client.setQueryData(webKey(s.id), s);
         // In place: going back does not open a second one.
         void navigate({ href: viewPath(s.id), replace: true });
       } catch (e) {
         const error = asError(e);
         if (error.code === "reason_needed") setState({ at: "reason", text: error.detail || error.title });
         else setState({ at: "refused", error });
-        // The page shows what people call it.
-        if (target.startsWith("tgt_")) void targetByName(target, account).then((t) => t && setName(t.target.name), () => undefined);
       }
     },
     [target, account, client, navigate],

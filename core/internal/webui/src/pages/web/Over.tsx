@@ -28,7 +28,7 @@ export function Over({ s, state, watch, again }: { s: WebSession; state: ScreenS
       {!refused && !watch && <Text size="sm" mt={6} c="dimmed">The browser and what was in it are gone.</Text>}
       <Group gap="xs" mt="md">
         {refused && <Button onClick={again} leftSection={<IconRefresh size={17} />}>Try again</Button>}
-        {!refused && !watch && <Button component="a" href={openPath(s.target_id || s.target_name, s.account ?? "")} leftSection={<IconRefresh size={17} />} data-autofocus>Open again</Button>}
+        {!refused && !watch && <Button component="a" href={openPath(s.target_name, s.account ?? "")} leftSection={<IconRefresh size={17} />} data-autofocus>Open again</Button>}
         {s.recording_id && (watch || can("recordings:view")) && <Button variant="default" renderRoot={(p) => <Link {...p} to={`/recordings/${s.recording_id}`} />} leftSection={<IconMovie size={17} />}>Play the recording</Button>}
         <Button variant="default" renderRoot={(p) => <Link {...p} to={watch ? "/connections" : "/targets"} />} leftSection={<IconTargetArrow size={17} />}>{watch ? "Connections" : "My targets"}</Button>
       </Group>

@@ -4,7 +4,7 @@ import { type DragEvent, useCallback, useEffect, useRef, useState } from "react"
 import { asError } from "~/api/client";
 import { collect, type Dropped } from "../terminal/drop";
 import { canFullScreen, enter, exit } from "../terminal/keyboard";
-import { extendSession, type WebSession } from "./api";
+import { extendSession, webKey, type WebSession } from "./api";
 import { Bar, type Side } from "./Bar";
 import { give, isPaste, readIfAllowed, tooMuch } from "./clipboard";
 import { ClipboardPanel } from "./ClipboardPanel";
@@ -127,7 +127,7 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
   }, [live, watch]);
   // What ended is read again: the reason stands there.
   useEffect(() => {
-    if (state.at === "over") void client.invalidateQueries({ queryKey: ["connection", "web", s.id] });
+    if (state.at === "over") void client.invalidateQueries({ queryKey: webKey(s.id) });
   }, [state.at, client, s.id]);
 
   const warning = useWarning(watch || ended ? undefined : s, lastInput);
@@ -137,7 +137,7 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
     screen.current?.focus();
   };
   const extend = () => void extendSession(s.id).then(
-    (now) => client.setQueryData(["connection", "web", s.id], { ...s, ...now }),
+    (now) => client.setQueryData(webKey(s.id), { ...s, ...now }),
     (e: unknown) => notifications.show({ color: "red", message: asError(e).message }),
   );
   const upload = (d: Dropped) => {

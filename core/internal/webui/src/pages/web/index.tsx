@@ -1,8 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { useParams, useSearch } from "@tanstack/react-router";
-import { useSession } from "~/app/session";
 import { ErrorBox } from "~/ui/ErrorBox";
-import { readSession } from "./api";
+import { readSession, webKey } from "./api";
 import { Opener } from "./Opener";
 import { Viewer } from "./Viewer";
 import classes from "./web.module.css";
@@ -17,8 +16,7 @@ export default function Web() {
 }
 
 function Shown({ id, watch }: { id: string; watch: boolean }) {
-  const { me } = useSession();
-  const q = useQuery({ queryKey: ["connection", "web", id], queryFn: () => readSession(id) });
+  const q = useQuery({ queryKey: webKey(id), queryFn: () => readSession(id) });
   if (q.error && !q.data) {
     return (
       <main className={classes.middle}>
@@ -28,6 +26,5 @@ function Shown({ id, watch }: { id: string; watch: boolean }) {
     );
   }
   if (!q.data) return <main className={classes.middle} aria-busy="true"><h1 className={classes.hidden}>Web session</h1><p role="status">Connecting…</p></main>;
-  const other = q.data.own === false || (q.data.user_name !== undefined && q.data.user_name !== me.user.name);
-  return <Viewer s={q.data} watch={watch || other} />;
+  return <Viewer s={q.data} watch={watch || !q.data.own} />;
 }

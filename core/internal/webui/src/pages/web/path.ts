@@ -1,4 +1,4 @@
-// openPath is the page that opens a session: a target's ID or name, and the
+// openPath is the page that opens a session: a target's name or ID, and the
 // account. It stands alone so that lists can link to it without the viewer.
 export const openPath = (target: string, account: string) => `/web?${new URLSearchParams(account ? { target, account } : { target })}`;
 

@@ -48,7 +48,7 @@ export function send(session: string, d: Dropped, most: number): void {
   }
   const x = new XMLHttpRequest();
   const body = tar ? archive(d.files, d.folders) : (d.files[0]?.file ?? new Blob());
-  x.open("PUT", tar ? `${fileURL(session, "").replace(/\/$/, "")}?tar=1` : fileURL(session, path));
+  x.open("PUT", tar ? `${fileURL(session, "")}?tar=1` : fileURL(session, path));
   x.setRequestHeader("Content-Type", tar ? "application/x-tar" : "application/octet-stream");
   // The archive is a little longer than what is in it.
   x.upload.onprogress = (e) => update(u.key, { sent: Math.min(size, (e.loaded / Math.max(1, body.size)) * size) });

@@ -9,7 +9,7 @@ import { ruleText } from "./rules";
 
 // Proposals are rules for what sessions were refused while the target learned.
 export function Proposals({ id, has, take }: { id: string; has: (r: Rule) => boolean; take: (r: Rule) => void }) {
-  const q = useQuery({ queryKey: ["target", "proposals", id], queryFn: () => readProposals(id), staleTime: 0 });
+  const q = useQuery({ queryKey: ["web_proposals", id], queryFn: () => readProposals(id), staleTime: 0 });
   if (q.error) return <ErrorBox error={q.error} again={() => void q.refetch()} />;
   const rows = q.data ?? [];
   if (rows.length === 0) return <Alert variant="light" color="gray" p="xs">Nothing was refused yet. Open the target, use it as people will, and come back.</Alert>;

@@ -7,7 +7,7 @@ import { api, ask, asError } from "~/api/client";
 import { ErrorBox } from "~/ui/ErrorBox";
 import { Page } from "~/ui/Page";
 import { useNow } from "~/ui/Time";
-import { endSession, openSession, readSession, type WebSession } from "../../web/api";
+import { endSession, openSession, readSession, webKey, type WebSession } from "../../web/api";
 import { viewPath } from "../../web/path";
 import { Panel } from "../parts/Panel";
 import type { Target } from "./draft";
@@ -79,7 +79,7 @@ const lookEvery = 1_000;
 const lookFor = 10 * 60_000;
 
 function Running({ t, opened, since }: { t: Target; opened: WebSession; since: number }) {
-  const session = useQuery({ queryKey: ["connection", "web", opened.id], queryFn: () => readSession(opened.id), initialData: opened });
+  const session = useQuery({ queryKey: webKey(opened.id), queryFn: () => readSession(opened.id), initialData: opened });
   const s = session.data;
   const over = s.state === "ended";
   const recording = s.recording_id ?? "";

@@ -1,10 +1,11 @@
 import { ActionIcon, Menu } from "@mantine/core";
-import { IconDots, IconEye, IconInfoCircle, IconLock, IconLockOpen, IconMovie, IconPlayerStop } from "@tabler/icons-react";
+import { IconBrowser, IconDots, IconEye, IconInfoCircle, IconLock, IconLockOpen, IconMovie, IconPlayerStop } from "@tabler/icons-react";
 import { Link } from "@tanstack/react-router";
 import { useState } from "react";
 import { useSession } from "~/app/session";
 import { Lock, Terminate, useUnlock } from "./actions";
-import { type Connection, live } from "./words";
+import { viewPath } from "../web/path";
+import { type Connection, live, watchPath } from "./words";
 
 // mayAct tells what this person is offered on a connection.
 export function useMayAct(c: Connection) {
@@ -17,6 +18,7 @@ export function useMayAct(c: Connection) {
     lock: on && manage && !own && c.lockable && !c.locked_at,
     unlock: Boolean(c.locked_at) && manage && !own,
     watch: on && c.lockable && !own && can("connections:watch"),
+    use: on && own && c.kind === "web",
     play: Boolean(c.recording_id) && (own || can("recordings:view")),
   };
 }
@@ -34,7 +36,8 @@ export function RowMenu({ c }: { c: Connection }) {
         </Menu.Target>
         <Menu.Dropdown>
           <Menu.Item component={Link} to={`/connections/${c.id}`} leftSection={<IconInfoCircle size={16} />}>Details</Menu.Item>
-          {may.watch && <Menu.Item component={Link} to={`/watch/${c.id}`} leftSection={<IconEye size={16} />}>Watch live</Menu.Item>}
+          {may.watch && (c.kind === "web" ? <Menu.Item component="a" href={watchPath(c)} target="_blank" rel="noopener" leftSection={<IconEye size={16} />}>Watch live</Menu.Item> : <Menu.Item component={Link} to={watchPath(c)} leftSection={<IconEye size={16} />}>Watch live</Menu.Item>)}
+          {may.use && <Menu.Item component="a" href={viewPath(c.id)} target="_blank" rel="noopener" leftSection={<IconBrowser size={16} />}>Open its window</Menu.Item>}
           {may.play && <Menu.Item component={Link} to={`/recordings/${c.recording_id}`} leftSection={<IconMovie size={16} />}>Play recording</Menu.Item>}
           {may.lock && <Menu.Item leftSection={<IconLock size={16} />} onClick={() => setDialog("lock")}>Lock…</Menu.Item>}
           {may.unlock && <Menu.Item leftSection={<IconLockOpen size={16} />} onClick={() => unlock.mutate()}>Unlock</Menu.Item>}

@@ -1,5 +1,5 @@
 import { Alert, Anchor, Badge, Button, Group, TagsInput, Title } from "@mantine/core";
-import { IconEye, IconLock, IconLockOpen, IconMovie, IconPlayerStop } from "@tabler/icons-react";
+import { IconBrowser, IconEye, IconLock, IconLockOpen, IconMovie, IconPlayerStop } from "@tabler/icons-react";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
 import { type ReactNode, useState } from "react";
@@ -15,8 +15,10 @@ import { Lasting, Time } from "~/ui/Time";
 import { Lock, Terminate, useUnlock } from "./actions";
 import { Channels } from "./Channels";
 import classes from "./connections.module.css";
+import { viewPath } from "../web/path";
 import { useMayAct } from "./RowMenu";
-import { type Connection, ending, kindName, live, route, stateOf } from "./words";
+import { useWeb, WebFacts } from "./WebFacts";
+import { type Connection, ending, kindName, live, route, stateOf, watchPath } from "./words";
 
 export default function ConnectionPage() {
   const { id = "" } = useParams({ strict: false }) as { id?: string };
@@ -32,13 +34,16 @@ function Detail({ c }: { c: Connection }) {
   const unlock = useUnlock(c.id);
   const [dialog, setDialog] = useState<"terminate" | "lock">();
   const close = () => setDialog(undefined);
+  const web = useWeb(c);
+  const stations = route(c, web);
   return (
     <Page
       title={c.account ? `${c.account} on ${c.target_name}` : c.target_name} back={<Back />}
       hint={<Group gap="sm"><StateBadge {...stateOf(c)} /><span>{kindName(c.kind)} by {c.user_name}, <Lasting from={c.connected_at} to={c.ended_at} seconds={c.duration_s} /></span></Group>}
       actions={
         <>
-          {may.watch && <Button component={Link} to={`/watch/${c.id}`} variant="default" leftSection={<IconEye size={17} />}>Watch live</Button>}
+          {may.watch && (c.kind === "web" ? <Button component="a" href={watchPath(c)} target="_blank" rel="noopener" variant="default" leftSection={<IconEye size={17} />}>Watch live</Button> : <Button component={Link} to={watchPath(c)} variant="default" leftSection={<IconEye size={17} />}>Watch live</Button>)}
+          {may.use && <Button component="a" href={viewPath(c.id)} target="_blank" rel="noopener" variant="default" leftSection={<IconBrowser size={17} />}>Open its window</Button>}
           {may.play && <Button component={Link} to={`/recordings/${c.recording_id}`} variant="default" leftSection={<IconMovie size={17} />}>Play recording</Button>}
           {may.lock && <Button variant="default" leftSection={<IconLock size={17} />} onClick={() => setDialog("lock")}>Lock</Button>}
           {may.unlock && <Button variant="default" leftSection={<IconLockOpen size={17} />} loading={unlock.isPending} onClick={() => unlock.mutate()}>Unlock</Button>}
@@ -56,7 +61,7 @@ function Detail({ c }: { c: Connection }) {
         <div className={classes.column}>
           <section className={classes.card}>
             <Title order={2}>Route</Title>
-            <ol className={classes.route}>{route(c).map((s) => <li key={s.name + s.what}><b>{s.name}</b><span>{s.what}</span></li>)}</ol>
+            <ol className={classes.route}>{stations.map((s) => <li key={s.name + s.what}><b>{s.name}</b><span>{s.what}</span></li>)}</ol>
           </section>
           <section className={classes.card}>
             <Title order={2}>What happened</Title>
@@ -80,6 +85,7 @@ function Detail({ c }: { c: Connection }) {
             ["User", <Person key="u" c={c} />], ["From", c.source], ["Signed in by", `${(c.auth_methods ?? []).join(", ")}${c.mfa ? " (two factors)" : ""}`],
             ["Client", c.user_agent], ["Reason", c.reason], ["Allowed by role", <Role key="r" c={c} />], ["Roles held", (c.user_roles ?? []).join(", ")], ["Recording", recordingState(c)],
           ]} />
+          {web && <WebFacts s={web} />}
           <Facts title="Where" rows={[
             ["Target", c.target_address], ["Site", c.site || "reached by core itself"], ["Extender", c.node_name], ["Transport", [c.transport, c.binding].filter(Boolean).join(", ")], ["Core", c.core_id],
             ["ID", <CopyText key="i" text={c.id} label="Copy the ID" />],

@@ -1,4 +1,5 @@
 import type { Schemas } from "~/api/client";
+import { viewPath } from "../web/path";
 
 export type Connection = Schemas["ConnRecord"];
 
@@ -29,12 +30,17 @@ export function stateOf(c: Connection): { state: string; label?: string; tone?: 
   return { state: c.state };
 }
 
+// watchPath is where a live connection is looked at.
+export const watchPath = (c: Connection) => (c.kind === "web" ? viewPath(c.id, true) : `/watch/${c.id}`);
+
 // route are the stations between the user and the target.
-export function route(c: Connection): { name: string; what: string }[] {
+export function route(c: Connection, web?: { carrier: string; webproxy: string }): { name: string; what: string }[] {
   const stations = [
     { name: c.user_name, what: c.source },
     { name: "Core", what: { bastion: "SSH bastion", console: "console", api: "session port", socks: "SOCKS" }[c.via] ?? c.via },
   ];
+  if (web?.carrier) stations.push({ name: web.carrier, what: "browser" });
+  if (web?.webproxy) stations.push({ name: web.webproxy, what: "web proxy" });
   if (c.node_name) stations.push({ name: c.node_name, what: [c.site, c.transport].filter(Boolean).join(", ") });
   stations.push({ name: c.account ? `${c.account} on ${c.target_name}` : c.target_name, what: c.target_address });
   return stations;

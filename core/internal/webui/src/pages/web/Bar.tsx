@@ -8,6 +8,7 @@ import { endSession, type WebSession } from "./api";
 import { quality } from "./codes";
 import { specials } from "./keys";
 import { leftText } from "./limits";
+import { Orders } from "./Orders";
 import type { Picture } from "./useScreen";
 import { Watchers } from "./Watchers";
 import classes from "./web.module.css";
@@ -73,6 +74,7 @@ export function Bar({ s, picture, watch, ended, side, setSide, scaled, setScaled
           )}
           {!watch && <Tool label={scaled ? "The picture is scaled; let the session follow the window" : "The session follows the window; keep its size and scale the picture"} icon={scaled ? <IconScaleOutline size={18} /> : <IconArrowsMaximize size={18} />} run={() => setScaled(!scaled)} pressed={scaled} narrow />}
           {toggleFull && <Tool label={fullHint} icon={<IconMaximize size={18} />} run={toggleFull} pressed={full} />}
+          {watch && <Orders id={s.id} />}
           {!watch && <Tool label="End the session" icon={<IconPower size={18} />} run={() => setEnding(true)} />}
         </Group>
       )}

@@ -1,4 +1,4 @@
-import { Button, Drawer, Group, Skeleton, Stack, Text, TextInput, Title } from "@mantine/core";
+import { Button, Drawer, Group, SegmentedControl, Skeleton, Stack, Text, TextInput, Title } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, ask, askFull } from "~/api/client";
@@ -11,6 +11,8 @@ import { Danger } from "../parts/Danger";
 import { FormModal } from "../parts/FormModal";
 import { Facts } from "../parts/Panel";
 import { Pickers } from "../parts/Picker";
+import { emptyLogin, loginDocument, seedProblem } from "./login";
+import { LoginInput } from "./LoginInput";
 import { kindWord, SecretInput, secretValue } from "./index";
 
 // Details tells everything about a secret but its value.
@@ -53,8 +55,15 @@ function Body({ id, close }: { id: string; close: () => void }) {
         {(versions.data ?? []).map((v) => <Text key={v.version} size="sm">Version {v.version}{v.version === s.current ? " (in use)" : ""}, stored <Ago at={v.created_at} /></Text>)}
       </section>
       {can("audit:view") && <section><Title order={3} mb={2}>Who used it</Title><Trail object={s.id} limit={15} /></section>}
-      <FormModal opened={open === "value"} close={done} title={`A new value for ${s.name}`} topics={["secret"]} action="Store" saved="The new value is in use." initial={() => ({ value: "" })} save={(v) => ask(api.PUT("/secrets/{id}/value", { params: { path, header }, body: { value: secretValue(s.kind, v.value) } }))}>
-        {({ v, set, at }) => <SecretInput kind={s.kind} value={v.value} onChange={(value) => set({ value })} error={at("value")} />}
+      <FormModal opened={open === "value"} close={done} title={`A new value for ${s.name}`} topics={["secret"]} action="Store" saved="The new value is in use." size={s.kind === "json" ? "lg" : "md"} initial={() => ({ value: "", login: emptyLogin, as: "document" })} valid={(v) => v.as !== "login" || (Object.keys(loginDocument(v.login)).length > 0 && !seedProblem(v.login.totp))}
+        save={(v) => ask(api.PUT("/secrets/{id}/value", { params: { path, header }, body: { value: s.kind === "json" && v.as === "login" ? loginDocument(v.login) : secretValue(s.kind, v.value) } }))}
+      >
+        {({ v, set, at }) => (
+          <>
+            {s.kind === "json" && <SegmentedControl aria-label="How to enter it" value={v.as} onChange={(as) => set({ as })} data={[{ value: "document", label: "As a document" }, { value: "login", label: "As a web login" }]} />}
+            {s.kind === "json" && v.as === "login" ? <LoginInput value={v.login} onChange={(login) => set({ login })} error={at("value")} /> : <SecretInput kind={s.kind} value={v.value} onChange={(value) => set({ value })} error={at("value")} />}
+          </>
+        )}
       </FormModal>
       <FormModal
         opened={open === "edit"} close={done} title={`Edit ${s.name}`} topics={["secret"]} initial={() => ({ name: s.name, comment: s.comment ?? "", read_roles: s.read_roles ?? [], write_roles: s.write_roles ?? [] })}

@@ -12,6 +12,8 @@ import { FormModal } from "../parts/FormModal";
 import { Pickers } from "../parts/Picker";
 import classes from "../parts/Table.module.css";
 import { Details } from "./Details";
+import { emptyLogin, loginDocument, seedProblem } from "./login";
+import { LoginInput } from "./LoginInput";
 
 export type Secret = Schemas["VaultSecret"];
 
@@ -49,15 +51,16 @@ export default function Secrets() {
         empty={<Empty icon={IconKey} title="No secrets yet">Targets that take certificates need none. Store a password or key for those that do not.</Empty>}
       />
       <FormModal
-        opened={adding} close={() => setAdding(false)} title="Store a secret" topics={["secret"]} action="Store" initial={() => ({ name: "", kind: "password" as "password" | "key" | "json", comment: "", value: "", read: [] as string[], write: [] as string[] })}
-        save={(v) => ask(api.POST("/secrets", { body: { name: v.name, kind: v.kind, comment: v.comment || undefined, read_roles: v.read, write_roles: v.write, value: secretValue(v.kind, v.value) } }))}
+        opened={adding} close={() => setAdding(false)} title="Store a secret" topics={["secret"]} action="Store" initial={() => ({ name: "", kind: "password" as "password" | "key" | "json" | "login", comment: "", value: "", login: emptyLogin, read: [] as string[], write: [] as string[] })}
+        valid={(v) => v.kind !== "login" || (Object.keys(loginDocument(v.login)).length > 0 && !seedProblem(v.login.totp))}
+        save={(v) => ask(api.POST("/secrets", { body: { name: v.name, kind: v.kind === "login" ? "json" : v.kind, comment: v.comment || undefined, read_roles: v.read, write_roles: v.write, value: v.kind === "login" ? loginDocument(v.login) : secretValue(v.kind, v.value) } }))}
         done={(s) => setShown(s.id)}
       >
         {({ v, set, at }) => (
           <>
             <TextInput label="Name" value={v.name} onChange={(e) => set({ name: e.currentTarget.value })} error={at("name")} required data-autofocus spellCheck={false} />
-            <Select label="Kind" data={[{ value: "password", label: "Password" }, { value: "key", label: "SSH private key" }, { value: "json", label: "JSON document" }]} value={v.kind} onChange={(k) => set({ kind: (k ?? "password") as typeof v.kind, value: "" })} allowDeselect={false} error={at("kind")} />
-            <SecretInput kind={v.kind} value={v.value} onChange={(value) => set({ value })} error={at("value")} />
+            <Select label="Kind" data={[{ value: "password", label: "Password" }, { value: "login", label: "Login of a web application" }, { value: "key", label: "SSH private key" }, { value: "json", label: "JSON document" }]} value={v.kind} onChange={(k) => set({ kind: (k ?? "password") as typeof v.kind, value: "" })} allowDeselect={false} error={at("kind")} />
+            {v.kind === "login" ? <LoginInput value={v.login} onChange={(login) => set({ login })} error={at("value")} /> : <SecretInput kind={v.kind} value={v.value} onChange={(value) => set({ value })} error={at("value")} />}
             <TextInput label="Comment" value={v.comment} onChange={(e) => set({ comment: e.currentTarget.value })} error={at("comment")} />
             {can("users:view") && <Pickers of="role" label="Roles that may read it" description="Most secrets need none: core uses them without showing them." value={v.read} onChange={(read) => set({ read })} error={at("read_roles")} />}
             {can("users:view") && <Pickers of="role" label="Roles that may write a new value" value={v.write} onChange={(write) => set({ write })} error={at("write_roles")} />}

@@ -24,7 +24,7 @@ export function GrantForm({ opened, close, grant, role, target }: Props) {
       opened={opened} close={close} title={grant ? "Edit a grant" : target ? `Open ${target.name} to a role` : `What may ${role?.name} use?`} topics={["grant"]} size="lg" action={grant ? "Save" : "Add"}
       initial={() => ({
         role: grant?.role ?? role?.id ?? "", by: (grant?.tag ? "tag" : "target") as "tag" | "target", target: grant?.target ?? target?.id ?? "", tag: grant?.tag ?? "",
-        accounts: grant?.accounts ?? ["*"], features: grant ? grant.features : ["shell", "exec", "file_transfer"], window: windowForm(grant?.window), sources: grant?.sources?.join("\n") ?? "",
+        accounts: grant?.accounts ?? ["*"], features: grant ? grant.features : target?.kind === "web" ? ["web", "file_transfer"] : target?.kind === "network" ? ["network"] : ["shell", "exec", "file_transfer"], window: windowForm(grant?.window), sources: grant?.sources?.join("\n") ?? "",
         mfa: grant?.require_mfa ?? false, reason: grant?.require_reason ?? false, unrecorded: grant?.no_recording ?? false, disabled: grant?.disabled ?? false,
         max: Math.round((grant?.max_duration_seconds ?? 0) / 60) as number | string, idle: Math.round((grant?.idle_seconds ?? 0) / 60) as number | string, comment: grant?.comment ?? "",
       })}

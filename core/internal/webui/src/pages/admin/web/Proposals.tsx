@@ -8,7 +8,7 @@ import type { Rule } from "./recipe";
 import { ruleText } from "./rules";
 
 // Proposals are rules for what sessions were refused while the target learned.
-export function Proposals({ id, has, take }: { id: string; has: (r: Rule) => boolean; take: (r: Rule) => void }) {
+export function Proposals({ id, has, take }: { id: string; has: (r: Rule) => boolean; take: (rules: Rule[]) => void }) {
   const q = useQuery({ queryKey: ["web_proposals", id], queryFn: () => readProposals(id), staleTime: 0 });
   if (q.error) return <ErrorBox error={q.error} again={() => void q.refetch()} />;
   const rows = q.data ?? [];
@@ -19,7 +19,7 @@ export function Proposals({ id, has, take }: { id: string; has: (r: Rule) => boo
       <Group justify="space-between" mb={4}>
         <Text fw={500} size="sm">Refused so far</Text>
         <Group gap="xs">
-          {fresh.length > 1 && <Button size="compact-xs" variant="default" onClick={() => fresh.forEach((p) => take(p.rule))}>Allow all {fresh.length}</Button>}
+          {fresh.length > 1 && <Button size="compact-xs" variant="default" onClick={() => take(fresh.map((p) => p.rule))}>Allow all {fresh.length}</Button>}
           <Button size="compact-xs" variant="default" onClick={() => void clearProposals(id).then(() => q.refetch())}>Forget these</Button>
         </Group>
       </Group>
@@ -32,7 +32,7 @@ export function Proposals({ id, has, take }: { id: string; has: (r: Rule) => boo
                 <td><b className="mono">{ruleText(p.rule)}</b>{p.example_url && <Text size="xs" c="dimmed" className="mono" style={{ overflowWrap: "anywhere" }}>{p.example_url}</Text>}</td>
                 <td className="nums">{p.count}</td>
                 <td><Ago at={p.last_at} /></td>
-                <td data-end>{has(p.rule) ? <Text size="xs" c="dimmed">In the list</Text> : <Button size="compact-xs" onClick={() => take(p.rule)} aria-label={`Allow ${ruleText(p.rule)}`}>Allow</Button>}</td>
+                <td data-end>{has(p.rule) ? <Text size="xs" c="dimmed">In the list</Text> : <Button size="compact-xs" onClick={() => take([p.rule])} aria-label={`Allow ${ruleText(p.rule)}`}>Allow</Button>}</td>
               </tr>
             ))}
           </tbody>

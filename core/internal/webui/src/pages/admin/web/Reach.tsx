@@ -31,7 +31,7 @@ export function Reach({ d, set, at, id }: Part & { id?: string }) {
         {problem && <Text size="sm" c="red" role="alert">{problem}</Text>}
         <TagsInput label="Internal addresses that are meant" description="Networks, addresses or names that would be refused as internal: loopback, link-local and the webproxy's own." placeholder="127.0.0.0/8" value={p.private ?? []} onChange={(list) => change({ private: list.flatMap(listOf) })} error={at("web.policy.private")} />
         <Checkbox label="Learn" description="What is refused is noted, so that it can be allowed with one click. It is refused all the same." checked={p.learn ?? false} onChange={(e) => change({ learn: e.currentTarget.checked })} />
-        {id && (p.learn || undefined) && <Proposals id={id} has={(r) => hasRule(allow, r)} take={(r) => change({ allow: [...allow, r] })} />}
+        {id && (p.learn || undefined) && <Proposals id={id} has={(r) => hasRule(allow, r)} take={(rules) => change({ allow: [...allow, ...rules] })} />}
         <TextInput label="Scan files and bodies with" description="An ICAP service; the setting web.scan_url when empty." placeholder="icap://scanner:1344/avscan" value={d.scan} onChange={(e) => set({ scan: e.currentTarget.value.trim() })} error={at("web.scan_url")} spellCheck={false} maw={480} />
       </Stack>
     </Panel>
@@ -48,7 +48,7 @@ function RuleRows({ rows, onChange, label, empty, any }: { rows: readonly Rule[]
           <TextInput aria-label={`Host of ${label} ${i + 1}`} placeholder={any ? "any host" : "*.example.org or host:8443"} value={r.host} onChange={(e) => set({ host: e.currentTarget.value.trim() })} required={!any} spellCheck={false} className={classes.host} />
           <TextInput aria-label={`Path of ${label} ${i + 1}`} placeholder="any path" value={r.path ?? ""} onChange={(e) => set({ path: e.currentTarget.value.trim() || undefined })} spellCheck={false} className={classes.host} />
           <TagsInput aria-label={`Methods of ${label} ${i + 1}`} placeholder={r.methods?.length ? "" : "any method"} data={["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]} value={r.methods ?? []} onChange={(methods) => set({ methods: methods.map((m) => m.toUpperCase()) })} className={classes.host} />
-          <Select aria-label={`Scheme of ${label} ${i + 1}`} data={[{ value: "", label: "http, https" }, { value: "https", label: "https" }, { value: "http", label: "http" }]} value={r.scheme ?? ""} onChange={(s) => set({ scheme: s || undefined })} allowDeselect={false} w={118} />
+          <Select aria-label={`Scheme of ${label} ${i + 1}`} data={[{ value: "", label: "any" }, { value: "https", label: "https" }, { value: "http", label: "http" }]} value={r.scheme ?? ""} onChange={(s) => set({ scheme: s || undefined })} allowDeselect={false} w={100} />
           {!any && <Select aria-label={`Way of ${label} ${i + 1}`} data={[{ value: "", label: "as the target" }, { value: "-", label: "directly" }, ...(sites.data?.items ?? []).map((s) => ({ value: s.name, label: `site ${s.name}` }))]} value={r.site ?? ""} onChange={(s) => set({ site: s || undefined })} allowDeselect={false} w={140} />}
         </>
       )}

@@ -63,7 +63,7 @@ test("without a start URL nothing compiles but nothing", () => {
 const pick = <T>(list: readonly T[], n: number) => list[n % list.length] as T;
 test("what was compiled is read back as it was", () => {
   const simples: Simple[] = [];
-  for (let n = 0; n < 960; n++) {
+  for (let n = 0; n < 216; n++) {
     const preset = pick(["form", "json"] as const, n);
     const second = pick(["", "/second", "https://sso.example.org/pw"], Math.floor(n / 2));
     simples.push({

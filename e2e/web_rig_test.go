@@ -110,7 +110,7 @@ func makeWeb(ctx context.Context, t testing.TB) (*webWorld, error) {
 
 // carrierTOML is a carrier's configuration beside what every edge has.
 func (w *webWorld) carrierTOML(runDir, image string, warm int) string {
-	return fmt.Sprintf("docker = %q\nrun_dir = %q\nimage = %q\nwarm = %d\ndebug = \"127.0.0.1:9471\"\n[admission]\npressure = 95\n", w.docker.Host, runDir, image, warm)
+	return fmt.Sprintf("docker = %q\nrun_dir = %q\nimage = %q\nwarm = %d\ndebug = \"127.0.0.1:9471\"\n[admission]\npressure = 95.0\n", w.docker.Host, runDir, image, warm)
 }
 
 // edge enrols and starts a carrier or webproxy in the namespace of its kind.
@@ -164,6 +164,8 @@ type siteOptions struct {
 	scan    string // ICAP
 	// change changes target and policy before they are made.
 	change func(*harness.WebTarget, *webrule.Policy)
+	// still: pages wait for no orders, and so ask for nothing.
+	still bool
 	// noTarget: only the site.
 	noTarget bool
 	auth     func(s *webSite) (kind, value string) // of the account's secret, other than the password
@@ -178,7 +180,7 @@ func (w *webWorld) site(t testing.TB, cfg sites.Config, o siteOptions) *webSite 
 	if cfg.Key == nil {
 		cfg.Key = w.key
 	}
-	cfg.Driven = true
+	cfg.Driven = !o.still
 	s, err := sites.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -301,6 +303,11 @@ func (u *webUse) close(t testing.TB) {
 		if err := u.Screen.Save(file); err == nil {
 			t.Logf("the screen of %s at the end: %s", u.site.name, file)
 		}
+		if events, err := u.w.core.Admin.Timeline(context.Background(), u.RecordingID); err == nil {
+			for _, e := range events[max(0, len(events)-25):] {
+				t.Logf("%7.3f %-10s %v", e.T, e.Kind, e.Fields)
+			}
+		}
 	}
 	if u.Screen != nil {
 		u.Screen.Close()
@@ -351,16 +358,20 @@ func (u *webUse) shows(t testing.TB, what string) {
 	}
 }
 
+// who is signed in at the site.
+func (u *webUse) who() string {
+	if u.site.Config.Kind == sites.Open {
+		return "guest"
+	}
+	return u.site.Config.Username
+}
+
 // run runs a script in the page.
 func (u *webUse) run(t testing.TB, script string) string {
 	t.Helper()
-	user := u.site.Config.Username
-	if u.site.Config.Kind == sites.Open {
-		user = "guest"
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	text, err := u.site.Run(ctx, user, script)
+	text, err := u.site.Run(ctx, u.who(), script)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +381,11 @@ func (u *webUse) run(t testing.TB, script string) string {
 // drive sends the page elsewhere.
 func (u *webUse) drive(t testing.TB, to string) {
 	t.Helper()
-	u.run(t, fmt.Sprintf("setTimeout(() => location.assign(%q), 0)", to))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := u.site.Drive(ctx, u.who(), to); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // nothingLeft waits until the carrier has parked browsers only and the
@@ -415,5 +430,12 @@ func (w *webWorld) nothingLeft(t testing.TB) {
 func dialIn(w *webWorld, ns string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return w.net.Dial(ctx, ns, network, addr)
+	}
+}
+
+// startAt begins sessions at another page of the site.
+func startAt(path string) func(*harness.WebTarget, *webrule.Policy) {
+	return func(x *harness.WebTarget, _ *webrule.Policy) {
+		x.Web.StartURL = strings.TrimSuffix(x.Web.StartURL, "/") + path
 	}
 }

@@ -228,9 +228,13 @@ type Grant struct {
 	Idle     int      `json:"idle_seconds,omitempty"`
 }
 
-// Secret stores a password or key in the vault and returns its ID.
+// Secret stores a password, key or JSON document in the vault and returns its ID.
 func (a *API) Secret(ctx context.Context, name, kind, value string) (string, error) {
-	return a.Create(ctx, "/secrets", map[string]string{"name": name, "kind": kind, "value": value})
+	in := map[string]any{"name": name, "kind": kind, "value": value}
+	if kind == "json" {
+		in["value"] = json.RawMessage(value)
+	}
+	return a.Create(ctx, "/secrets", in)
 }
 
 // Open makes a target and grants the role every use of all its accounts.

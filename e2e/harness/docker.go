@@ -166,14 +166,17 @@ func (d *Docker) Containers(ctx context.Context) ([]string, error) {
 	return strings.Fields(out), err
 }
 
-// RemoveAll removes every container.
+// RemoveAll removes every container; one that somebody else is removing takes
+// its time.
 func (d *Docker) RemoveAll(ctx context.Context) error {
-	ids, err := d.Containers(ctx)
-	if err != nil || len(ids) == 0 {
+	return Until(ctx, 30*time.Second, "every container is removed", func() error {
+		ids, err := d.Containers(ctx)
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		_, err = d.Docker(ctx, append([]string{"rm", "-f"}, ids...)...)
 		return err
-	}
-	_, err = d.Docker(ctx, append([]string{"rm", "-f"}, ids...)...)
-	return err
+	})
 }
 
 // Image builds the browser's image if it is not that of the checkout at root;

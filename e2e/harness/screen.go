@@ -20,8 +20,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Screen is a viewer of a web session: an RFB client (RFC 6143) of its own,
-// which knows raw rectangles only, so that what it sees is what was sent.
+// Screen is a viewer of a web session: an RFB client (RFC 6143) of its own, so
+// that tests judge pixels and not what the product's code says of them.
 type Screen struct {
 	ws   *websocket.Conn
 	conn net.Conn
@@ -75,10 +75,11 @@ func (c *counted) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Encodings that the client asks for, RFC 6143 §7.7 and the registry's
-// DesktopSize.
+// Encodings that the client asks for: RFC 6143 §7.7, and Tight as the community's
+// specification of the protocol has it.
 const (
 	encodingRaw         = 0
+	encodingTight       = 7
 	encodingDesktopSize = -223
 )
 
@@ -135,9 +136,9 @@ func (s *Screen) handshake(in io.Reader) error {
 	if err := s.size(int(binary.BigEndian.Uint16(init)), int(binary.BigEndian.Uint16(init[2:]))); err != nil {
 		return err
 	}
-	// 32 bits, true colour, little endian: R, G, B, nothing.
-	msg := []byte{0, 0, 0, 0, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 0, 8, 16, 0, 0, 0}
-	wish := []int32{encodingRaw, encodingDesktopSize}
+	// 32 bits, true colour, little endian: B, G, R, nothing.
+	msg := []byte{0, 0, 0, 0, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0}
+	wish := []int32{encodingTight, encodingRaw, encodingDesktopSize}
 	msg = append(msg, 2, 0, 0, byte(len(wish)))
 	for _, e := range wish {
 		msg = binary.BigEndian.AppendUint32(msg, uint32(e))
@@ -259,6 +260,10 @@ func (s *Screen) update(in *bufio.Reader) error {
 			if err := s.raw(in, int(r.X), int(r.Y), int(r.W), int(r.H)); err != nil {
 				return err
 			}
+		case encodingTight:
+			if err := s.tight(in, int(r.X), int(r.Y), int(r.W), int(r.H)); err != nil {
+				return fmt.Errorf("tight rectangle of %d by %d: %w", r.W, r.H, err)
+			}
 		default:
 			return fmt.Errorf("encoding %d, not asked for", r.Encoding)
 		}
@@ -271,23 +276,29 @@ func (s *Screen) update(in *bufio.Reader) error {
 }
 
 func (s *Screen) raw(in io.Reader, x, y, w, h int) error {
-	s.mu.Lock()
-	b := s.picture.Bounds()
-	s.mu.Unlock()
-	if x+w > b.Dx() || y+h > b.Dy() {
-		return fmt.Errorf("a rectangle %d+%d by %d+%d on a screen of %v", x, w, y, h, b)
-	}
 	pixels := make([]byte, 4*w*h)
 	if _, err := io.ReadFull(in, pixels); err != nil {
 		return err
 	}
-	for i := 3; i < len(pixels); i += 4 {
-		pixels[i] = 0xff
+	for i := 0; i < len(pixels); i += 4 {
+		pixels[i], pixels[i+2] = pixels[i+2], pixels[i]
 	}
+	return s.draw(x, y, w, h, func(i int) []byte { return pixels[4*i:] })
+}
+
+// draw paints a rectangle whose i-th pixel begins with red, green, blue.
+func (s *Screen) draw(x, y, w, h int, at func(i int) []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if b := s.picture.Bounds(); x+w > b.Dx() || y+h > b.Dy() {
+		return fmt.Errorf("a rectangle %d+%d by %d+%d on a screen of %v", x, w, y, h, b)
+	}
 	for row := range h {
-		copy(s.picture.Pix[s.picture.PixOffset(x, y+row):], pixels[row*4*w:(row+1)*4*w])
+		to := s.picture.Pix[s.picture.PixOffset(x, y+row):]
+		for col := range w {
+			copy(to[4*col:], at(row*w + col)[:3])
+			to[4*col+3] = 0xff
+		}
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package harness
 
 import (
+	"bytes"
+	"compress/zlib"
 	"encoding/binary"
 	"image"
 	"image/color"
@@ -37,7 +39,7 @@ func serveRFB(t *testing.T, c net.Conn, keys chan<- string) {
 	write([]byte{0, 0, 0, 0})
 	read(1)
 	write(append([]byte{0, 40, 0, 30, 32, 24, 0, 1, 0, 255, 0, 255, 0, 255, 16, 8, 0, 0, 0, 0, 0, 0, 0, 4}, "test"...))
-	read(20 + 4 + 2*4 + 10) // SetPixelFormat, SetEncodings, the first request
+	read(20 + 4 + 3*4 + 10) // SetPixelFormat, SetEncodings, the first request
 	rect := func(w, h uint16, encoding int32, pixels []byte) {
 		b := []byte{0, 0, 0, 1}
 		for _, v := range []uint16{0, 0, w, h} {
@@ -56,7 +58,14 @@ func serveRFB(t *testing.T, c net.Conn, keys chan<- string) {
 	read(10)
 	rect(50, 20, encodingDesktopSize, nil)
 	read(10)
-	rect(50, 20, encodingRaw, fill(50*20, 0, 255))
+	rect(50, 20, encodingTight, []byte{0x80, 9, 9, 9})
+	read(10)
+	var packed bytes.Buffer
+	z := zlib.NewWriter(&packed)
+	z.Write(bytes.Repeat([]byte{1}, 50*10))
+	z.Flush()
+	palette := append([]byte{0x41, 1, 2, 1, 1, 1, 0, 255, 0, 2, 2, 2, byte(packed.Len())}, packed.Bytes()...)
+	rect(50, 10, encodingTight, palette)
 	read(10)
 	write([]byte{3, 0, 0, 0, 0, 0, 0, 2, 'h', 0xfc})
 	keys <- string(read(8 * 6)) // Shift+A, b: three keys, down and up

@@ -72,14 +72,20 @@ type WebEdge struct {
 	Name   string `json:"name"`
 	Kind   string `json:"kind"`
 	Health string `json:"health"`
-	Web    *struct {
-		Live    int    `json:"live"`
-		Warm    int    `json:"warm"`
-		Max     int    `json:"max"`
-		Room    int    `json:"room"`
-		Problem string `json:"problem"`
-		Address string `json:"address"`
-	} `json:"web"`
+	Tunnel struct {
+		Web *WebLoad `json:"web"`
+	} `json:"tunnel"`
+	Web *WebLoad `json:"-"` // as the node said last; nil: nothing yet
+}
+
+// WebLoad is what a carrier or webproxy has and has room for.
+type WebLoad struct {
+	Live    int    `json:"live"`
+	Warm    int    `json:"warm"`
+	Max     int    `json:"max"`
+	Room    int    `json:"room"`
+	Problem string `json:"problem"`
+	Address string `json:"address"`
 }
 
 // WebEdge reads a carrier or webproxy by name.
@@ -92,6 +98,7 @@ func (a *API) WebEdge(ctx context.Context, name string) (WebEdge, error) {
 	}
 	for _, e := range out.Items {
 		if e.Name == name {
+			e.Web = e.Tunnel.Web
 			return e, nil
 		}
 	}
@@ -113,7 +120,7 @@ func (a *API) WebReady(ctx context.Context, limit time.Duration, e *EdgeNode, re
 			return err
 		}
 		if found.Health != "online" || found.Web == nil {
-			return fmt.Errorf("it is %s", found.Health)
+			return fmt.Errorf("it is %s and has said %+v", found.Health, found.Web)
 		}
 		return ready(found)
 	})

@@ -3,7 +3,6 @@ package sites
 import (
 	"crypto/rand"
 	"embed"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"image/color"
@@ -137,15 +136,23 @@ func (s *Site) drive(w http.ResponseWriter, r *http.Request) {
 	}
 	timer := time.NewTimer(driveWait)
 	defer timer.Stop()
-	select {
-	case o := <-s.queue(user):
-		w.Header().Set("Content-Type", "application/json")
-		if json.NewEncoder(w).Encode(o) != nil {
+	again := time.NewTicker(orderLost / 3)
+	defer again.Stop()
+	for {
+		o, more := s.take(user)
+		if o != nil {
+			reply(w, o)
 			return
 		}
-	case <-timer.C:
-		w.WriteHeader(http.StatusNoContent)
-	case <-r.Context().Done():
+		select {
+		case <-more:
+		case <-again.C:
+		case <-timer.C:
+			w.WriteHeader(http.StatusNoContent)
+			return
+		case <-r.Context().Done():
+			return
+		}
 	}
 }
 
@@ -155,14 +162,6 @@ func (s *Site) driven(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the answer was cut", http.StatusBadRequest)
 		return
 	}
-	s.mu.Lock()
-	answer := s.answers[r.PathValue("id")]
-	s.mu.Unlock()
-	if answer != nil {
-		select {
-		case answer <- strings.TrimSpace(string(text)):
-		default: // answered already
-		}
-	}
+	s.answered(r.PathValue("id"), strings.TrimSpace(string(text)))
 	w.WriteHeader(http.StatusNoContent)
 }

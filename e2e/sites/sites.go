@@ -135,9 +135,9 @@ type Site struct {
 	nonces   map[string]uint64 // Digest: nonce → last count
 	codes    map[string]bool   // TOTP codes that were used
 	leaks    map[string]bool   // Leaks
-	orders   map[string]chan order
-	answers  map[string]chan string
-	sockets  int // websockets open
+	orders   []*order
+	ordered  chan struct{} // closed and replaced when there are more
+	sockets  int           // websockets open
 }
 
 // session is one browser's state.
@@ -163,7 +163,7 @@ func New(cfg Config) (*Site, error) {
 	cfg.Title = cmp.Or(cfg.Title, string(cfg.Kind))
 	s := &Site{
 		cfg: cfg, now: cfg.Now, sessions: map[string]*session{}, nonces: map[string]uint64{}, codes: map[string]bool{},
-		leaks: map[string]bool{}, orders: map[string]chan order{}, answers: map[string]chan string{},
+		leaks: map[string]bool{}, ordered: make(chan struct{}),
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -307,55 +307,75 @@ func (s *Site) sign(user string) string {
 
 // order is what a page is told to do.
 type order struct {
-	ID  string `json:"id,omitempty"`
+	ID  string `json:"id"`
 	Go  string `json:"go,omitempty"`
 	Run string `json:"run,omitempty"`
+
+	user   string
+	taken  time.Time // when a page took it last
+	answer chan string
 }
 
-// queue is where pages of a user wait for orders.
-func (s *Site) queue(user string) chan order {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	q, ok := s.orders[user]
-	if !ok {
-		q = make(chan order, 16)
-		s.orders[user] = q
-	}
-	return q
-}
+// orderLost is how long after a page took an order, without an answer, the next
+// page may have it: the one that took it was being left.
+const orderLost = 1500 * time.Millisecond
 
 // Drive sends the page that a user (empty: somebody not signed in) has open to
 // another address.
 func (s *Site) Drive(ctx context.Context, user, to string) error {
-	select {
-	case s.queue(user) <- order{Go: to}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("no page of %q at %s waits: %w", user, s.cfg.Title, ctx.Err())
-	}
+	_, err := s.order(ctx, &order{Go: to, user: user})
+	return err
 }
 
 // Run runs the body of an asynchronous script function in the page that a user
 // has open and returns its result as text; "error: …" is what it threw.
 func (s *Site) Run(ctx context.Context, user, script string) (string, error) {
-	id, answer := rand.Text(), make(chan string, 1)
+	return s.order(ctx, &order{Run: script, user: user})
+}
+
+func (s *Site) order(ctx context.Context, o *order) (string, error) {
+	o.ID, o.answer = rand.Text(), make(chan string, 1)
 	s.mu.Lock()
-	s.answers[id] = answer
+	s.orders = append(s.orders, o)
+	close(s.ordered)
+	s.ordered = make(chan struct{})
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		delete(s.answers, id)
+		s.orders = slices.DeleteFunc(s.orders, func(x *order) bool { return x == o })
 		s.mu.Unlock()
 	}()
 	select {
-	case s.queue(user) <- order{ID: id, Run: script}:
-	case <-ctx.Done():
-		return "", fmt.Errorf("no page of %q at %s waits: %w", user, s.cfg.Title, ctx.Err())
-	}
-	select {
-	case text := <-answer:
+	case text := <-o.answer:
 		return text, nil
 	case <-ctx.Done():
-		return "", fmt.Errorf("the page of %q at %s did not answer: %w", user, s.cfg.Title, ctx.Err())
+		return "", fmt.Errorf("no page of %q at %s answered: %w", o.user, s.cfg.Title, ctx.Err())
+	}
+}
+
+// take gives a page of a user its next order, or nil and what to wait for.
+func (s *Site) take(user string) (*order, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.orders {
+		if o.user == user && time.Since(o.taken) > orderLost {
+			o.taken = time.Now()
+			return o, nil
+		}
+	}
+	return nil, s.ordered
+}
+
+// answered hands in what a page says to an order.
+func (s *Site) answered(id, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.orders {
+		if o.ID == id {
+			select {
+			case o.answer <- text:
+			default: // it was answered already
+			}
+		}
 	}
 }

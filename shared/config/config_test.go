@@ -152,3 +152,25 @@ func TestEmbeddedStruct(t *testing.T) {
 		t.Errorf("a misspelt key: %v", err)
 	}
 }
+
+func TestNumbersWithFractions(t *testing.T) {
+	type numbers struct {
+		Share float64 `toml:"share"`
+	}
+	for text, want := range map[string]float64{"share = 1.5": 1.5, "share = 95": 95} {
+		var c numbers
+		if err := Load(&c, write(t, text), nil); err != nil || c.Share != want {
+			t.Errorf("%s: %v %v", text, c.Share, err)
+		}
+	}
+	for _, text := range []string{`share = "x"`, "share = nan", "share = inf"} {
+		var c numbers
+		if err := Load(&c, write(t, text), nil); err == nil || !strings.Contains(err.Error(), "share: must be a number") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	var c numbers
+	if err := Load(&c, "", []string{"CAPONIER_SHARE=2.5"}); err != nil || c.Share != 2.5 {
+		t.Errorf("environment: %v %v", c.Share, err)
+	}
+}

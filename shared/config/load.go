@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"reflect"
 	"slices"
@@ -233,6 +234,10 @@ func envValue(field reflect.Value, s string) any {
 		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
 			return n
 		}
+	case field.Kind() == reflect.Float64:
+		if n, err := strconv.ParseFloat(s, 64); err == nil {
+			return n
+		}
 	case field.Kind() == reflect.Slice:
 		var list []any
 		for part := range strings.SplitSeq(s, ",") {
@@ -273,6 +278,17 @@ func (l *loader) set(field reflect.Value, raw any, key string) {
 			field.SetInt(n)
 			return
 		}
+	case reflect.Float64:
+		switch n := raw.(type) {
+		case float64:
+			if !math.IsNaN(n) && !math.IsInf(n, 0) {
+				field.SetFloat(n)
+				return
+			}
+		case int64:
+			field.SetFloat(float64(n))
+			return
+		}
 	case reflect.Slice:
 		if list, ok := raw.([]any); ok {
 			out := reflect.MakeSlice(field.Type(), len(list), len(list))
@@ -306,6 +322,8 @@ func wantName(k reflect.Kind) string {
 		return "true or false"
 	case reflect.Int, reflect.Int64:
 		return "a whole number"
+	case reflect.Float64:
+		return "a number"
 	case reflect.Slice:
 		return "a list"
 	case reflect.Map:

@@ -8,6 +8,7 @@
       if (!r.ok) throw new Error(String(r.status));
       const order = await r.json();
       if (order.go) {
+        await fetch("/drive/" + order.id, { method: "POST", body: "gone" });
         location.assign(order.go);
         return;
       }

@@ -190,7 +190,7 @@ func (s *Site) echoSocket(w http.ResponseWriter, r *http.Request, mode, p string
 		}
 		// More than one frame: the library sends what its buffer cannot hold.
 		half := len(p) / 2
-		if _, err := to.Write([]byte(strings.Repeat("-", 4090-half) + p + strings.Repeat("-", 5000))); err != nil || to.Close() != nil {
+		if _, err := to.Write([]byte(strings.Repeat("~", 4090-half) + p + strings.Repeat("~", 5000))); err != nil || to.Close() != nil {
 			return
 		}
 	} else if c.Write(ctx, websocket.MessageText, []byte("before "+p+" after")) != nil {

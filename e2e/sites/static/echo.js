@@ -31,7 +31,7 @@
     text,
     attempt(() => decodeURIComponent(text.replaceAll("+", " "))),
     attempt(() => decodeURIComponent(text)),
-    attempt(() => JSON.parse(text).you_sent),
+    attempt(() => String(JSON.parse(text).you_sent ?? "")),
     attempt(() => utf8(text)),
     new DOMParser().parseFromString(text, "text/html").documentElement.textContent,
     unbase64(text),
@@ -45,7 +45,7 @@
       const ws = new WebSocket(location.origin.replace(/^http/, "ws") + path);
       ws.onmessage = (e) => {
         ws.close();
-        done(e.data.replaceAll("-", ""));
+        done(e.data.replaceAll("~", ""));
       };
       ws.onerror = () => done("no socket");
     });

@@ -404,6 +404,7 @@ func readLine(r *bufio.Reader) (string, error) {
 func readHeader(r *bufio.Reader) (textproto.MIMEHeader, error) {
 	h := textproto.MIMEHeader{}
 	size := 0
+	last := "" // the field that a folded line goes on with
 	for {
 		line, err := readLine(r)
 		if err != nil {
@@ -415,11 +416,17 @@ func readHeader(r *bufio.Reader) (textproto.MIMEHeader, error) {
 		if size += len(line); size > maxHeaders {
 			return nil, errors.New("a header is too long")
 		}
+		if (line[0] == ' ' || line[0] == '\t') && last != "" {
+			vs := h[last]
+			vs[len(vs)-1] += " " + strings.TrimSpace(line)
+			continue
+		}
 		k, v, ok := strings.Cut(line, ":")
 		if !ok {
 			return nil, errors.New("a header line is malformed")
 		}
-		h.Add(strings.TrimSpace(k), strings.TrimSpace(v))
+		last = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(k))
+		h[last] = append(h[last], strings.TrimSpace(v))
 	}
 }
 

@@ -4,33 +4,19 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"caponier/shared/config"
 	"caponier/shared/dial"
-	"caponier/shared/telemetry"
-	"caponier/shared/tunnel"
+	"caponier/shared/node"
 )
 
 // Config is webproxy.toml. Every key can be set in the environment too.
 type Config struct {
-	// Core is the address of core or of its load balancer, https://host[:port]. Required.
-	Core string `toml:"core"`
-	// State is the directory of the node's identity. Default
-	// /var/lib/caponier-webproxy, or what systemd gives in STATE_DIRECTORY.
-	State string `toml:"state"`
-	// TokenFile holds the enrolment token; needed only until the node is
-	// enrolled. CAPONIER_TOKEN does the same.
-	TokenFile string `toml:"token_file"`
-	// Name is proposed at enrolment. Default: the host name.
-	Name string `toml:"name"`
-	// Transport is "wss", "quic" or "auto". Default wss.
-	Transport string `toml:"transport"`
-	// QUIC is host:port for QUIC when it differs from Core.
-	QUIC string `toml:"quic"`
+	node.Config
+
 	// Address is host:port where carriers reach listen.carriers. Default: the
 	// host name and the port of listen.carriers.
 	Address string `toml:"address"`
@@ -47,13 +33,8 @@ type Config struct {
 	// Roots is a file of certificates (PEM) believed for servers instead of
 	// the operating system's.
 	Roots string `toml:"roots"`
-	// Debug is where metrics, health and pprof are served. Default off.
-	Debug config.Addr `toml:"debug"`
 
-	Listen ListenConfig        `toml:"listen"`
-	Log    telemetry.LogConfig `toml:"log"`
-
-	token config.Secret // from --token, --token-file or the environment
+	Listen ListenConfig `toml:"listen"`
 }
 
 // ListenConfig are the listeners.
@@ -71,36 +52,17 @@ type ListenConfig struct {
 	Clear config.Addr `toml:"clear"`
 }
 
-func defaults(getenv func(string) string) Config {
-	c := Config{State: "/var/lib/caponier-webproxy", Transport: string(tunnel.WSS), MaxSessions: 500, MaxConnections: 20_000,
-		Listen: ListenConfig{Carriers: ":18443", Control: "off", Clear: "off"}}
-	if dir, _, _ := strings.Cut(getenv("STATE_DIRECTORY"), ":"); dir != "" {
-		c.State = dir
-	}
-	return c
+func defaults(c *Config) {
+	c.MaxSessions, c.MaxConnections = 500, 20_000
+	c.Listen = ListenConfig{Carriers: ":18443", Control: "off", Clear: "off"}
 }
 
 // Validate implements config.Validator.
 func (c *Config) Validate() []config.Problem {
-	var ps []config.Problem
+	ps := c.Config.Validate()
 	add := func(key, text, hint string) { ps = append(ps, config.Problem{Key: key, Text: text, Hint: hint}) }
-	u, err := url.Parse(c.Core)
-	switch {
-	case c.Core == "":
-		add("core", "is missing", "give core's address, like core = \"https://pam.example.org\" or --core")
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		add("core", "must look like https://pam.example.org", "")
-	}
-	if c.State == "" {
-		add("state", "is missing", "name a directory that only the webproxy's user may read")
-	}
-	if c.Transport != transportAuto && c.Transport != string(tunnel.WSS) && c.Transport != string(tunnel.QUIC) {
-		add("transport", "must be wss, quic or auto", "")
-	}
-	for key, v := range map[string]string{"quic": c.QUIC, "address": c.Address} {
-		if _, _, err := net.SplitHostPort(v); v != "" && err != nil {
-			add(key, "must be host:port", "")
-		}
+	if _, _, err := net.SplitHostPort(c.Address); c.Address != "" && err != nil {
+		add("address", "must be host:port", "")
 	}
 	if c.MaxSessions < 1 || c.MaxSessions > 100_000 {
 		add("max_sessions", "must be 1 to 100000", "")
@@ -165,16 +127,6 @@ func checkClear(addr string) error {
 		}
 	}
 	return fmt.Errorf("%s is neither a loopback address nor that of a bridge", host)
-}
-
-// transportAuto races the transports.
-const transportAuto = "auto"
-
-func (c *Config) transport() tunnel.Transport {
-	if c.Transport == transportAuto {
-		return ""
-	}
-	return tunnel.Transport(c.Transport)
 }
 
 // address is what carriers are told.

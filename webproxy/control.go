@@ -10,29 +10,28 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"caponier/shared/control"
-	"caponier/shared/daemon"
-	"caponier/shared/telemetry"
+	"caponier/shared/node"
 	"caponier/shared/wire"
 	"caponier/webproxy/internal/mitm"
+	"caponier/webproxy/internal/session"
 )
 
 // serveControl serves health, sessions and metrics on the control port, to
 // cores and to who has a certificate of one of the named authorities.
-func (p *parts) serveControl(ctx context.Context, l net.Listener, clients *x509.CertPool) error {
+func serveControl(ctx context.Context, l net.Listener, p *node.Parts, sessions *session.Manager, credentials func() (tls.Certificate, *x509.CertPool, error), clients *x509.CertPool) error {
 	mux := http.NewServeMux()
-	p.health().Register(mux)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry(), promhttp.HandlerOpts{}))
+	p.Health.Register(mux)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.Registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET "+wire.PathWebProxySessions, func(w http.ResponseWriter, _ *http.Request) {
-		control.Reply(w, p.sessions.States())
+		control.Reply(w, sessions.States())
 	})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 40 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	tl := tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		cert, roots, err := p.edge.Credentials()
+		cert, roots, err := credentials()
 		if err != nil {
 			return nil, err
 		}
@@ -52,34 +51,30 @@ func mayControl(chain []*x509.Certificate, fleet, clients *x509.CertPool) error 
 	if kind, _, err := mitm.Peer(chain, fleet); err == nil && kind == "core" {
 		return nil
 	}
-	if clients != nil {
-		between := x509.NewCertPool()
-		for _, c := range chain[1:] {
-			between.AddCert(c)
-		}
-		_, err := chain[0].Verify(x509.VerifyOptions{Roots: clients, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-		return err
+	if clients == nil || len(chain) == 0 {
+		return errors.New("the certificate is not that of a core")
 	}
-	return errors.New("the certificate is not that of a core")
+	between := x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{Roots: clients, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	return err
 }
 
-// registry holds the webproxy's metrics.
-func (p *parts) registry() *prometheus.Registry {
-	reg := telemetry.NewRegistry("webproxy", daemon.Version)
-	gauge := func(name, help string, f func() float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "caponier_webproxy_" + name, Help: help}, f))
-	}
-	counter := func(name, help string, f func() uint64) {
-		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "caponier_webproxy_" + name + "_total", Help: help}, func() float64 { return float64(f()) }))
-	}
-	gauge("connected", "1 while a tunnel to core is live.", func() float64 {
-		if p.edge.Info().Connected {
-			return 1
+// meter registers metrics, and the condition that certificates can be issued.
+func meter(p *node.Parts, authority *mitm.Authority, sessions *session.Manager, proxy *mitm.Server) {
+	p.Health.Add("authority", true, func(context.Context) error {
+		if why := authority.Problem(); why != "" {
+			return errors.New(why)
 		}
-		return 0
+		return nil
 	})
-	gauge("sessions", "Sessions now.", func() float64 { return float64(len(p.sessions.States().Sessions)) })
-	c := &p.proxy.Counts
+	p.Gauge("sessions", "Sessions now.", func() float64 { return float64(len(sessions.States().Sessions)) })
+	counter := func(name, help string, f func() uint64) {
+		p.Counter(name, help, func() float64 { return float64(f()) })
+	}
+	c := &proxy.Counts
 	counter("requests", "Requests of sessions.", c.Requests.Load)
 	counter("blocked_requests", "Requests and connections that no rule allowed.", c.Blocked.Load)
 	counter("injected_requests", "Requests that got a stored credential.", c.Injected.Load)
@@ -87,24 +82,6 @@ func (p *parts) registry() *prometheus.Registry {
 	counter("refused_connections", "Connections that were not let in.", c.Refused.Load)
 	counter("received_bytes", "Bytes of answers' bodies.", c.BytesIn.Load)
 	counter("sent_bytes", "Bytes of requests' bodies.", c.BytesOut.Load)
-	counter("minted_certificates", "Certificates issued for sessions.", func() uint64 { n, _ := p.authority.Leaves(); return n })
-	counter("cached_certificates", "Times that a certificate was found in the cache.", func() uint64 { _, n := p.authority.Leaves(); return n })
-	return reg
-}
-
-func (p *parts) health() *telemetry.Health {
-	health := telemetry.NewHealth()
-	health.Add("tunnel", true, func(context.Context) error {
-		if i := p.edge.Info(); !i.Connected {
-			return fmt.Errorf("no tunnel to core: %s", i.LastError)
-		}
-		return nil
-	})
-	health.Add("authority", true, func(context.Context) error {
-		if why := p.authority.Problem(); why != "" {
-			return errors.New(why)
-		}
-		return nil
-	})
-	return health
+	counter("minted_certificates", "Certificates issued for sessions.", func() uint64 { n, _ := authority.Leaves(); return n })
+	counter("cached_certificates", "Times that a certificate was found in the cache.", func() uint64 { _, n := authority.Leaves(); return n })
 }

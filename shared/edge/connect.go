@@ -215,6 +215,9 @@ func (e *Edge) leave(ctx, sctx context.Context, s tunnel.Session) {
 	if _, err := e.sendStatus(dctx, s); err != nil {
 		e.log.Debug("status", telemetry.KeyErr, err)
 	}
+	if e.c.Drain != nil {
+		e.c.Drain(dctx)
+	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for e.open.Load() > 0 && dctx.Err() == nil {

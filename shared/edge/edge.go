@@ -61,6 +61,9 @@ type Config struct {
 	Welcomed func(wire.Welcome) error
 	// Status fills the binary's own counts. May be nil.
 	Status func(*wire.Status)
+	// Drain is called when Run's context has ended; the tunnel is not closed
+	// before it returns or its context, the grace period, ends. May be nil.
+	Drain func(ctx context.Context)
 	// Grace is how long live streams may go on after Run's context ended; 0: 20 s.
 	Grace time.Duration
 

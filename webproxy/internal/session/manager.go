@@ -67,6 +67,7 @@ type Manager struct {
 	sessions map[string]*Session // guarded by mu
 	closed   bool                // guarded by mu
 	work     sync.WaitGroup      // endings under way
+	over     chan struct{}       // closed when Run has returned
 	ctx      context.Context     // of what outlives a request; ends with Close
 	cancel   context.CancelFunc
 }
@@ -79,7 +80,7 @@ func NewManager(c Config) *Manager {
 	if c.Problem == nil {
 		c.Problem = func() string { return "" }
 	}
-	m := &Manager{c: c, sessions: map[string]*Session{}}
+	m := &Manager{c: c, sessions: map[string]*Session{}, over: make(chan struct{})}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -311,8 +312,18 @@ func (m *Manager) Status(st *wire.Status) {
 	st.Web = w
 }
 
+// Drain waits until Run has returned: sessions have ended, their records are
+// delivered.
+func (m *Manager) Drain(ctx context.Context) {
+	select {
+	case <-m.over:
+	case <-ctx.Done():
+	}
+}
+
 // Run watches leases until ctx ends, then ends every session.
 func (m *Manager) Run(ctx context.Context) error {
+	defer close(m.over)
 	tick := time.NewTicker(leaseTick)
 	defer tick.Stop()
 	heard := m.c.Now()

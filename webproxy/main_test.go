@@ -1,0 +1,126 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"caponier/shared/tunnel/tunneltest"
+)
+
+func command(t *testing.T, environ []string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs strings.Builder
+	code = binary().Main(args, environ, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func TestCommand(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	const core = "core = \"https://core.test\"\n"
+	bad := file("bad.toml", core+"address = \"here\"\nresolver = \"dns:53\"\nmax_sessions = 0\nmax_connections = 0\ndeny = [\"10.0.0.0/40\"]\n[listen]\ncarriers = \"off\"\n")
+	wide := file("wide.toml", core+"[listen]\nclear = \"0.0.0.0:18080\"\n")
+	empty := file("empty.pem", "nothing")
+	for _, c := range []struct {
+		name    string
+		environ []string
+		args    []string
+		code    int
+		want    []string
+	}{
+		{"version", nil, []string{"version"}, 0, []string{"caponier-webproxy dev"}},
+		{"example", nil, []string{"config", "check", "--config", "../deploy/config/webproxy.toml"}, 0, []string{"is valid"}},
+		{"clear on loopback", []string{"CAPONIER_LISTEN_CLEAR=127.0.0.1:18080"}, []string{"config", "check", "--core", "https://core.test"}, 0, []string{"is valid"}},
+		{"clear on all addresses", nil, []string{"config", "check", "--config", wide}, 3, []string{"listen.clear", "neither a loopback address nor that of a bridge"}},
+		{"values", nil, []string{"config", "check", "--config", bad}, 3, []string{"address: must be host:port", "resolver", "max_sessions", "max_connections", "deny[0]", "listen.carriers"}},
+		{"no core", nil, []string{"config", "check"}, 3, []string{"core: is missing"}},
+		{"no token", nil, []string{"run", "--core", "https://127.0.0.1:1", "--state", filepath.Join(dir, "state")}, 1, []string{"no enrolment token", "--kind webproxy"}},
+		{"no roots", []string{"CAPONIER_ROOTS=" + empty}, []string{"run", "--core", "https://127.0.0.1:1", "--state", filepath.Join(dir, "state2")}, 1, []string{"holds no certificates"}},
+	} {
+		code, stdout, stderr := command(t, c.environ, c.args...)
+		if code != c.code {
+			t.Errorf("%s: exit %d, want %d\n%s%s", c.name, code, c.code, stdout, stderr)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(stdout+stderr, w) {
+				t.Errorf("%s: %q is missing in\n%s%s", c.name, w, stdout, stderr)
+			}
+		}
+	}
+}
+
+func TestAddress(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ address, carriers, want string }{
+		{"", ":18443", host + ":18443"}, {"", "0.0.0.0:1", host + ":1"}, {"", "10.0.0.1:1", "10.0.0.1:1"}, {"a:1", ":18443", "a:1"}, {"", "off", ""},
+	} {
+		var cfg Config
+		cfg.Address = c.address
+		if err := cfg.Listen.Carriers.UnmarshalText([]byte(c.carriers)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := cfg.address(); got != c.want || err != nil {
+			t.Errorf("%+v: %q, %v", c, got, err)
+		}
+	}
+}
+
+// Cores may use the control port, other nodes and strangers may not.
+func TestMayControl(t *testing.T) {
+	fleet, err := tunneltest.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	operators, err := tunneltest.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := func(c tls.Certificate) (out []*x509.Certificate) {
+		for _, der := range c.Certificate {
+			x, err := x509.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, x)
+		}
+		return out
+	}
+	core, err := fleet.Core("core_1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	carrier, err := fleet.Edge("carrier", "nod_1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	operator, err := operators.Edge("operator", "bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		chain   []*x509.Certificate
+		clients *x509.CertPool
+		want    bool
+	}{
+		"core": {chain(core.Certificate), nil, true}, "carrier": {chain(carrier.Certificate), nil, false}, "nobody": {nil, operators.Roots(), false},
+		"operator": {chain(operator.Certificate), operators.Roots(), true}, "operator not named": {chain(operator.Certificate), nil, false},
+		"carrier beside operators": {chain(carrier.Certificate), operators.Roots(), false},
+	} {
+		if err := mayControl(c.chain, fleet.Roots(), c.clients); (err == nil) != c.want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -340,7 +340,8 @@ func (w *web) serve(c net.Conn) {
 		if err != nil {
 			return
 		}
-		_, _ = io.Copy(io.Discard, req.Body)
+		body, _ := io.ReadAll(req.Body)
+		req.Body = io.NopCloser(bytes.NewReader(body))
 		w.mu.Lock()
 		w.requests = append(w.requests, req.Method+" "+req.URL.String())
 		h := w.handler

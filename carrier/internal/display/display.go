@@ -68,6 +68,9 @@ const (
 	handshakeTimeout = 10 * time.Second
 	screenTimeout    = 10 * time.Second
 	fetchTimeout     = 15 * time.Second
+	// startTimeout is how long an X server may take to come up.
+	startTimeout = time.Minute
+	startPause   = 200 * time.Millisecond
 )
 
 // Config is what a Display needs.
@@ -317,28 +320,48 @@ func (d *Display) Run(ctx context.Context) error {
 	return nil
 }
 
-// connect dials and shakes hands within a time.
+// connect dials and shakes hands. A container that is just starting may accept
+// before its X server does: a handshake that breaks off is tried again until
+// startTimeout.
 func (d *Display) connect(ctx context.Context) (net.Conn, rfb.Init, error) {
-	ctx, cancel := context.WithTimeout(ctx, screenTimeout)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	conn, err := d.cfg.Dial(ctx)
-	if err != nil {
-		return nil, rfb.Init{}, fmt.Errorf("%w: connect to the X server: %w", ErrScreen, err)
+	for {
+		conn, err := d.cfg.Dial(ctx)
+		if err != nil {
+			return nil, rfb.Init{}, fmt.Errorf("%w: connect to the X server: %w", ErrScreen, err)
+		}
+		init, err := shake(ctx, conn)
+		if err == nil {
+			d.screen.open(conn)
+			return conn, init, nil
+		}
+		conn.Close()
+		pause := time.NewTimer(startPause)
+		select {
+		case <-pause.C:
+			if !errors.Is(err, rfb.ErrProtocol) {
+				continue
+			}
+		case <-ctx.Done():
+			pause.Stop()
+		}
+		return nil, rfb.Init{}, fmt.Errorf("%w: handshake with the X server: %w", ErrScreen, err)
 	}
+}
+
+func shake(ctx context.Context, conn net.Conn) (rfb.Init, error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	init, err := rfb.ClientHandshake(conn)
-	if err == nil && init.Width*init.Height > MaxPixels {
-		err = fmt.Errorf("picture of %dx%d", init.Width, init.Height)
-	}
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
-	if err != nil {
-		conn.Close()
-		return nil, rfb.Init{}, fmt.Errorf("%w: handshake with the X server: %w", ErrScreen, err)
+	if err == nil && init.Width*init.Height > MaxPixels {
+		err = fmt.Errorf("%w: picture of %dx%d", rfb.ErrProtocol, init.Width, init.Height)
 	}
-	d.screen.open(conn)
-	return conn, init, nil
+	return init, err
 }
 
 func (d *Display) begin(init rfb.Init) {

@@ -642,8 +642,17 @@ func TestScreenBreaks(t *testing.T) {
 		if err := <-mute.result; !errors.Is(err, ErrScreen) {
 			t.Errorf("a mute X server: %v", err)
 		}
+		// One that is not there yet when the container connects is waited for.
 		x := newFakeX(t, 100, 100)
-		r := display(t, x.dial, nil).started()
+		early := 20
+		r := display(t, func(ctx context.Context) (net.Conn, error) {
+			if early--; early > 0 {
+				a, b := net.Pipe()
+				b.Close()
+				return a, nil
+			}
+			return x.dial(ctx)
+		}, nil).started()
 		x.add(rfb.AppendDesktopSize(nil, 7680, 4320))
 		if err := <-r.result; !errors.Is(err, ErrScreen) || !errors.Is(err, rfb.ErrProtocol) {
 			t.Errorf("a picture that is too large: %v", err)

@@ -39,7 +39,7 @@ func topicNeeds(topic string) (Permission, bool) {
 	switch topic {
 	case "user", "role":
 		return UsersView, true
-	case "target", "grant", "site":
+	case "target", "grant", "site", "web_proposals":
 		return TargetsView, true
 	case "edge", "token":
 		return EdgesView, true

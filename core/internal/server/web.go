@@ -51,7 +51,7 @@ func (s *Server) buildWeb(ctx context.Context, pub *url.URL) (err error) {
 	s.web, err = webaccess.New(ctx, webaccess.Config{
 		DB: s.db, Audit: s.audit, Policy: s.policy, Conns: s.conns, Targets: s.targets, Fleet: s.fleet, Vault: s.vault,
 		Recordings: webaccess.FromStore(s.recordings), Auth: s.users, Origins: []string{pub.Scheme + "://" + pub.Host},
-		Limits: s.connLimits, ScanURL: func() string { return settings.WebScanURL.Get(s.settings) },
+		Limits: s.connLimits, Anchors: s.groups.Anchors, ScanURL: func() string { return settings.WebScanURL.Get(s.settings) },
 		Publish: func(e api.Event) { s.frame.Publish(e) },
 		Log:     s.log, Now: time.Now, Metrics: s.reg,
 	})

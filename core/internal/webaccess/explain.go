@@ -51,6 +51,12 @@ func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds
 func (s *Service) ProbeTLS(ctx context.Context, t *target.Target) []fleet.DialStage {
 	began := time.Now()
 	st := fleet.DialStage{Name: "tls"}
+	t, _, err := s.anchored(ctx, t)
+	if err != nil {
+		s.cfg.Log.Error("explain", "err", err)
+		st.Text, st.Fix = "what the target's access group believes could not be read", "see core's log"
+		return []fleet.DialStage{st}
+	}
 	u := t.Web.URL()
 	if u == nil || u.Scheme != "https" {
 		st.OK, st.Text = true, "the start URL is http: nothing is encrypted, and nothing is injected but where the recipe says insecure"

@@ -156,7 +156,7 @@ func (s *Service) record(ctx context.Context, p *api.Principal, r Request, v pol
 	w.ID = live.ID
 	x := newSession(s, w, live)
 	x.key, x.address = key, proxy.Web.Address
-	x.setTarget(t)
+	unread := x.setTarget(ctx, t)
 	// Known before any node is told, so that none takes it for a stray.
 	s.mu.Lock()
 	closing := s.left || s.run == nil
@@ -171,6 +171,9 @@ func (s *Service) record(ctx context.Context, p *api.Principal, r Request, v pol
 		}
 		live.Close(conn.EndedByError, wire.Errorf(wire.CodeDraining, "core is shutting down"))
 		return nil, conn.ErrDraining
+	}
+	if unread != nil {
+		return nil, x.undo(ctx, unread)
 	}
 	if x.ready() {
 		return x, nil

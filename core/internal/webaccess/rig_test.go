@@ -242,6 +242,8 @@ type world struct {
 	tapes *shelf
 	addr  string
 	law   *law
+	// anchors are those of every access group.
+	anchors []*x509.Certificate
 }
 
 // core is one run of core: the room under test with a real fleet, real
@@ -317,7 +319,8 @@ func (w *world) start(tweak ...func(*core, *Config)) *core {
 	must(w.t, err)
 	cfg := Config{DB: w.db, Audit: w.audit, Policy: w.law, Conns: k.conns, Targets: k.targets, Fleet: k.fleet, Vault: w.vault,
 		Recordings: w.tapes, Auth: w.law, Limits: func() conn.Limits { return k.limits }, ScanURL: func() string { return "" },
-		Tick: 50 * time.Millisecond, Log: quiet(w.t), Now: time.Now}
+		Anchors: func(context.Context, string) ([]*x509.Certificate, error) { return w.anchors, nil },
+		Tick:    50 * time.Millisecond, Log: quiet(w.t), Now: time.Now}
 	for _, f := range tweak {
 		f(k, &cfg)
 	}

@@ -2,7 +2,9 @@ package webaccess
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -53,6 +55,7 @@ type session struct {
 	state    State
 	spec     *target.Target // the target as it is enforced
 	rules    *rules         // of spec
+	anchors  [32]byte       // digest of those of its access group
 	stale    bool           // the target may have changed
 	carrier  node
 	proxy    node
@@ -81,6 +84,7 @@ type node struct{ ID, Name string }
 // revision.
 type want struct {
 	version  int64 // of the target
+	anchors  [32]byte
 	features access.Features
 	idle     time.Duration
 	max      time.Duration
@@ -127,19 +131,47 @@ func (x *session) pair() (carrier, proxy string) {
 }
 
 // setTarget has the session enforce t from the next revision on.
-func (x *session) setTarget(t *target.Target) {
+func (x *session) setTarget(ctx context.Context, t *target.Target) error {
 	if t.Web == nil {
-		return
+		return nil
+	}
+	t, digest, err := x.s.anchored(ctx, t)
+	if err != nil {
+		return err
 	}
 	r, err := compile(t)
 	if err != nil {
 		// It was valid when it was stored; what is enforced stays.
 		x.s.cfg.Log.Error("rules of a web target not understood", "session", x.row.ID, "target", t.ID, "err", err)
-		return
+		return nil
 	}
 	x.mu.Lock()
-	x.spec, x.rules = t, r
+	x.spec, x.rules, x.anchors = t, r, digest
 	x.mu.Unlock()
+	return nil
+}
+
+// anchored is t with what its access group believes added to its own anchors,
+// and a digest of that.
+func (s *Service) anchored(ctx context.Context, t *target.Target) (*target.Target, [32]byte, error) {
+	list, err := s.cfg.Anchors(ctx, t.Group)
+	if err != nil {
+		return nil, [32]byte{}, fmt.Errorf("read anchors of %s: %w", t.Group, err)
+	}
+	if len(list) == 0 {
+		return t, [32]byte{}, nil
+	}
+	text := []byte(t.Web.Policy.TLS.Anchors)
+	if len(text) > 0 && text[len(text)-1] != '\n' {
+		text = append(text, '\n')
+	}
+	for _, c := range list {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	out, web := *t, *t.Web
+	web.Policy.TLS.Anchors = string(text)
+	out.Web = &web
+	return &out, sha256.Sum256(text), nil
 }
 
 // times are how long the session may be idle and last in all; 0: no limit.
@@ -186,7 +218,7 @@ func (x *session) wanted() want {
 	defer x.mu.Unlock()
 	w := want{features: d.Features & access.FileTransfer, locked: o.Locked, text: o.Text, carrier: x.carrier.ID, address: x.address, scan: scan}
 	w.idle, w.max = times(&x.spec.Web.Browser, d, limits, x.extended)
-	w.version = x.spec.Version
+	w.version, w.anchors = x.spec.Version, x.anchors
 	return w
 }
 
@@ -348,24 +380,33 @@ func (x *session) refresh(ctx context.Context) {
 	if errors.Is(err, db.ErrNotFound) {
 		return // the right to it is lost with it, which conn finds
 	}
-	if err != nil {
+	if err == nil {
+		err = x.setTarget(ctx, t)
+	}
+	if err != nil && ctx.Err() == nil {
 		x.mu.Lock()
 		x.stale = true
 		x.mu.Unlock()
 		x.s.cfg.Log.Error("target of a web session not read; tried again", "session", x.row.ID, "err", err)
-		return
 	}
-	x.setTarget(t)
 }
 
 // sync tells the nodes what is wanted, unless they know; the one of the kind
 // given is told again. Rules go first: what became forbidden is forbidden
 // before anything else.
 func (x *session) sync(ctx context.Context, again wire.NodeKind) {
+	// Nothing is told any more of a session that ends: finish waits its turn.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(x.live.Context(), cancel)
+	defer stop()
 	select {
 	case x.order <- struct{}{}:
 		defer func() { <-x.order }()
 	case <-ctx.Done():
+		return
+	}
+	if ctx.Err() != nil || x.live.Context().Err() != nil {
 		return
 	}
 	carrier, proxy := x.pair()
@@ -486,6 +527,10 @@ func (x *session) finish(ctx context.Context) {
 	// A stopping core has the time its group gives; nodes end by themselves.
 	ectx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
+	select {
+	case x.order <- struct{}{}: // for good
+	case <-ectx.Done():
+	}
 	carrier, proxy := x.pair()
 	var g sync.WaitGroup
 	g.Go(func() { x.end(ectx, wire.Carrier, carrier, text) })

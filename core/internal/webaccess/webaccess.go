@@ -20,6 +20,7 @@ package webaccess
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +36,7 @@ import (
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
 	"caponier/core/internal/fleet"
+	"caponier/core/internal/group"
 	"caponier/core/internal/policy"
 	"caponier/core/internal/recording"
 	"caponier/core/internal/target"
@@ -131,6 +133,9 @@ type Config struct {
 	// where neither target nor grant says anything, Lease is how long sessions
 	// outlast core. Asked at each use.
 	Limits func() conn.Limits
+	// Anchors are the certificates that the targets of an access group are
+	// believed by, besides their own and the system's.
+	Anchors func(ctx context.Context, group string) ([]*x509.Certificate, error)
 	// ScanURL is the ICAP service for targets that name none; empty: none.
 	ScanURL func() string
 	// Publish tells open consoles what changes no row; may be nil.
@@ -173,8 +178,8 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	switch {
 	case c.DB == nil, c.Audit == nil, c.Policy == nil, c.Conns == nil, c.Targets == nil, c.Fleet == nil, c.Vault == nil:
 		return nil, errors.New("web access: DB, Audit, Policy, Conns, Targets, Fleet and Vault are required")
-	case c.Recordings == nil, c.Auth == nil, c.Limits == nil, c.ScanURL == nil, c.Log == nil, c.Now == nil:
-		return nil, errors.New("web access: Recordings, Auth, Limits, ScanURL, Log and Now are required")
+	case c.Recordings == nil, c.Auth == nil, c.Limits == nil, c.Anchors == nil, c.ScanURL == nil, c.Log == nil, c.Now == nil:
+		return nil, errors.New("web access: Recordings, Auth, Limits, Anchors, ScanURL, Log and Now are required")
 	}
 	if c.Publish == nil {
 		c.Publish = func(api.Event) {}
@@ -278,7 +283,9 @@ func (s *Service) restore(ctx context.Context, r *row) (bool, error) {
 	t, err := s.cfg.Targets.Get(ctx, s.cfg.DB, r.TargetID)
 	switch {
 	case err == nil:
-		x.setTarget(t)
+		if err := x.setTarget(ctx, t); err != nil {
+			return false, err
+		}
 	case errors.Is(err, db.ErrNotFound):
 		fail(conn.EndedByAccess, "The target was removed.")
 	default:
@@ -386,7 +393,7 @@ func (s *Service) noted(n db.Note) {
 			if x.row.TargetID == n.ID {
 				x.targetChanged()
 			}
-		case db.TopicResync:
+		case db.TopicResync, group.Topic:
 			x.targetChanged()
 		case "setting", "role", "grant", "user":
 			x.poke()

@@ -139,9 +139,9 @@ func start(env []string, name string, args ...string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// await waits for a socket to appear, at most 10 s.
+// await waits for a socket to appear, at most a minute.
 func await(ctx context.Context, path string, of *exec.Cmd) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for tick := time.NewTicker(5 * time.Millisecond); ; {
 		if _, err := os.Stat(path); err == nil {

@@ -24,6 +24,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -175,6 +176,13 @@ func (s *Service) ask(ctx context.Context, method, name, query string, body io.R
 	} else if query != "" {
 		u.Path += "/"
 	}
+	if body != nil {
+		// The transport may read on when the answer is there already; what it
+		// would read then is the next file's.
+		lent := &lent{r: body}
+		defer lent.back()
+		body = lent
+	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("files: %w", err)
@@ -197,6 +205,29 @@ func (s *Service) ask(ctx context.Context, method, name, query string, body io.R
 		return nil, refuse(http.StatusUnprocessableEntity, "This is not the name of a file here.")
 	}
 	return nil, refuse(http.StatusConflict, "The browser cannot use this file.")
+}
+
+// lent is a reader that can be taken back.
+type lent struct {
+	mu sync.Mutex
+	r  io.Reader // guarded by mu; nil when taken back
+}
+
+// Read implements io.Reader.
+func (l *lent) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.r == nil {
+		return 0, io.EOF
+	}
+	return l.r.Read(p)
+}
+
+// back waits for a read that is under way and ends all later ones.
+func (l *lent) back() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.r = nil
 }
 
 func (s *Service) list(w http.ResponseWriter, r *http.Request) error {
@@ -235,7 +266,7 @@ func (s *Service) delete(ctx context.Context, name string) error {
 
 // told makes the event of one file.
 func (s *Service) told(d Direction, name string, size int64, sum []byte, outcome string) {
-	f := map[string]string{"path": name, "bytes": strconv.FormatInt(size, 10), "outcome": outcome}
+	f := map[string]string{"path": name, "size": strconv.FormatInt(size, 10), "outcome": outcome}
 	if sum != nil {
 		f["sha256"] = hex.EncodeToString(sum)
 	}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +23,10 @@ func (r *rig) inside(l *live, script string) string {
 }
 
 func (r *rig) docker(args ...string) (string, error) {
-	cmd := exec.CommandContext(r.t.Context(), "docker", args...)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 60*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "docker", args...)
+	cmd.WaitDelay = time.Second // what runs inside may hold the pipes
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+docker.host)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -260,7 +260,7 @@ func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.Carrie
 		close(made)
 		if err != nil {
 			m.failed.Add(1)
-			m.log.Error("open session", telemetry.KeySession, spec.ID, telemetry.KeyErr, err)
+			m.log.Warn("open session", telemetry.KeySession, spec.ID, telemetry.KeyErr, err)
 			if p, ok := errors.AsType[*browser.Problem](err); ok {
 				return fail(wire.CodeLimit, "The browser host cannot start browsers: %s.", p.Text)
 			}

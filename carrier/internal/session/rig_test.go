@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"image"
 	"image/color"
+	"image/png"
 	"io"
 	"log/slog"
 	"math/big"
@@ -504,4 +505,26 @@ func differ(a, b *image.RGBA) int {
 		}
 	}
 	return n
+}
+
+func colourOf(r, g, b byte) color.RGBA { return color.RGBA{r, g, b, 255} }
+
+// share is how much of a picture has a colour; nothing of no picture.
+func share(p *image.RGBA, c color.RGBA) float64 {
+	if p == nil {
+		return 0
+	}
+	return harness.Share(p, c)
+}
+
+// save writes a picture for people to look at.
+func save(t *testing.T, file string, p *image.RGBA) {
+	t.Helper()
+	var b bytes.Buffer
+	if err := png.Encode(&b, p); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }

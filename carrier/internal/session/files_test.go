@@ -163,7 +163,7 @@ func TestFiles(t *testing.T) {
 	}
 	l := r.m.find(s.ID)
 	r.inside(l, "ln -s /etc/passwd /files/link; mkfifo /files/pipe; head -c 3000000 /dev/zero >/files/huge; ln -s / /files/root")
-	for path, want := range map[string]int{"/files/link": 422, "/files/pipe": 422, "/files/root/etc/passwd": 409, "/files/huge": 413} {
+	for path, want := range map[string]int{"/files/link": 409, "/files/pipe": 409, "/files/root/etc/passwd": 409, "/files/huge": 413} {
 		if status, b := r.ask(tn, s.ID, http.MethodGet, path, nil); status != want {
 			t.Errorf("GET %s: %d %s, want %d", path, status, b, want)
 		}

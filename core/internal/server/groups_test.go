@@ -341,7 +341,7 @@ func TestGroupAdminsDoNotGrow(t *testing.T) {
 		{"a role that holds everywhere", "POST", "/roles", `{"name":"more","permissions":["targets:view"]}`, 403},
 		{"a permission nobody gave him", "POST", "/roles", `{"name":"more","limited_to":["` + g + `"],"permissions":["settings:manage"]}`, 403},
 		{"settings in a group, by anybody", "POST", "/roles", `{"name":"more","limited_to":["` + g + `"],"permissions":["settings:view"]}`, 403},
-		{"his own role, everywhere", "PUT", "/roles/" + mine["admin role"], `{"name":"alpha-admins","permissions":["targets:manage"]}`, 403},
+		{"his own role, everywhere", "PUT", "/roles/" + mine["admin role"], `{"name":"alpha-admins","permissions":["targets:manage"],"limited_to":[]}`, 403},
 		{"his own role, in the default group", "PUT", "/roles/" + mine["admin role"], `{"name":"alpha-admins","permissions":["targets:manage"],"limited_to":["` + g + `","default"]}`, 403},
 		{"membership among administrators", "PUT", "/roles/rol_administrator/members/me", `{}`, 404},
 		{"an account like his", "POST", "/users", `{"name":"twin","password":"a long enough password"}`, 403},
@@ -357,6 +357,7 @@ func TestGroupAdminsDoNotGrow(t *testing.T) {
 		{"the whole audit log", "GET", "/audit-events/verify", "", 403},
 		{"single sign-on", "GET", "/sso-providers", "", 403},
 
+		{"his own role by who does not know of groups", "PUT", "/roles/" + mine["role"], `{"name":"alpha-users","comment":"x"}`, 200},
 		{"a role of his", "POST", "/roles", `{"name":"more-users"}`, 201},
 		{"a permission of his, where he has it", "POST", "/roles", `{"name":"helpers","limited_to":["` + g + `"],"permissions":["targets:view"]}`, 201},
 		{"a target of his", "POST", "/targets", `{"name":"more","site":"alpha-site","host":"10.0.0.7"}`, 201},

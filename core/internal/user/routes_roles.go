@@ -21,7 +21,7 @@ type roleBody struct {
 	Comment     string           `json:"comment,omitempty"`
 	Permissions []api.Permission `json:"permissions,omitempty" doc:"Administrative rights; access to targets comes from grants."`
 	Group       string           `json:"group,omitempty" maxLength:"64" doc:"Access group the role belongs to; the default group, or the only one of the caller's, when left out."`
-	LimitedTo   []string         `json:"limited_to,omitempty" maxItems:"100" doc:"Access groups the permissions hold in; everywhere when left out."`
+	LimitedTo   []string         `json:"limited_to,omitempty" maxItems:"100" doc:"Access groups the permissions hold in; none: everywhere. Left out: of a new role everywhere, of a changed one as it was."`
 }
 
 func (b roleBody) role() Role {
@@ -167,6 +167,9 @@ func (s *Service) handleChangeRole(ctx context.Context, in *changeRoleInput) (*r
 	r := in.Body.role()
 	if r.Group == "" {
 		r.Group = old.Group
+	}
+	if r.LimitedTo == nil { // who does not know of groups widens nothing
+		r.LimitedTo = old.LimitedTo
 	}
 	if err := mayGive(ctx, r.rights()); err != nil {
 		return nil, err

@@ -49,7 +49,7 @@ export default function Console() {
 function Fed() {
   const live = useEventFeed();
   const session = useSession();
-  const [router] = useState(() => makeRouter(session.can));
+  const [router] = useState(() => makeRouter(session));
   return (
     <LiveContext value={live}>
       <RouterProvider router={router} />

@@ -1,6 +1,6 @@
 import {
   type Icon, IconBrowser, IconBuildingFortress, IconCertificate, IconChartAreaLine, IconClipboardList, IconFingerprint, IconHistory, IconKey, IconListDetails, IconMovie, IconNetwork, IconPlugConnected,
-  IconServer2, IconSettings, IconStack2, IconTargetArrow, IconUserCircle, IconUsers, IconUsersGroup, IconWorld,
+  IconServer2, IconSettings, IconSitemap, IconStack2, IconTargetArrow, IconUserCircle, IconUsers, IconUsersGroup, IconWorld,
 } from "@tabler/icons-react";
 import type { ComponentType } from "react";
 
@@ -12,6 +12,8 @@ export interface Page {
   icon: Icon;
   section: "work" | "operate" | "admin" | "me";
   needs?: readonly string[];
+  // everywhere: what it needs must not be limited to access groups.
+  everywhere?: boolean;
   hidden?: boolean;
   // bare pages have no frame around them (the terminal in a window of its own).
   bare?: boolean;
@@ -47,7 +49,9 @@ export const pages: readonly Page[] = [
   { path: "/admin/targets/$id/web", title: "Edit a web target", icon: IconWorld, section: "admin", needs: ["targets:manage"], hidden: true, load: () => import("~/pages/admin/web/Editor") },
   { path: "/admin/targets/$id/try", title: "Try a web target", icon: IconWorld, section: "admin", needs: ["targets:manage"], hidden: true, load: () => import("~/pages/admin/web/Try") },
   { path: "/admin/secrets", title: "Secrets", icon: IconKey, section: "admin", needs: ["secrets:manage"], load: () => import("~/pages/admin/secrets") },
-  { path: "/admin/tokens", title: "API clients", icon: IconStack2, section: "admin", needs: ["users:manage"], load: () => import("~/pages/admin/tokens") },
+  { path: "/admin/groups", title: "Access groups", icon: IconSitemap, section: "admin", needs: ["groups:view"], load: () => import("~/pages/admin/groups") },
+  { path: "/admin/groups/$id", title: "Access group", icon: IconSitemap, section: "admin", needs: ["groups:view"], hidden: true, load: () => import("~/pages/admin/groups/detail") },
+  { path: "/admin/tokens", title: "API clients", icon: IconStack2, section: "admin", needs: ["users:manage"], everywhere: true, load: () => import("~/pages/admin/tokens") },
   { path: "/admin/ssh-ca", title: "Certificates", icon: IconCertificate, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/sshca") },
   { path: "/admin/sign-in", title: "Sign-in", icon: IconFingerprint, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/ways") },
   { path: "/admin/settings", title: "Settings", icon: IconSettings, section: "admin", needs: ["settings:view"], load: () => import("~/pages/admin/settings") },
@@ -60,7 +64,13 @@ export const pages: readonly Page[] = [
 export const sections: Record<Page["section"], string> = { work: "Work", operate: "Operate", admin: "Administration", me: "Me" };
 export const listIcon = IconListDetails;
 
+// Rights are what of a session decides about pages.
+export interface Rights {
+  can: (permission: string) => boolean;
+  everywhere: (permission: string) => boolean;
+}
+
 // may tells whether a page is offered.
-export function may(page: Page, can: (permission: string) => boolean): boolean {
-  return !page.needs || page.needs.some(can);
+export function may(page: Page, { can, everywhere }: Rights): boolean {
+  return !page.needs || page.needs.some(page.everywhere ? everywhere : can);
 }

@@ -8,8 +8,13 @@ const readMe = () => ask(api.GET("/me"));
 
 interface Session {
   me: Me;
-  // can tells whether to offer something; core decides anyway.
+  // can tells whether to offer something: the permission is held, if only in
+  // some access groups. Core decides anyway.
   can(permission: Permission): boolean;
+  // everywhere tells whether it is not limited to access groups.
+  everywhere(permission: Permission): boolean;
+  // within tells whether it is held in an access group.
+  within(permission: Permission, group: string): boolean;
   // refresh reads again who this is, after something about it changed.
   refresh(): Promise<void>;
   signOut(): Promise<void>;
@@ -26,11 +31,17 @@ const managed: Record<string, string> = {
   "edges:view": "edges:manage",
   "connections:view": "connections:manage",
   "settings:view": "settings:manage",
+  "groups:view": "groups:manage",
 };
 
 // allows is the rule behind can.
 export function allows(held: readonly string[], permission: Permission): boolean {
   return held.includes(permission) || (managed[permission] !== undefined && held.includes(managed[permission]));
+}
+
+// groupsOf are the access groups that a limited permission holds in.
+export function groupsOf(me: Pick<Me, "scoped">, permission: Permission): string[] {
+  return [...(me.scoped?.[permission] ?? []), ...((managed[permission] && me.scoped?.[managed[permission]]) || [])];
 }
 
 // SessionGate shows the console to who is signed in, the sign-in page to who
@@ -63,7 +74,12 @@ export function SessionGate(props: {
   }, [refresh]);
   const me = state.at === "in" ? state.me : null;
   const session = useMemo(
-    () => me && { me, refresh, signOut, can: (p: Permission) => allows(me.permissions ?? [], p) },
+    () => me && {
+      me, refresh, signOut,
+      can: (p: Permission) => allows(me.permissions ?? [], p) || groupsOf(me, p).length > 0,
+      everywhere: (p: Permission) => allows(me.permissions ?? [], p),
+      within: (p: Permission, group: string) => allows(me.permissions ?? [], p) || groupsOf(me, p).includes(group),
+    },
     [me, refresh, signOut],
   );
   if (state.at === "loading") return props.loading;

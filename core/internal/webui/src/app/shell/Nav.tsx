@@ -6,11 +6,11 @@ import classes from "./Shell.module.css";
 const order: Page["section"][] = ["work", "operate", "admin"];
 
 export function Nav() {
-  const { can } = useSession();
+  const session = useSession();
   return (
     <div className={classes.nav}>
       {order.map((section) => {
-        const shown = pages.filter((p) => p.section === section && !p.hidden && may(p, can));
+        const shown = pages.filter((p) => p.section === section && !p.hidden && may(p, session));
         if (shown.length === 0) return null;
         return (
           <div key={section}>

@@ -24,7 +24,7 @@ export function SearchButton() {
 
 // Search opens with Ctrl+K: targets first, then pages.
 export function Search() {
-  const { can } = useSession();
+  const session = useSession();
   const navigate = useNavigate();
   const [text, setText] = useState("");
   const [settled] = useDebouncedValue(text.trim(), 120);
@@ -35,7 +35,7 @@ export function Search() {
     placeholderData: keepPreviousData,
   });
   const words = text.trim().toLowerCase();
-  const matching = pages.filter((p) => !p.hidden && may(p, can) && p.title.toLowerCase().includes(words));
+  const matching = pages.filter((p) => !p.hidden && may(p, session) && p.title.toLowerCase().includes(words));
   const targets = words ? (found.data?.items ?? []).slice(0, 12) : [];
   return (
     <Spotlight.Root query={text} onQueryChange={setText} shortcut="mod + K" scrollable maxHeight={420} clearQueryOnClose>

@@ -3,6 +3,7 @@ import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { type FormEvent, useState } from "react";
 import { api, ask } from "~/api/client";
 import { Confirm } from "~/ui/Confirm";
+import { useSession } from "~/app/session";
 import { ErrorBox } from "~/ui/ErrorBox";
 import type { Connection } from "./words";
 
@@ -43,6 +44,7 @@ export function Lock({ c, opened, close }: Props) {
 }
 
 function LockForm({ c, close }: { c: Connection; close: () => void }) {
+  const { everywhere } = useSession();
   const client = useQueryClient();
   const [reason, setReason] = useState("");
   const [block, setBlock] = useState("none");
@@ -62,7 +64,7 @@ function LockForm({ c, close }: { c: Connection; close: () => void }) {
       <Stack gap="md">
         <Text size="sm">The session on {c.target_name} stays alive, but what the user types goes nowhere until you unlock it. They see that it is locked.</Text>
         <Textarea label="Reason" description="The user sees it." value={reason} onChange={(e) => setReason(e.currentTarget.value)} maxLength={500} autosize minRows={2} data-autofocus />
-        <Select label="Also stop" data={blocks} value={block} onChange={(v) => setBlock(v ?? "none")} allowDeselect={false} />
+        <Select label="Also stop" data={everywhere("connections:manage") ? blocks : blocks.filter((b) => b.value !== "user")} value={block} onChange={(v) => setBlock(v ?? "none")} allowDeselect={false} />
         {lock.error && <ErrorBox error={lock.error} />}
         <Group justify="flex-end" gap="xs">
           <Button variant="default" onClick={close}>Cancel</Button>

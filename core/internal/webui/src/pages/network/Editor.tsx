@@ -69,6 +69,7 @@ const shown = ["name", "site", "comment", "tags"];
 
 function Form({ was, etag, close, readOnly }: { was?: Target; etag?: string; close: () => void; readOnly: boolean }) {
   const client = useQueryClient();
+  const { everywhere } = useSession();
   const [d, setDraft] = useState(() => draftOf(was));
   const [version] = useState(etag); // of what the draft began with
   useReloaded(close);
@@ -119,7 +120,7 @@ function Form({ was, etag, close, readOnly }: { was?: Target; etag?: string; clo
           </Group>
           <Select label="Static configuration" description="Passed on by routers of type exec and sshexec" value={d.provider} onChange={(v) => set({ provider: v ?? "" })} allowDeselect={false} data={[{ value: "", label: "None" }, { value: "generic", label: "Generic: any JSON object" }, { value: "NQX", label: "NQX: type, source_id, source_name" }]} maw={360} />
           {d.provider && <Textarea aria-label="Static configuration in JSON" value={d.static} onChange={(e) => set({ static: e.currentTarget.value })} autosize minRows={4} placeholder={d.provider === "NQX" ? '{"type": "l3rules", "source_id": "…UUID…", "source_name": "…"}' : "{}"} styles={{ input: { fontFamily: "var(--mantine-font-family-monospace)", fontSize: 13 } }} />}
-          {problems.length === 0 && !readOnly && <Simulation id={was?.id} site={d.site} network={network} />}
+          {problems.length === 0 && !readOnly && everywhere("targets:manage") && <Simulation id={was?.id} site={d.site} network={network} />}
           {save.error && (wrong.others.length > 0 || Object.keys(wrong.byField).length === 0) && <ErrorBox error={save.error} />}
           {!readOnly && (
             <Group justify="space-between">

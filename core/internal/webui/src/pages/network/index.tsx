@@ -13,10 +13,10 @@ import { Sessions } from "./Sessions";
 // Network access: what one may open, and what is open. Administrators also see
 // everybody's sessions, the targets and the routers.
 export default function Network() {
-  const { can } = useSession();
+  const { can, everywhere } = useSession();
   const [making, setMaking] = useState(false);
   const targets = can("targets:view");
-  const many = targets || can("connections:view") || can("edges:view");
+  const many = targets || can("connections:view") || everywhere("edges:view");
   return (
     <Page
       title="Network access" fill hint="An open session lets your address, and only yours, reach what it opens. Keep this page open while you work."
@@ -28,7 +28,7 @@ export default function Network() {
             <Tabs.Tab value="mine">Open</Tabs.Tab>
             {can("connections:view") && <Tabs.Tab value="sessions">Sessions</Tabs.Tab>}
             {targets && <Tabs.Tab value="targets">Targets</Tabs.Tab>}
-            {can("edges:view") && <Tabs.Tab value="routers">Routers</Tabs.Tab>}
+            {everywhere("edges:view") && <Tabs.Tab value="routers">Routers</Tabs.Tab>}
           </Tabs.List>
           <Tabs.Panel value="mine" className={classes.panel}><Mine /></Tabs.Panel>
           <Tabs.Panel value="sessions" className={classes.panel}><Sessions /></Tabs.Panel>

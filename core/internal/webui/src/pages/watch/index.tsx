@@ -109,7 +109,7 @@ function Picture({ viewer }: { viewer: Viewer }) {
 }
 
 function Orders({ c, over }: { c: Connection; over: boolean }) {
-  const { can, me } = useSession();
+  const { can, everywhere, me } = useSession();
   const [asking, setAsking] = useState<"lock" | "unlock" | "end">();
   const [block, setBlock] = useState<Block>("none");
   if (!can("connections:manage")) return null;
@@ -130,7 +130,7 @@ function Orders({ c, over }: { c: Connection; over: boolean }) {
         {c.user_name} cannot type any more and is told so. The session goes on and its output is shown.
         <Select
           mt="sm" label="New connections" value={block} onChange={(v) => setBlock((v as Block | null) ?? "none")} allowDeselect={false}
-          data={[{ value: "none", label: "Allow" }, { value: "target", label: `Refuse to ${c.target_name}` }, { value: "user", label: "Refuse all of this user" }]}
+          data={[{ value: "none", label: "Allow" }, { value: "target", label: `Refuse to ${c.target_name}` }, ...(everywhere("connections:manage") ? [{ value: "user", label: "Refuse all of this user" }] : [])]}
         />
       </Confirm>
       <Confirm opened={asking === "unlock"} close={() => setAsking(undefined)} title="Unlock this connection" action="Unlock" run={() => ask(api.POST("/connections/{id}/unlock", { params }))}>

@@ -3,6 +3,7 @@ import { IconChevronDown, IconDownload, IconShieldCheck } from "@tabler/icons-re
 import { useQuery } from "@tanstack/react-query";
 import { useMemo, useState } from "react";
 import { api, ask } from "~/api/client";
+import { useSession } from "~/app/session";
 import { type Column, DataTable } from "~/ui/DataTable";
 import { Empty } from "~/ui/Empty";
 import { Page } from "~/ui/Page";
@@ -33,6 +34,7 @@ const columns: Column<Entry>[] = [
 ];
 
 export default function Audit() {
+  const { everywhere } = useSession();
   const [filter, setFilter] = useState<Filter>({ type: "", outcome: "", about: "", span: "all" });
   const [verifying, setVerifying] = useState(false);
   const [shown, setShown] = useState<Entry>();
@@ -50,7 +52,7 @@ export default function Audit() {
       title="Audit log" fill hint="Every event is chained to the one before; new ones appear by themselves."
       actions={
         <>
-          <Button variant="default" leftSection={<IconShieldCheck size={17} />} onClick={() => setVerifying(true)}>Verify</Button>
+          {everywhere("audit:view") && <Button variant="default" leftSection={<IconShieldCheck size={17} />} onClick={() => setVerifying(true)}>Verify</Button>}
           <Menu position="bottom-end">
             <Menu.Target><Button variant="default" leftSection={<IconDownload size={17} />} rightSection={<IconChevronDown size={16} />}>Export</Button></Menu.Target>
             <Menu.Dropdown>

@@ -15,6 +15,8 @@ import { Panel } from "../parts/Panel";
 import classes from "../parts/Table.module.css";
 import { windowText } from "../parts/window";
 import { MemberForm } from "./MemberForm";
+import { GroupName } from "../parts/GroupPicker";
+import { useGroups } from "../parts/groups";
 import { permissions } from "./permissions";
 import { RoleForm } from "./RoleForm";
 
@@ -24,7 +26,8 @@ const names = new Map(permissions);
 
 export default function RolePage() {
   const { id = "" } = useParams({ strict: false }) as { id?: string };
-  const { can } = useSession();
+  const { can, within } = useSession();
+  const { several, nameOf } = useGroups();
   const go = useNavigate();
   const [open, setOpen] = useState<"edit" | "delete">();
   const q = useQuery({ queryKey: ["role", "one", id], queryFn: ({ signal }) => askFull(api.GET("/roles/{id}", { params: { path: { id } }, signal })) });
@@ -35,16 +38,17 @@ export default function RolePage() {
   const close = () => setOpen(undefined);
   return (
     <Page
-      title={r.name} back={back} hint={r.comment}
-      actions={can("users:manage") && !r.builtin && <><Button variant="default" onClick={() => setOpen("edit")}>Edit</Button><Button variant="default" color="red" onClick={() => setOpen("delete")}>Delete</Button></>}
+      title={r.name} back={back} hint={several ? <>{r.comment && `${r.comment} · `}Access group <GroupName id={r.group} /></> : r.comment}
+      actions={within("users:manage", r.group) && !r.builtin && <><Button variant="default" onClick={() => setOpen("edit")}>Edit</Button><Button variant="default" color="red" onClick={() => setOpen("delete")}>Delete</Button></>}
     >
       {r.builtin && <Alert variant="light" color="gray" p="sm">Built in: it holds every administrative right and cannot be changed.</Alert>}
       {!r.builtin && (
         <Panel title="Administrative rights">
           {r.permissions?.length ? <Group gap={6}>{r.permissions.map((p) => <Badge key={p} variant="light" tt="none" fw={500}>{names.get(p) ?? p}</Badge>)}</Group> : <Text size="sm" c="dimmed">None.</Text>}
+          {r.limited_to?.length ? <Text size="sm" mt="xs">Only in {r.limited_to.map(nameOf).join(", ")}.</Text> : null}
         </Panel>
       )}
-      <Members role={r} />
+      <Members role={r} manage={within("users:manage", r.group)} />
       {can("targets:view") && <Grants role={{ id: r.id, name: r.name }} />}
       <RoleForm opened={open === "edit"} close={close} role={r} etag={q.data.etag} />
       <Danger opened={open === "delete"} close={close} title="Delete this role?" name={r.name} action="Delete" topics={["role", "grant"]} run={() => ask(api.DELETE("/roles/{id}", { params: { path: { id: r.id }, header: { "If-Match": q.data.etag } } }))} done={() => void go({ href: "/admin/roles" })}>
@@ -54,9 +58,7 @@ export default function RolePage() {
   );
 }
 
-function Members({ role }: { role: { id: string; name: string } }) {
-  const { can } = useSession();
-  const manage = can("users:manage");
+function Members({ role, manage }: { role: { id: string; name: string }; manage: boolean }) {
   const [adding, setAdding] = useState(false);
   const [editing, setEditing] = useState<Member>();
   const [removing, setRemoving] = useState<Member>();

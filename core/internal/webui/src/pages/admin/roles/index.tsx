@@ -8,6 +8,8 @@ import { type Column, DataTable } from "~/ui/DataTable";
 import { Empty } from "~/ui/Empty";
 import { Page } from "~/ui/Page";
 import { useList } from "~/ui/useList";
+import { GroupFilter } from "../parts/GroupPicker";
+import { useGroupFilter } from "../parts/groups";
 import { useSearchText } from "../parts/SearchBox";
 import classes from "../parts/Table.module.css";
 import { RoleForm } from "./RoleForm";
@@ -28,14 +30,15 @@ export default function Roles() {
   const go = useNavigate();
   const [text, box] = useSearchText("Find a role");
   const [adding, setAdding] = useState(false);
-  const list = useList(["role", "list", text], (cursor, signal) => ask(api.GET("/roles", { params: { query: { search: text || undefined, cursor, limit: 200 } }, signal })));
+  const [group, setGroup] = useGroupFilter();
+  const list = useList(["role", "list", text, group], (cursor, signal) => ask(api.GET("/roles", { params: { query: { search: text || undefined, group: group || undefined, cursor, limit: 200 } }, signal })));
   const open = (id: string) => void go({ href: `/admin/roles/${id}` });
   return (
-    <Page title="Roles" fill hint="Grants open targets to roles; people are members of roles." actions={<>{box}{can("users:manage") && <Button leftSection={<IconPlus size={17} />} onClick={() => setAdding(true)}>Add role</Button>}</>}>
+    <Page title="Roles" fill hint="Grants open targets to roles; people are members of roles." actions={<>{box}<GroupFilter value={group} onChange={setGroup} />{can("users:manage") && <Button leftSection={<IconPlus size={17} />} onClick={() => setAdding(true)}>Add role</Button>}</>}>
       <DataTable
         label="Roles" columns={columns} list={list} rowKey={(r) => r.id} open={(r) => open(r.id)} rowHeight={54}
         compact={(r) => <span className={classes.two}><b>{r.name}</b><small>{r.comment || rights(r)}</small></span>}
-        empty={text ? <Empty title="No role matches">Try fewer letters.</Empty> : <Empty icon={IconUsersGroup} title="No roles yet">Make one for each job people do here.</Empty>}
+        empty={text || group ? <Empty title="No role matches">Try fewer letters.</Empty> : <Empty icon={IconUsersGroup} title="No roles yet">Make one for each job people do here.</Empty>}
       />
       <RoleForm opened={adding} close={() => setAdding(false)} done={(r) => open(r.id)} />
     </Page>

@@ -9,6 +9,8 @@ import { Ago, Time } from "~/ui/Time";
 import { Trail } from "../audit/Trail";
 import { Danger } from "../parts/Danger";
 import { FormModal } from "../parts/FormModal";
+import { GroupName, GroupPicker } from "../parts/GroupPicker";
+import { useGroups } from "../parts/groups";
 import { Facts } from "../parts/Panel";
 import { Pickers } from "../parts/Picker";
 import { emptyLogin, loginDocument, seedProblem } from "./login";
@@ -26,6 +28,7 @@ export function Details({ id, close }: { id?: string; close: () => void }) {
 
 function Body({ id, close }: { id: string; close: () => void }) {
   const { can } = useSession();
+  const { several } = useGroups();
   const path = { id };
   const [open, setOpen] = useState<"edit" | "value" | "delete">();
   const q = useQuery({ queryKey: ["secret", "one", id], queryFn: ({ signal }) => askFull(api.GET("/secrets/{id}", { params: { path }, signal })) });
@@ -43,7 +46,7 @@ function Body({ id, close }: { id: string; close: () => void }) {
         <Group gap="xs"><Button size="xs" onClick={() => setOpen("value")}>New value</Button><Button size="xs" variant="default" onClick={() => setOpen("edit")}>Edit</Button><Button size="xs" variant="default" onClick={() => setOpen("delete")}>Delete</Button></Group>
       </Group>
       <Facts rows={[
-        ["Kind", kindWord(s.kind)], ["ID", <CopyText key="i" text={s.id} />], ["Stored", <Time key="s" at={s.created_at} />], ["Changed", <Ago key="c" at={s.updated_at} />],
+        ["Kind", kindWord(s.kind)], several && !!s.group && ["Access group", <GroupName key="g" id={s.group} />], ["ID", <CopyText key="i" text={s.id} />], ["Stored", <Time key="s" at={s.created_at} />], ["Changed", <Ago key="c" at={s.updated_at} />],
         ["May read it", s.read_roles?.length ? `${s.read_roles.length} roles` : "nobody"], ["May write it", s.write_roles?.length ? `${s.write_roles.length} roles` : "who manages secrets"],
       ]} />
       <section>
@@ -66,13 +69,14 @@ function Body({ id, close }: { id: string; close: () => void }) {
         )}
       </FormModal>
       <FormModal
-        opened={open === "edit"} close={done} title={`Edit ${s.name}`} topics={["secret"]} initial={() => ({ name: s.name, comment: s.comment ?? "", read_roles: s.read_roles ?? [], write_roles: s.write_roles ?? [] })}
-        save={(v) => ask(api.PATCH("/secrets/{id}", { params: { path, header }, body: v }))}
+        opened={open === "edit"} close={done} title={`Edit ${s.name}`} topics={["secret"]} initial={() => ({ name: s.name, comment: s.comment ?? "", read_roles: s.read_roles ?? [], write_roles: s.write_roles ?? [], group: s.group ?? "" })}
+        save={(v) => ask(api.PATCH("/secrets/{id}", { params: { path, header }, body: { ...v, group: v.group || undefined } }))}
       >
         {({ v, set, at }) => (
           <>
             <TextInput label="Name" value={v.name} onChange={(e) => set({ name: e.currentTarget.value })} error={at("name")} required data-autofocus />
             <TextInput label="Comment" value={v.comment} onChange={(e) => set({ comment: e.currentTarget.value })} error={at("comment")} />
+            {!s.owner_id && <GroupPicker permission="secrets:manage" value={v.group} onChange={(group) => set({ group })} error={at("group")} />}
             {can("users:view") && <Pickers of="role" label="Roles that may read it" value={v.read_roles} onChange={(read_roles) => set({ read_roles })} error={at("read_roles")} />}
             {can("users:view") && <Pickers of="role" label="Roles that may write a new value" value={v.write_roles} onChange={(write_roles) => set({ write_roles })} error={at("write_roles")} />}
           </>

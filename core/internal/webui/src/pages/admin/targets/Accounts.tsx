@@ -20,8 +20,8 @@ const webAuths: Partial<Record<Auth, string>> = { password: "Stored login", ask:
 const auths: Record<Auth, string> = { certificate: "Certificate of core", password: "Stored password", key: "Stored key", ask: "The user's own password" };
 
 export function Accounts({ target }: { target: Schemas["TargetView"] }) {
-  const { can } = useSession();
-  const manage = can("targets:manage");
+  const { can, within } = useSession();
+  const manage = within("targets:manage", target.group);
   const path = { id: target.id };
   const web = target.kind === "web";
   const [form, setForm] = useState<{ account?: Account }>();

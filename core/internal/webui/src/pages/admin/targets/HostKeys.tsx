@@ -16,7 +16,7 @@ type Act = { what: "accept" | "reject" | "forget"; key: Key };
 const words = { accept: "Accept", reject: "Reject", forget: "Forget" } as const;
 
 export function HostKeys({ target }: { target: Schemas["TargetView"] }) {
-  const { can } = useSession();
+  const { within } = useSession();
   const path = { id: target.id };
   const [act, setAct] = useState<Act>();
   const q = useQuery({ queryKey: ["target", "host-keys", target.id], queryFn: ({ signal }) => ask(api.GET("/targets/{id}/host-keys", { params: { path }, signal })) });
@@ -42,7 +42,7 @@ export function HostKeys({ target }: { target: Schemas["TargetView"] }) {
                   <td><span className="mono">{k.fingerprint}</span><Text size="xs" c="dimmed">{k.algorithm}</Text></td>
                   <td><StateBadge state={k.state} tone={k.state === "accepted" ? "good" : k.state === "pending" ? "warn" : "bad"} /></td>
                   <td><Ago at={k.seen_at} /></td>
-                  <td data-end>{can("targets:manage") && <Group gap={6} justify="flex-end" wrap="nowrap">{k.state !== "accepted" && <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "accept", key: k })}>Accept</Button>}{k.state === "pending" && <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "reject", key: k })}>Reject</Button>}<Button size="compact-xs" variant="default" onClick={() => setAct({ what: "forget", key: k })}>Forget</Button></Group>}</td>
+                  <td data-end>{within("targets:manage", target.group) && <Group gap={6} justify="flex-end" wrap="nowrap">{k.state !== "accepted" && <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "accept", key: k })}>Accept</Button>}{k.state === "pending" && <Button size="compact-xs" variant="default" onClick={() => setAct({ what: "reject", key: k })}>Reject</Button>}<Button size="compact-xs" variant="default" onClick={() => setAct({ what: "forget", key: k })}>Forget</Button></Group>}</td>
                 </tr>
               ))}
             </tbody>

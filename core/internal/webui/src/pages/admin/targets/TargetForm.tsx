@@ -2,6 +2,7 @@ import { Checkbox, Collapse, NumberInput, Select, SimpleGrid, TagsInput, Textare
 import { useState } from "react";
 import { api, ask, type Schemas } from "~/api/client";
 import { FormModal } from "../parts/FormModal";
+import { GroupPicker } from "../parts/GroupPicker";
 import { Picker } from "../parts/Picker";
 
 type Target = Schemas["TargetView"];
@@ -16,12 +17,12 @@ export function TargetForm({ opened, close, target, etag, done }: { opened: bool
       opened={opened} close={close} title={target ? `Edit ${target.name}` : "Add a target"} topics={["target"]} size="lg" action={target ? "Save" : "Add"} done={done}
       initial={() => ({
         name: target?.name ?? "", kind: target?.kind ?? "ssh", site: target?.site ?? "", host: target?.host ?? "", port: (target?.port ?? "") as number | string, comment: target?.comment ?? "",
-        tags: target?.tags ?? [], disabled: target?.disabled ?? false, policy: target?.host_key_policy || "tofu", ca: target?.host_key_ca ?? "", algorithms: target?.ssh_algorithms ?? "", accounts: ["root"],
+        tags: target?.tags ?? [], disabled: target?.disabled ?? false, policy: target?.host_key_policy || "tofu", ca: target?.host_key_ca ?? "", algorithms: target?.ssh_algorithms ?? "", accounts: ["root"], group: target?.group ?? "",
       })}
       save={(v) => {
         const ssh = v.kind === "ssh";
         const body = {
-          ...(plain ? {} : { network: target?.network, web: target?.web }), name: v.name, kind: v.kind, site: v.site, host: v.host, port: Number(v.port) || 0, comment: v.comment, tags: v.tags, disabled: v.disabled,
+          ...(plain ? {} : { network: target?.network, web: target?.web }), name: v.name, kind: v.kind, site: v.site, host: v.host, port: Number(v.port) || 0, comment: v.comment, tags: v.tags, disabled: v.disabled, group: v.group || undefined,
           ...(ssh ? { host_key_policy: v.policy, host_key_ca: v.policy === "ca" ? v.ca : "", ssh_algorithms: v.algorithms } : {}),
         } as Schemas["TargetSettings"];
         if (target) return ask(api.PUT("/targets/{id}", { params: { path: { id: target.id }, header: { "If-Match": etag } }, body }));
@@ -44,6 +45,7 @@ export function TargetForm({ opened, close, target, etag, done }: { opened: bool
           {!target && v.kind === "ssh" && <TagsInput label="Accounts" description="Logins on it; core uses certificates. Passwords and keys can be set afterwards." value={v.accounts} onChange={(accounts) => set({ accounts })} error={at("accounts")} />}
           <TagsInput label="Tags" description="name or name=value; grants can open all targets with a tag." value={v.tags} onChange={(tags) => set({ tags })} error={at("tags")} />
           <TextInput label="Comment" description="Its users see it." value={v.comment} onChange={(e) => set({ comment: e.currentTarget.value })} error={at("comment")} />
+          <GroupPicker permission="targets:manage" value={v.group} onChange={(group) => set({ group })} error={at("group")} description={target ? undefined : "Empty: that of its site."} />
           {v.kind === "ssh" && (
             <>
               <UnstyledButton fz="sm" c="var(--accent)" onClick={() => setMore(!more)} aria-expanded={more}>{more ? "Fewer settings" : "Host keys and algorithms"}</UnstyledButton>

@@ -12,6 +12,8 @@ import { StateBadge } from "~/ui/StateBadge";
 import { Ago, Time } from "~/ui/Time";
 import { Trail } from "../audit/Trail";
 import { Danger } from "../parts/Danger";
+import { GroupName } from "../parts/GroupPicker";
+import { useGroups } from "../parts/groups";
 import { Facts, Panel } from "../parts/Panel";
 import { WebFacts } from "../web/WebFacts";
 import { Accounts } from "./Accounts";
@@ -22,7 +24,8 @@ import { Test } from "./Test";
 
 export default function TargetPage() {
   const { id = "" } = useParams({ strict: false }) as { id?: string };
-  const { can } = useSession();
+  const { can, within } = useSession();
+  const { several } = useGroups();
   const go = useNavigate();
   const [open, setOpen] = useState<"edit" | "delete" | "test">();
   const q = useQuery({ queryKey: ["target", "one", id], queryFn: ({ signal }) => askFull(api.GET("/targets/{id}", { params: { path: { id } }, signal })) });
@@ -38,8 +41,8 @@ export default function TargetPage() {
       actions={
         <>
           {probed && <Button variant="default" leftSection={<IconStethoscope size={17} />} onClick={() => setOpen("test")}>Test this</Button>}
-          {t.kind === "web" && can("targets:manage") && <Button variant="default" leftSection={<IconPlayerPlay size={17} />} renderRoot={(p) => <Link {...p} to={`/admin/targets/${t.id}/try`} />}>Try it</Button>}
-          {can("targets:manage") && <>{t.kind === "web" ? <Button variant="default" renderRoot={(p) => <Link {...p} to={`/admin/targets/${t.id}/web`} />}>Edit</Button> : <Button variant="default" onClick={() => setOpen("edit")}>Edit</Button>}<Button variant="default" onClick={() => setOpen("delete")}>Delete</Button></>}
+          {t.kind === "web" && within("targets:manage", t.group) && <Button variant="default" leftSection={<IconPlayerPlay size={17} />} renderRoot={(p) => <Link {...p} to={`/admin/targets/${t.id}/try`} />}>Try it</Button>}
+          {within("targets:manage", t.group) && <>{t.kind === "web" ? <Button variant="default" renderRoot={(p) => <Link {...p} to={`/admin/targets/${t.id}/web`} />}>Edit</Button> : <Button variant="default" onClick={() => setOpen("edit")}>Edit</Button>}<Button variant="default" onClick={() => setOpen("delete")}>Delete</Button></>}
         </>
       }
     >
@@ -47,7 +50,7 @@ export default function TargetPage() {
       <Panel>
         <Facts rows={[
           ["Address", <CopyText key="a" text={t.address} />], ["Kind", t.kind.toUpperCase()], ["Site", t.site ? <Link key="s" to="/admin/sites">{t.site}</Link> : "none: dialled by core"], ["Tags", t.tags.join(", ") || "none"],
-          ["ID", <CopyText key="i" text={t.id} />], ["Came by", t.origin || "hand"], ["Created", <Time key="c" at={t.created_at} />], ["Changed", <Ago key="u" at={t.updated_at} />],
+          several && ["Access group", <GroupName key="n" id={t.group} />], ["ID", <CopyText key="i" text={t.id} />], ["Came by", t.origin || "hand"], ["Created", <Time key="c" at={t.created_at} />], ["Changed", <Ago key="u" at={t.updated_at} />],
           t.kind === "ssh" ? ["Host key", { tofu: "the first one seen is pinned", pinned: "only accepted ones", ca: "certificates of an authority" }[t.host_key_policy] ?? t.host_key_policy] : false,
           t.ssh_algorithms ? ["Algorithms", <span key="g" className="mono">{t.ssh_algorithms}</span>] : false,
         ]} />

@@ -9,6 +9,8 @@ import { Empty } from "~/ui/Empty";
 import { Page } from "~/ui/Page";
 import { StateBadge } from "~/ui/StateBadge";
 import { useList } from "~/ui/useList";
+import { GroupFilter } from "../parts/GroupPicker";
+import { useGroupFilter } from "../parts/groups";
 import { Picker } from "../parts/Picker";
 import { useSearchText } from "../parts/SearchBox";
 import classes from "../parts/Table.module.css";
@@ -32,12 +34,13 @@ export default function Targets() {
   const [text, box] = useSearchText("Find by name or address");
   const [site, setSite] = useState("");
   const [kind, setKind] = useState<string>("");
+  const [group, setGroup] = useGroupFilter();
   const [tag, setTag] = useState("");
   const [open, setOpen] = useState<"add" | "import">();
-  const filter = { search: text || undefined, site: site || undefined, kind: (kind || undefined) as "ssh" | undefined, tag: tag || undefined };
+  const filter = { search: text || undefined, site: site || undefined, kind: (kind || undefined) as "ssh" | undefined, tag: tag || undefined, group: group || undefined };
   const list = useList(["target", "list", filter], (cursor, signal) => ask(api.GET("/targets", { params: { query: { ...filter, cursor, limit: 200 } }, signal })));
   const close = () => setOpen(undefined);
-  const filtered = text || site || kind || tag;
+  const filtered = text || site || kind || tag || group;
   return (
     <Page title="Targets" fill actions={manage && <><Button variant="default" leftSection={<IconUpload size={17} />} onClick={() => setOpen("import")}>Import</Button><Button variant="default" leftSection={<IconWorldPlus size={17} />} renderRoot={(p) => <Link {...p} to="/admin/web-target" />}>Add web target</Button><Button leftSection={<IconPlus size={17} />} onClick={() => setOpen("add")}>Add target</Button></>}>
       <div className={classes.bar}>
@@ -45,6 +48,7 @@ export default function Targets() {
         <Select aria-label="Kind" placeholder="Any kind" data={[{ value: "ssh", label: "SSH" }, { value: "tcp", label: "TCP" }, { value: "web", label: "Web" }, { value: "network", label: "Network" }]} value={kind || null} onChange={(k) => setKind(k ?? "")} clearable w={130} />
         <Picker of="site" label="" placeholder="Any site" value={site} onChange={setSite} clearable />
         <TextInput aria-label="Tag" placeholder="Tag: env=prod" value={tag} onChange={(e) => setTag(e.currentTarget.value.trim())} w={160} spellCheck={false} />
+        <GroupFilter value={group} onChange={setGroup} />
       </div>
       <DataTable
         label="Targets" columns={columns} list={list} rowKey={(t) => t.id} rowHeight={54} open={(t) => void go({ href: `/admin/targets/${t.id}` })}

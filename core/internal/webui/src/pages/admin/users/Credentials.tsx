@@ -29,7 +29,7 @@ interface Row {
 }
 
 function Things({ title, none, rows, pending, error, end, verb, again }: { title: string; none: string; rows: Row[]; pending: boolean; error: unknown; end: (id: string) => Promise<unknown>; verb: string; again: () => void }) {
-  const { can } = useSession();
+  const { everywhere } = useSession();
   const [ending, setEnding] = useState<string>();
   return (
     <Panel title={title}>
@@ -41,7 +41,7 @@ function Things({ title, none, rows, pending, error, end, verb, again }: { title
               {rows.map((r) => (
                 <tr key={r.id}>
                   <td><div>{r.main}</div><Text size="xs" c="dimmed" component="div">{r.note}</Text></td>
-                  <td data-end>{can("users:manage") && <Button size="compact-xs" variant="default" onClick={() => setEnding(r.id)}>{verb}</Button>}</td>
+                  <td data-end>{everywhere("users:manage") && <Button size="compact-xs" variant="default" onClick={() => setEnding(r.id)}>{verb}</Button>}</td>
                 </tr>
               ))}
             </tbody>

@@ -21,14 +21,14 @@ import { Trail } from "../audit/Trail";
 
 export default function UserPage() {
   const { id = "" } = useParams({ strict: false }) as { id?: string };
-  const { can } = useSession();
+  const { can, everywhere } = useSession();
   const q = useQuery({ queryKey: ["user", "one", id], queryFn: ({ signal }) => askFull(api.GET("/users/{id}", { params: { path: { id } }, signal })) });
   const back = <Anchor component={Link} to="/admin/users">Users</Anchor>;
   if (q.error && !q.data) return <Page title="User" back={back}><ErrorBox error={q.error} again={() => void q.refetch()} /></Page>;
   if (!q.data) return <Page title="User" back={back}><Skeleton height={140} radius={12} /><Skeleton height={220} radius={12} /></Page>;
   const u = q.data.data;
   return (
-    <Page title={u.name} back={back} hint={<Group gap="sm"><UserState u={u} />{u.display_name}</Group>} actions={can("users:manage") && !u.erased_at && <Actions u={u} etag={q.data.etag} />}>
+    <Page title={u.name} back={back} hint={<Group gap="sm"><UserState u={u} />{u.display_name}</Group>} actions={everywhere("users:manage") && !u.erased_at && <Actions u={u} etag={q.data.etag} />}>
       {u.locked && <Alert variant="light" color="red" p="sm">The account is locked: nothing of it works, and what it had open was ended.</Alert>}
       <Panel>
         <Facts rows={[

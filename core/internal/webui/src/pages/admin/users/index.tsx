@@ -34,14 +34,14 @@ const columns: Column<User>[] = [
 ];
 
 export default function Users() {
-  const { can } = useSession();
+  const { everywhere } = useSession();
   const go = useNavigate();
   const [text, box] = useSearchText("Find by name or mail address");
   const [adding, setAdding] = useState(false);
   const list = useList(["user", "list", text], (cursor, signal) => ask(api.GET("/users", { params: { query: { search: text || undefined, cursor, limit: 200 } }, signal })));
   const open = (id: string) => void go({ href: `/admin/users/${id}` });
   return (
-    <Page title="Users" fill actions={<>{box}{can("users:manage") && <Button leftSection={<IconPlus size={17} />} onClick={() => setAdding(true)}>Add user</Button>}</>}>
+    <Page title="Users" fill actions={<>{box}{everywhere("users:manage") && <Button leftSection={<IconPlus size={17} />} onClick={() => setAdding(true)}>Add user</Button>}</>}>
       <DataTable
         label="Users" columns={columns} list={list} rowKey={(u) => u.id} open={(u) => open(u.id)} rowHeight={54}
         compact={(u) => <span className={classes.compact}><span className={classes.two}><b>{u.name}</b><small>{u.display_name || u.email}</small></span><UserState u={u} /></span>}

@@ -25,7 +25,13 @@ import (
 	"caponier/e2e/harness"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childEnv); text != "" {
+		fmt.Fprintln(os.Stderr, record(text))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // shift is a clock that tests set forward; it runs by itself.
 type shift struct {

@@ -25,7 +25,7 @@ type WebRecord struct {
 }
 
 // WebEventBody is the payload of a WebEvent. Types: request, navigation,
-// blocked, injection, clipboard, upload, download, notice, browser, viewer.
+// blocked, injection, fill, clipboard, upload, download, notice, browser, viewer.
 type WebEventBody struct {
 	Type   string            `json:"type"`
 	Fields map[string]string `json:"fields"`

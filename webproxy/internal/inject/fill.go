@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"slices"
 	"strings"
 
 	"caponier/shared/webrule"
@@ -89,21 +90,43 @@ func find(recipe *webrule.Recipe, id string) webrule.Injection {
 	return webrule.Injection{ID: id, Times: -1} // validated: does not happen
 }
 
-// Serve answers a request below Reserved.
-func (j *Injector) Serve(w http.ResponseWriter, r *http.Request) {
+// outcomes are what a script tells about its page.
+var outcomes = []string{"filled", "missing", "pressed", "no_button"}
+
+// maxTold bounds what the scripts of a session may tell.
+const maxTold = 500
+
+// Told is what a page's script says about itself.
+type Told struct {
+	Outcome string // filled, missing, pressed or no_button
+	Fields  string // selectors that were not found
+}
+
+// Serve answers a request below Reserved. If the request tells how filling
+// went it is returned.
+func (j *Injector) Serve(w http.ResponseWriter, r *http.Request) *Told {
 	j.mu.Lock()
 	text, ok := j.scripts[r.URL.Path]
+	var told *Told
+	if q := r.URL.Query(); ok && r.URL.RawQuery != "" {
+		text = ""
+		if slices.Contains(outcomes, q.Get("outcome")) && j.told < maxTold {
+			j.told++
+			told = &Told{Outcome: q.Get("outcome"), Fields: q.Get("fields")}
+		}
+	}
 	j.mu.Unlock()
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if !ok {
 		http.Error(w, "There is nothing here.", http.StatusNotFound)
-		return
+		return nil
 	}
 	h.Set("Content-Type", "text/javascript; charset=utf-8")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	fmt.Fprint(w, text) // a failed write is the browser's leaving
+	return told
 }
 
 // Tag is the element that loads the script.

@@ -2,6 +2,18 @@
 (() => {
   "use strict";
   const fills = /*fills*/[];
+  const me = document.currentScript;
+  const src = me.src;
+  const nonce = me.nonce;
+  // How it went is told by loading this script once more: that is what the
+  // page's policy permits.
+  const tell = (outcome, fields) => {
+    const s = document.createElement("script");
+    s.nonce = nonce;
+    s.src = src + "?outcome=" + outcome + "&fields=" + encodeURIComponent(fields.join(", ").slice(0, 500));
+    s.onload = s.onerror = () => s.remove();
+    (document.head || document.documentElement).append(s);
+  };
   const find = (s) => {
     for (const f of [() => document.getElementsByName(s)[0], () => document.getElementById(s), () => document.querySelector(s)]) {
       try {
@@ -27,8 +39,10 @@
     const b = find(selector);
     if (b && !b.disabled) {
       if (form) form.noValidate = true;
-      b.click();
+      tell("pressed", []);
+      setTimeout(() => b.click(), 30);
     } else if (Date.now() < until) setTimeout(() => press(selector, form, until), 100);
+    else tell("no_button", [selector]);
   };
   const settle = (fill, fields, round) => {
     // Scripts that take a page over may have put their own empty values back.
@@ -38,6 +52,7 @@
       setTimeout(() => settle(fill, fields, round + 1), 120);
       return;
     }
+    tell("filled", []);
     if (fill.submit) press(fill.submit, fields[0][0].form, Date.now() + 5000);
   };
   const attempt = () => {
@@ -57,6 +72,10 @@
       if (attempt()) o.disconnect();
     });
     o.observe(document, { subtree: true, childList: true, attributes: true });
+    setTimeout(() => {
+      const missing = fills.filter((f) => !f.done).flatMap((f) => f.fields.map((x) => x.s).filter((x) => !find(x) || !shown(find(x))));
+      if (missing.length > 0) tell("missing", missing);
+    }, 5000);
     setTimeout(() => o.disconnect(), 600000);
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start, { once: true });

@@ -58,6 +58,7 @@ type Injector struct {
 	marks   map[string]*mark  // guarded by mu; by injection ID, bounded by MaxInjections per revision
 	scripts map[string]string // guarded by mu; by path
 	paths   map[string]string // guarded by mu; path by what the script does
+	told    int               // guarded by mu; how often a script said something
 }
 
 // mark is what is known of one injection.

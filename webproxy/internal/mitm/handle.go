@@ -53,7 +53,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 	}
 	x.url = x.logURL()
 	if strings.HasPrefix(r.URL.Path, inject.Reserved) {
-		ses.Inject.Serve(w, r)
+		x.reserved()
 		return
 	}
 	v := x.rev.Policy.Decide(x.what)
@@ -72,6 +72,21 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 		x.failed(ctx, err)
 	}
 	x.record()
+}
+
+// reserved serves what is ours on every origin: the scripts that fill pages.
+func (x *exchange) reserved() {
+	told := x.ses.Inject.Serve(x.w, x.in)
+	if told == nil {
+		return
+	}
+	fields := map[string]string{"url": x.at.Origin(), "outcome": told.Outcome, "fields": clip(told.Fields, 512)}
+	if u, err := url.Parse(x.in.Referer()); err == nil && webrule.SameOrigin(u.String(), x.at.Origin()) {
+		fields["url"] = clip(x.at.Origin()+u.EscapedPath(), 1024)
+	}
+	if err := x.ses.Event("fill", fields); err != nil {
+		x.s.c.Log.Debug("event", telemetry.KeySession, x.ses.ID, telemetry.KeyErr, err)
+	}
 }
 
 // serve sends the request on and the answer back.

@@ -307,20 +307,37 @@ func (r *rig) serveCore() http.Handler {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.asks = append(r.asks, in)
+		defer r.tellLocked()
 		c, ok := r.secrets[in.Injection]
-		if !ok {
-			c.Error = wire.Errorf(wire.CodeRefused, "the session may not use it")
+		switch {
+		case !ok:
+			control.Reply(w, wire.WebCredentialSealed{Error: wire.Errorf(wire.CodeRefused, "the session may not use it")})
+			return
+		case c.Error != nil:
+			control.Reply(w, wire.WebCredentialSealed{Error: c.Error})
+			return
 		}
-		control.Reply(w, c)
-		r.tellLocked()
-	})
-	mux.HandleFunc("POST "+wire.PathWebRecords, func(w http.ResponseWriter, req *http.Request) {
-		z, err := gzip.NewReader(req.Body)
+		plain, err := json.Marshal(c)
+		if err == nil {
+			plain, err = wire.SealWebCredential(in, plain)
+		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		b, err := io.ReadAll(z)
+		control.Reply(w, wire.WebCredentialSealed{Sealed: plain})
+	})
+	mux.HandleFunc("POST "+wire.PathWebRecords, func(w http.ResponseWriter, req *http.Request) {
+		var body io.Reader = req.Body
+		if req.Header.Get("Content-Encoding") == "gzip" {
+			z, err := gzip.NewReader(req.Body)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			body = z
+		}
+		b, err := io.ReadAll(body)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return

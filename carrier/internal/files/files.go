@@ -41,10 +41,11 @@ const (
 	Download Direction = "download" // from the browser
 )
 
-// Scanner looks at a file before it is handed over. An error with
-// ErrInfected under it refuses the file for what is in it; any other error
-// refuses it because it could not be looked at.
-type Scanner func(ctx context.Context, url string, d Direction, name string, f io.ReadSeeker, size int64) error
+// Scanner looks at a file before it is handed over, and writes to out what may
+// pass. An error with ErrInfected under it refuses the file for what is in it;
+// any other error refuses it because it could not be looked at. size is -1 if
+// it is not known.
+type Scanner func(ctx context.Context, url string, d Direction, name string, in io.Reader, size int64, out io.Writer) error
 
 // ErrInfected is the error of files that a scanner refuses.
 var ErrInfected = errors.New("the scanner refused the file")
@@ -298,10 +299,10 @@ func (s *Service) pass(ctx context.Context, d Direction, name string, src io.Rea
 		return tooLarge(limit)
 	}
 	hash := sha256.New()
-	count := &counter{r: io.TeeReader(src, hash), left: limit}
+	count := &counter{r: src, left: limit}
 	scan := s.c.Policy().ScanURL
 	if scan == "" {
-		err := take(count, size)
+		err := take(io.TeeReader(count, hash), size)
 		return s.passed(d, name, count, hash.Sum(nil), limit, err)
 	}
 	tmp, err := s.temp()
@@ -309,25 +310,27 @@ func (s *Service) pass(ctx context.Context, d Direction, name string, src io.Rea
 		return err
 	}
 	defer tmp.Close()
-	if _, err := io.Copy(tmp, count); err != nil {
-		return s.passed(d, name, count, nil, limit, err)
-	}
-	if _, err = tmp.Seek(0, io.SeekStart); err == nil {
-		err = s.c.Scan(ctx, scan, d, name, tmp, count.n)
-	}
+	err = s.c.Scan(ctx, scan, d, name, count, size, io.MultiWriter(tmp, hash))
 	switch {
+	case count.over:
+		return s.passed(d, name, count, nil, limit, err)
 	case errors.Is(err, ErrInfected):
-		s.told(d, name, count.n, hash.Sum(nil), "infected")
+		s.told(d, name, count.n, nil, "infected")
 		return refuse(http.StatusForbidden, "The file was refused by the virus scanner.")
 	case err != nil:
 		s.c.Log.Error("scan", telemetry.KeyErr, err)
-		s.told(d, name, count.n, hash.Sum(nil), "not scanned")
+		s.told(d, name, count.n, nil, "not scanned")
 		return refuse(http.StatusServiceUnavailable, "The file could not be scanned and was not passed on. Try again, or tell your administrator.")
 	}
-	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
+	passes, err := tmp.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = tmp.Seek(0, io.SeekStart)
+	}
+	if err != nil {
 		return fmt.Errorf("files: %w", err)
 	}
-	return s.passed(d, name, count, hash.Sum(nil), limit, take(tmp, count.n))
+	count.n = passes
+	return s.passed(d, name, count, hash.Sum(nil), limit, take(tmp, passes))
 }
 
 // passed tells how it went.
@@ -505,7 +508,8 @@ func (s *Service) downloadTar(w http.ResponseWriter, r *http.Request, body io.Re
 			}
 			continue
 		}
-		err = s.pass(r.Context(), Download, path.Join(path.Dir(name), entry), in, h.Size, limit, func(body io.Reader, _ int64) error {
+		err = s.pass(r.Context(), Download, path.Join(path.Dir(name), entry), in, h.Size, limit, func(body io.Reader, size int64) error {
+			h.Size = size
 			if out.WriteHeader(h) != nil {
 				return errBroken
 			}

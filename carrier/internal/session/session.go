@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -54,8 +53,6 @@ type live struct {
 	wg     sync.WaitGroup
 	kick   chan struct{} // the limits changed
 
-	first net.Conn // to the screen; of show alone
-
 	touched atomic.Int64 // unix nanoseconds of the last use that is no input
 
 	mu      sync.Mutex
@@ -73,7 +70,7 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 		log: m.log.With(telemetry.KeySession, spec.ID)}
 	l.ctx, l.cancel = context.WithCancel(m.ctx)
 	l.spool = spool.New(spool.Config{Session: spec.ID, Post: m.c.Post, Adopted: adopted, Limit: m.c.Spool, Log: l.log, Now: m.c.Now})
-	dc := display.Config{Session: spec.ID, Dial: l.dialScreen, DialX: sl.DialX, Policy: screenPolicy(spec.Policy), Event: l.screenEvent, Start: started, Now: m.c.Now, Log: l.log}
+	dc := display.Config{Session: spec.ID, Dial: sl.DialScreen, DialX: sl.DialX, Policy: screenPolicy(spec.Policy), Event: l.screenEvent, Start: started, Now: m.c.Now, Log: l.log}
 	if spec.Recorded {
 		dc.Record = func(at time.Duration, frame []byte, _ bool) error { return l.spool.Frame(started.Add(at), frame) }
 	}
@@ -286,15 +283,7 @@ func (l *live) show(started time.Time) {
 		case <-l.ctx.Done():
 		}
 	})
-	// A browser that was started for this session may take its time on a busy
-	// machine, and the display would not wait that long.
-	ctx, cancel := context.WithTimeout(l.ctx, parkTime)
-	conn, err := l.slot.DialScreen(ctx)
-	cancel()
-	if err == nil {
-		l.first = conn
-		err = l.screen.Run(l.ctx)
-	}
+	err := l.screen.Run(l.ctx)
 	switch {
 	case l.ctx.Err() != nil:
 	case errors.Is(err, display.ErrRecording):
@@ -310,16 +299,6 @@ func (l *live) show(started time.Time) {
 			l.m.end(l, byError, "The browser's screen was lost.", fmt.Sprint(err))
 		}
 	}
-}
-
-// dialScreen gives the display the connection that stands.
-func (l *live) dialScreen(context.Context) (net.Conn, error) {
-	if l.first == nil {
-		return nil, net.ErrClosed
-	}
-	c := l.first
-	l.first = nil
-	return c, nil
 }
 
 // watch waits for the container's end.

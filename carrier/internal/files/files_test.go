@@ -90,8 +90,10 @@ func TestContainerIsNotTrusted(t *testing.T) {
 		t.Errorf("list: %d %s", status, text)
 	}
 	for name, h := range map[string]http.HandlerFunc{
-		"no JSON":   func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>") },
-		"too long":  func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"files":[`+strings.Repeat(" ", maxList)+"]}") },
+		"no JSON": func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>") },
+		"too long": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, `{"files":[`+strings.Repeat(" ", maxList)+"]}")
+		},
 		"redirects": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://core/", http.StatusFound) },
 		"hangs up":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 	} {

@@ -13,5 +13,7 @@ if [ "$(id -u)" = 0 ]; then
 else
 	echo "bench: router: skipped, it needs root for network namespaces"
 fi
+echo "bench: picture of a web session, 1280x800 (bytes and time per frame)"
+go test -run '^$' -bench . ./shared/rfb/ | grep -E '^Benchmark|FAIL'
 echo "bench: tunnel"
 go run ./e2e/tunnelbench "$@"

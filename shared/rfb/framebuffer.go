@@ -13,7 +13,7 @@ const Tile = 64
 // Damage is reported in rectangles that do not cross blocks of this many tiles,
 // so that readers which are not at the same generation still share encodings.
 const (
-	blockCols = 8
+	blockCols = 2
 	blockRows = 2
 )
 
@@ -190,7 +190,8 @@ func (f *Framebuffer) Copy(r image.Rectangle, from image.Point) error {
 }
 
 // Damage appends the rectangles that changed after generation since. They do
-// not overlap, and each is at most 512×128 pixels.
+// not overlap, and each is at most 128×128 pixels: a photograph on a page is then
+// mostly by itself, and the rest has few colours.
 func (f *Framebuffer) Damage(since uint64, dst []image.Rectangle) []image.Rectangle {
 	for by := 0; by < f.rows; by += blockRows {
 		for bx := 0; bx < f.cols; bx += blockCols {

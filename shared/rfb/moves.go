@@ -139,7 +139,7 @@ func (f *Framebuffer) findMoves(damaged int) (moves []Move, rest []image.Rectang
 
 // appendSplit appends r in pieces that an Encoder takes.
 func appendSplit(dst []image.Rectangle, r image.Rectangle) []image.Rectangle {
-	const width, height = blockCols * Tile, blockRows * Tile
+	const width, height = 8 * Tile, 2 * Tile
 	for y := r.Min.Y; y < r.Max.Y; y += height {
 		for x := r.Min.X; x < r.Max.X; x += width {
 			dst = append(dst, image.Rect(x, y, min(x+width, r.Max.X), min(y+height, r.Max.Y)))

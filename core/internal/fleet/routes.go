@@ -130,7 +130,9 @@ func (f *Fleet) show(e *nodeRow) edgeOut {
 		at := s.at
 		t.ReportedAt = &at
 		t.History = n.past.view(f.statusEvery())
-		t.Web = webCapacity(s.Web)
+		if t.Web = webCapacity(s.Web); t.Web != nil && t.Web.Problem != "" {
+			o.Warnings = append(o.Warnings, "it takes no web sessions: "+t.Web.Problem)
+		}
 		if s.LastError != "" {
 			o.LastError = s.LastError
 		}

@@ -127,6 +127,8 @@ func (f *Fleet) trouble(e *nodeRow, n *node, now time.Time) (Trouble, bool) {
 		t.Since, t.Why = st.at, "it has stopped reporting although its tunnel is up"
 	case n.leaving.Load():
 		t.Why = "it drains: it was told to stop"
+	case st != nil && st.Web != nil && st.Web.Problem != "":
+		t.Level, t.Why = "error", "it takes no web sessions: "+limit(st.Web.Problem, 300)
 	default:
 		return t, false
 	}

@@ -36,6 +36,8 @@ type WebProber interface {
 	// ProbeTLS makes a TLS handshake with the target, believing what a session
 	// would believe.
 	ProbeTLS(ctx context.Context, t *target.Target) []fleet.DialStage
+	// Problem says why no web session at all could be opened now; empty: some can.
+	Problem() string
 }
 
 // Stage is one timed step between a user and a target.

@@ -61,6 +61,11 @@ func (s *Service) tellProblems(ctx context.Context, entries []entryView) {
 	known := map[string]string{}
 	for i := range entries {
 		t := &entries[i].Target
+		if t.Kind == string(target.Web) && s.c.Web != nil {
+			if t.Problem = s.c.Web.Problem(); t.Problem != "" {
+				continue
+			}
+		}
 		if t.Site == "" {
 			continue
 		}
@@ -74,7 +79,7 @@ func (s *Service) tellProblems(ctx context.Context, entries []entryView) {
 }
 
 type stageView struct {
-	Name    string  `json:"name" doc:"user, policy, route, tunnel, edge_policy, dns, tcp, banner, host_key, login"`
+	Name    string  `json:"name" doc:"user, policy, carrier, webproxy, route, tunnel, edge_policy, dns, tcp, tls, banner, host_key, login"`
 	OK      bool    `json:"ok"`
 	Skipped bool    `json:"skipped,omitempty"`
 	MS      float64 `json:"ms"`

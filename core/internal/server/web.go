@@ -46,6 +46,9 @@ func (d *webDoor) ProbeTLS(ctx context.Context, t *target.Target) []fleet.DialSt
 	return d.room.ProbeTLS(ctx, t)
 }
 
+// Problem implements policy.WebProber.
+func (d *webDoor) Problem() string { return d.room.Problem() }
+
 // buildWeb makes the door to web targets.
 func (s *Server) buildWeb(ctx context.Context, pub *url.URL) (err error) {
 	s.web, err = webaccess.New(ctx, webaccess.Config{

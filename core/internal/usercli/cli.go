@@ -74,6 +74,7 @@ type commands struct {
 	SFTP        sftpCmd        `cmd:"" name:"sftp" help:"Open an SFTP session on a target."`
 	SSHConfig   sshConfigCmd   `cmd:"" name:"ssh-config" help:"Print Host blocks for ~/.ssh/config, so that plain ssh, rsync and git work."`
 	Forward     forwardCmd     `cmd:"" help:"Listen locally and forward to a port of a target."`
+	Web         webCmd         `cmd:"" help:"Open a web target in the console's viewer."`
 	Network     networkCmd     `cmd:"" help:"Open network targets, close and list network sessions."`
 	Connections connectionsCmd `cmd:"" help:"Live and past connections."`
 	Recordings  recordingsCmd  `cmd:"" help:"Recorded sessions."`

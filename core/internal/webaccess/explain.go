@@ -44,6 +44,21 @@ func (s *Service) ProbeNodes(_ context.Context, t *target.Target) []fleet.DialSt
 	return out
 }
 
+// Problem says why no session of any target could be opened now, as far as
+// nodes are concerned; empty: some can.
+func (s *Service) Problem() string {
+	for _, kind := range []wire.NodeKind{wire.Carrier, wire.WebProxy} {
+		all := s.candidates(kind)
+		for i := range all {
+			all[i].Labels = nil // what labels rule out is another target's
+		}
+		if _, why := choose(all, demand{Kind: kind}); why != nil {
+			return why.Public
+		}
+	}
+	return ""
+}
+
 func ms(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
 
 // ProbeTLS makes a TLS handshake with a target through its site, believing

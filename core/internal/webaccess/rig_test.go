@@ -242,8 +242,15 @@ type world struct {
 	tapes *shelf
 	addr  string
 	law   *law
-	// anchors are those of every access group.
+	mu    sync.Mutex
+	// anchors are those of every access group; guarded by mu.
 	anchors []*x509.Certificate
+}
+
+func (w *world) setAnchors(list []*x509.Certificate) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.anchors = list
 }
 
 // core is one run of core: the room under test with a real fleet, real
@@ -319,8 +326,12 @@ func (w *world) start(tweak ...func(*core, *Config)) *core {
 	must(w.t, err)
 	cfg := Config{DB: w.db, Audit: w.audit, Policy: w.law, Conns: k.conns, Targets: k.targets, Fleet: k.fleet, Vault: w.vault,
 		Recordings: w.tapes, Auth: w.law, Limits: func() conn.Limits { return k.limits }, ScanURL: func() string { return "" },
-		Anchors: func(context.Context, string) ([]*x509.Certificate, error) { return w.anchors, nil },
-		Tick:    50 * time.Millisecond, Log: quiet(w.t), Now: time.Now}
+		Anchors: func(context.Context, string) ([]*x509.Certificate, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.anchors, nil
+		},
+		Tick: 50 * time.Millisecond, Log: quiet(w.t), Now: time.Now}
 	for _, f := range tweak {
 		f(k, &cfg)
 	}

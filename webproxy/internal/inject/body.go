@@ -63,7 +63,7 @@ func replaceJSON(body []byte, path string, put func(string) (string, bool)) (out
 	for {
 		start := dec.InputOffset()
 		tok, err := dec.Token()
-		if err == io.EOF {
+		if err == io.EOF && len(stack) == 0 {
 			break
 		}
 		if err != nil || len(stack) > 64 {

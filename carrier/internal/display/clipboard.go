@@ -43,11 +43,21 @@ func (d *Display) textLimit(v *viewer) int {
 	return 0
 }
 
+// provide makes the message that hands a text over. A large one takes a while
+// to compress: not while others wait.
+func provide(text string, toServer bool) []byte {
+	return rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardProvide, HasText: true, Text: text}, toServer)
+}
+
 // screenClipboard handles what the X server says.
 func (d *Display) screenClipboard(c rfb.Clipboard) error {
+	if c.Action == rfb.ClipboardProvide || c.Action == rfb.ClipboardText {
+		d.deliver(c)
+		return nil
+	}
 	d.mu.Lock()
 	var reply []byte
-	var events []Event
+	give := false
 	switch c.Action {
 	case rfb.ClipboardCaps:
 		reply = rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardCaps, HasText: true, Actions: abilities}, true)
@@ -58,17 +68,14 @@ func (d *Display) screenClipboard(c rfb.Clipboard) error {
 		}
 		reply = d.offerLocked()
 	case rfb.ClipboardRequest:
-		if d.clip.hasIn && !d.locked && d.policy.ClipboardIn > 0 {
-			reply = rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardProvide, HasText: true, Text: d.clip.in}, true)
-		}
+		give = d.clip.hasIn && !d.locked && d.policy.ClipboardIn > 0
 	case rfb.ClipboardPeek:
 		reply = rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardNotify, HasText: d.clip.hasIn}, true)
-	case rfb.ClipboardProvide, rfb.ClipboardText:
-		events = d.deliverLocked(c)
 	}
+	text := d.clip.in
 	d.mu.Unlock()
-	for _, e := range events {
-		d.cfg.Event(e)
+	if give {
+		reply = provide(text, true)
 	}
 	return d.screen.send(reply)
 }
@@ -147,12 +154,7 @@ func (d *Display) fetchTexts(ctx context.Context) error {
 		if !c.TooLong {
 			c.Size = len(c.Text)
 		}
-		d.mu.Lock()
-		events := d.deliverLocked(c)
-		d.mu.Unlock()
-		for _, e := range events {
-			d.cfg.Event(e)
-		}
+		d.deliver(c)
 	}
 }
 
@@ -169,8 +171,21 @@ func (d *Display) fetchText(ctx context.Context) (xselect.Result, error) {
 	return xselect.Text(conn, d.textLimit(nil))
 }
 
-// deliverLocked gives a text of the browser to the viewers who asked.
-func (d *Display) deliverLocked(c rfb.Clipboard) (events []Event) {
+// deliver gives a text of the browser to the viewers who asked.
+func (d *Display) deliver(c rfb.Clipboard) {
+	var message []byte
+	if c.HasText && !c.TooLong {
+		message = provide(c.Text, false)
+	}
+	d.mu.Lock()
+	events := d.deliverLocked(c, message)
+	d.mu.Unlock()
+	for _, e := range events {
+		d.cfg.Event(e)
+	}
+}
+
+func (d *Display) deliverLocked(c rfb.Clipboard, message []byte) (events []Event) {
 	waiting := d.clip.waiting
 	d.clip.waiting = nil
 	if !c.HasText || d.locked {
@@ -185,11 +200,10 @@ func (d *Display) deliverLocked(c rfb.Clipboard) (events []Event) {
 		if e.Refused != "" {
 			continue
 		}
-		out := rfb.Clipboard{Action: rfb.ClipboardText, HasText: true, Text: c.Text}
-		if v.can.extClipboard {
-			out.Action = rfb.ClipboardProvide
+		v.text = message
+		if !v.can.extClipboard {
+			v.text = rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardText, Text: c.Text}, false)
 		}
-		v.text = rfb.AppendClipboard(nil, out, false)
 	}
 	d.wakeLocked()
 	return events

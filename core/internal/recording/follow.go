@@ -85,6 +85,9 @@ func (s *Store) FollowLive(ctx context.Context, r *Recording, to Follower) (Inte
 			return x.finishState(err)
 		}
 		pos += int64(n)
+		if typ == typeResume {
+			continue
+		}
 		if typ == typeEnd {
 			x.blocks++
 			return Integrity{Status: Complete, Text: "complete", Blocks: int(x.blocks) - 1, Duration: x.last, Seconds: x.last.Seconds()}, nil

@@ -24,7 +24,7 @@ import (
 //	       2  length of the JSON that follows, at most 4096
 //	       …  JSON: id, kind (recording, index, file), started_us, salt, sealed_key
 //	block  4  length n of the sealed body
-//	       1  type: 'd' data, 'x' index lines, 'f' file content, 'e' end
+//	       1  type: 'd' data, 'x' index lines, 'f' file content, 'e' end, 'r' resumed
 //	       3  zero
 //	       4  CRC-32C of the 8 bytes before: tells a bad length from a truncation
 //	       n  AES-256-GCM of the body, tag last
@@ -36,6 +36,12 @@ import (
 // the head, its type, its number and the tag of the block before: a block of
 // another recording, a block moved, left out or repeated does not open. The
 // end block holds the totals; a file without it was cut off or its writer died.
+//
+// A writer that goes on with a file whose writer died cuts off what is torn, and
+// begins with a block 'r': 16 random bytes, then a tag over nothing, with the
+// same additional data and the 16 bytes. They make a new key, for this block and
+// those after it: the numbers of blocks that were cut off are used again, and
+// under one key that would undo the authentication.
 //
 // Bodies are compressed before they are encrypted, so lengths depend on
 // content. What a user types where it does not echo is masked before it comes
@@ -55,6 +61,8 @@ const (
 	typeIndex   = 'x'
 	typeFile    = 'f'
 	typeEnd     = 'e'
+	typeResume  = 'r'
+	saltSize    = 16
 	keySize     = 32
 	kindRec     = "recording"
 	kindIndex   = "index"
@@ -155,6 +163,8 @@ type chain struct {
 	head [sha256.Size]byte
 	prev [tagSize]byte
 	n    uint64 // number of the last block
+	// resume is what keys of resumed parts are made from.
+	resume []byte
 }
 
 // newChain derives the file's key from the data key, its kind and its head.
@@ -167,7 +177,19 @@ func newChain(key []byte, kind string, rawHead []byte) (*chain, error) {
 	if err != nil {
 		return nil, fmt.Errorf("derive recording key: %w", err)
 	}
-	b, err := aes.NewCipher(k)
+	resume, err := hkdf.Key(sha256.New, key, sum[:], "caponier "+kind+" 1 resume", keySize)
+	if err != nil {
+		return nil, fmt.Errorf("derive recording key: %w", err)
+	}
+	a, err := newAEAD(k)
+	if err != nil {
+		return nil, err
+	}
+	return &chain{aead: a, head: sum, resume: resume}, nil
+}
+
+func newAEAD(key []byte) (cipher.AEAD, error) {
+	b, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, fmt.Errorf("recording cipher: %w", err)
 	}
@@ -175,7 +197,53 @@ func newChain(key []byte, kind string, rawHead []byte) (*chain, error) {
 	if err != nil {
 		return nil, fmt.Errorf("recording cipher: %w", err)
 	}
-	return &chain{aead: a, head: sum}, nil
+	return a, nil
+}
+
+// resumed is the cipher of a part that begins with a block 'r'.
+func (c *chain) resumed(salt []byte) (cipher.AEAD, error) {
+	k, err := hkdf.Key(sha256.New, c.resume, salt, "caponier resumed 1", keySize)
+	if err != nil {
+		return nil, fmt.Errorf("derive recording key: %w", err)
+	}
+	return newAEAD(k)
+}
+
+// sealResume returns a block 'r'; the blocks after it are under its key.
+func (c *chain) sealResume() ([]byte, error) {
+	salt := make([]byte, saltSize)
+	rand.Read(salt)
+	aead, err := c.resumed(salt)
+	if err != nil {
+		return nil, err
+	}
+	nonce, aad := c.next(typeResume)
+	out := binary.BigEndian.AppendUint32(nil, saltSize+tagSize)
+	out = append(out, typeResume, 0, 0, 0)
+	out = binary.BigEndian.AppendUint32(out, crc32.Checksum(out, castagnoli))
+	out = aead.Seal(append(out, salt...), nonce, nil, append(aad, salt...))
+	copy(c.prev[:], out[len(out)-tagSize:])
+	c.aead = aead
+	return out, nil
+}
+
+// openResume takes the content of a block 'r'.
+func (c *chain) openResume(sealed []byte) error {
+	if len(sealed) != saltSize+tagSize {
+		return errors.New("it has a wrong length")
+	}
+	salt, tag := sealed[:saltSize], sealed[saltSize:]
+	aead, err := c.resumed(salt)
+	if err != nil {
+		return err
+	}
+	nonce, aad := c.next(typeResume)
+	if _, err := aead.Open(nil, nonce, tag, append(aad, salt...)); err != nil {
+		return errors.New("it does not authenticate")
+	}
+	copy(c.prev[:], tag)
+	c.aead = aead
+	return nil
 }
 
 func (c *chain) next(typ byte) (nonce, aad []byte) {
@@ -226,6 +294,12 @@ func (c *chain) open(r io.Reader) (typ byte, payload []byte, size int, err error
 			return 0, nil, 0, errCut
 		}
 		return 0, nil, 0, err
+	}
+	if h[4] == typeResume {
+		if err := c.openResume(sealed); err != nil {
+			return 0, nil, 0, &DamageError{Block: block, Why: err.Error()}
+		}
+		return typeResume, nil, blockHead + int(n), nil
 	}
 	nonce, aad := c.next(h[4])
 	var tag [tagSize]byte

@@ -42,7 +42,7 @@ type replay struct {
 }
 
 func newReplay(v *webView, f *os.File) *replay {
-	return &replay{Replay: rfb.Replay{MaxPixels: replayPixels}, in: &frameReader{f: f, first: v.first}, v: v}
+	return &replay{Replay: rfb.Replay{MaxPixels: replayPixels}, in: &frameReader{f: f, parts: v.parts}, v: v}
 }
 
 // enter goes to the last keyframe at or before t, without showing it.

@@ -84,6 +84,8 @@ func (x *Reader) block() error {
 	}
 	n := int(x.chain.n)
 	switch typ {
+	case typeResume:
+		return nil
 	case typeData:
 		items, err := x.decode(payload)
 		if err != nil {

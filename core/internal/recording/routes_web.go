@@ -340,7 +340,7 @@ func (s *Store) sendFrames(fr *api.Frame, w http.ResponseWriter, req *http.Reque
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	out := &deadlineWriter{w: w, rc: http.NewResponseController(w)}
 	defer out.rc.SetWriteDeadline(time.Time{})
-	in := &frameReader{f: f, first: v.first}
+	in := &frameReader{f: f, parts: v.parts}
 	sent := 0
 	var head []byte
 	for i, x := range list {

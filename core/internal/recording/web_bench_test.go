@@ -112,7 +112,7 @@ func BenchmarkWebSeek(b *testing.B) {
 		v, err := r.view(b.Context(), x, f)
 		must(b, err)
 		at := time.Duration(rand.Int64N(int64(time.Hour)))
-		in := &frameReader{f: f, first: v.first}
+		in := &frameReader{f: f, parts: v.parts}
 		for _, fr := range v.since(at, at) {
 			data, err := in.read(fr)
 			must(b, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -33,6 +34,7 @@ type webFrame struct {
 	item  int32
 	size  int32
 	src   int16
+	part  int16 // of the recording, between its resumptions
 	w, h  uint16
 	key   bool
 }
@@ -45,7 +47,7 @@ type webMap struct {
 	turn chan struct{}
 
 	chain   *chain
-	first   chain // as before the first block
+	starts  []chain // as at the start of each part
 	pos     int64
 	parts   assembly
 	begun   []webFrame // frames whose end is not there yet
@@ -67,7 +69,7 @@ type webView struct {
 	events []Moment
 	last   time.Duration
 	state  Integrity
-	first  chain
+	parts  []chain
 }
 
 // view reads what is new in a web recording and returns what is there. The
@@ -86,7 +88,7 @@ func (s *Store) view(ctx context.Context, r *Recording, f *os.File) (*webView, e
 	if err := m.extend(ctx, f, r.Status == Live); err != nil {
 		return nil, fmt.Errorf("read recording %s: %w", r.ID, err)
 	}
-	v := &webView{frames: m.frames, events: m.events, last: m.last, state: m.state, first: m.first}
+	v := &webView{frames: m.frames, events: m.events, last: m.last, state: m.state, parts: m.starts}
 	if m.jumbled {
 		v.frames = playOrder(m.frames)
 		if m.state.Status != "" {
@@ -124,7 +126,7 @@ func (s *Store) mapOf(r *Recording, f *os.File) (*webMap, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &webMap{turn: make(chan struct{}, 1), chain: c, first: *c, pos: int64(len(raw)), used: time.Now()}
+	m := &webMap{turn: make(chan struct{}, 1), chain: c, starts: []chain{*c}, pos: int64(len(raw)), used: time.Now()}
 	if len(s.maps) >= maxMaps {
 		oldest := ""
 		for id, m := range s.maps {
@@ -182,6 +184,12 @@ func (m *webMap) extend(ctx context.Context, f *os.File, live bool) error {
 func (m *webMap) block(typ byte, payload []byte, off int64) error {
 	n := int(m.chain.n)
 	switch typ {
+	case typeResume:
+		if m.parts.open || len(m.starts) == math.MaxInt16 {
+			return &DamageError{Block: n, Why: errItem.Error()}
+		}
+		m.starts = append(m.starts, *m.chain)
+		return nil
 	case typeEnd:
 		var t totals
 		if json.Unmarshal(payload, &t) != nil {
@@ -228,7 +236,7 @@ func (m *webMap) frame(it Item, off int64, item int) webFrame {
 	if src < 0 && len(m.sources) < maxSources {
 		src, m.sources = len(m.sources), append(m.sources, it.web.source)
 	}
-	fr := webFrame{at: it.web.at, off: off, block: m.chain.n, item: int32(item), size: int32(it.web.size), src: int16(src)}
+	fr := webFrame{at: it.web.at, off: off, block: m.chain.n, item: int32(item), size: int32(it.web.size), src: int16(src), part: int16(len(m.starts) - 1)}
 	// shared/rfb has the layout: version, flags, width, height.
 	if b := it.Data; len(b) >= 6 {
 		fr.key = b[1]&1 != 0
@@ -316,7 +324,7 @@ func (v *webView) past(t time.Duration) int {
 // authenticated again.
 type frameReader struct {
 	f     *os.File
-	first chain
+	parts []chain
 	block uint64
 	off   int64
 	next  int64 // offset of the block after
@@ -324,11 +332,12 @@ type frameReader struct {
 }
 
 // load opens a block.
-func (x *frameReader) load(off int64, block uint64) error {
+func (x *frameReader) load(off int64, block uint64, part int16) error {
 	if x.block == block && x.items != nil {
 		return nil
 	}
-	c := x.first
+	c := x.parts[part]
+	c.prev = [tagSize]byte{}
 	if block > 1 {
 		if _, err := x.f.ReadAt(c.prev[:], off-tagSize); err != nil {
 			return fmt.Errorf("read the block before %d: %w", block, err)
@@ -352,7 +361,7 @@ func (x *frameReader) load(off int64, block uint64) error {
 
 // read returns a frame; it may share memory with the next.
 func (x *frameReader) read(fr webFrame) ([]byte, error) {
-	if err := x.load(fr.off, fr.block); err != nil {
+	if err := x.load(fr.off, fr.block, fr.part); err != nil {
 		return nil, err
 	}
 	i := int(fr.item)
@@ -366,7 +375,7 @@ func (x *frameReader) read(fr webFrame) ([]byte, error) {
 	data = append(make([]byte, 0, fr.size), data...)
 	for i++; len(data) < int(fr.size); i++ {
 		if i == len(x.items) {
-			if err := x.load(x.next, x.block+1); err != nil {
+			if err := x.load(x.next, x.block+1, fr.part); err != nil {
 				return nil, err
 			}
 			i = 0

@@ -79,6 +79,11 @@ func survey(ctx context.Context, f *os.File, c *chain, from int64) (*left, error
 		if typ == typeEnd {
 			return nil, fmt.Errorf("%w: it has its end mark", ErrNotResumable)
 		}
+		if typ == typeResume && !parts.open {
+			pos += int64(n)
+			l.safe, l.chain = pos, *c
+			continue
+		}
 		items, err := decodeItems(payload)
 		if typ != typeData || err != nil {
 			return nil, &DamageError{Block: int(c.n), Why: "its items are not readable"}
@@ -112,7 +117,7 @@ func survey(ctx context.Context, f *os.File, c *chain, from int64) (*left, error
 
 // ResumeWeb goes on with a recording that a core left open when it died: what
 // is authentic stays, a torn end is cut off, a mark is set, and the next block
-// follows under the same key. A file that was edited or is shorter than it was
+// follows under a key of its own. A file that was edited or is shorter than it was
 // is refused and the recording marked damaged.
 func (s *Store) ResumeWeb(ctx context.Context, id string) (*WebWriter, error) {
 	x, err := s.resumeWeb(ctx, id)
@@ -197,6 +202,14 @@ func (s *Store) reopen(ctx context.Context, r *Recording, f *os.File) (*Writer, 
 	if err := f.Truncate(l.safe); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
+	begin, err := l.chain.sealResume()
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := f.Write(begin); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	l.safe += int64(len(begin))
 	if err := s.sync(f); err != nil {
 		return nil, nil, err
 	}

@@ -32,8 +32,13 @@ func commands(kind, token, core, downloads string) Commands {
 	if unit, err := deploy.Files.ReadFile("systemd/" + bin + ".service"); err == nil {
 		c.Systemd = systemdText(kind, bin, token, core, string(unit))
 	}
-	if kind == string(wire.Extender) {
-		c.Docker = dockerText(kind, bin, token, core)
+	switch kind {
+	case string(wire.Extender):
+		c.Docker = dockerText(kind, bin, token, core, "")
+	case string(wire.WebProxy):
+		// Carriers come in here, by the name that it tells core.
+		c.Docker = dockerText(kind, bin, token, core, `  --hostname "$(hostname -f)" --publish 18443:18443 \
+`)
 	}
 	if text, err := deploy.Files.ReadFile("cloud-init/" + kind + ".yaml"); err == nil {
 		c.CloudInit = cloudInitText(string(text), token, core, downloads)
@@ -42,7 +47,12 @@ func commands(kind, token, core, downloads string) Commands {
 }
 
 func systemdText(kind, bin, token, core, unit string) string {
-	return fmt.Sprintf(`install -d -m 755 /etc/caponier
+	account := ""
+	if strings.Contains(unit, "\nUser="+bin+"\n") {
+		// The one account that is not made by systemd: it may use Docker.
+		account = fmt.Sprintf("id -u %[1]s >/dev/null 2>&1 || useradd --system --groups docker --shell /usr/sbin/nologin %[1]s\n", bin)
+	}
+	return account + fmt.Sprintf(`install -d -m 755 /etc/caponier
 cat > /etc/caponier/%[1]s.toml <<'END'
 core = "%[4]s"
 state = "/var/lib/%[2]s"
@@ -60,16 +70,16 @@ systemctl enable --now %[2]s.service &&
 }
 
 // dockerText needs no image of ours: the binary is static.
-func dockerText(kind, bin, token, core string) string {
+func dockerText(kind, bin, token, core, options string) string {
 	return fmt.Sprintf(`install -m 600 /dev/stdin %[1]s.env <<'END'
 CAPONIER_TOKEN=%[3]s
 END
 docker run --detach --name %[2]s --restart always \
   --read-only --cap-drop ALL --security-opt no-new-privileges \
-  --env-file %[1]s.env --volume %[2]s:/state --volume ./%[2]s:/%[2]s:ro \
+%[5]s  --env-file %[1]s.env --volume %[2]s:/state --volume ./%[2]s:/%[2]s:ro \
   --entrypoint /%[2]s debian:stable-slim run --core %[4]s --state /state/%[1]s
 rm -f %[1]s.env
-`, kind, bin, token, core)
+`, kind, bin, token, core, options)
 }
 
 // Places in the cloud-init example that are filled in.

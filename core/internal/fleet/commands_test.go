@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"caponier/shared/wire"
 )
 
 func TestCommands(t *testing.T) {
@@ -21,6 +23,21 @@ func TestCommands(t *testing.T) {
 	}
 	if strings.Contains(strings.SplitN(c.Docker, "docker run", 2)[1], "cap1.") {
 		t.Error("the token is in the arguments of docker run")
+	}
+	for _, kind := range []wire.NodeKind{wire.Carrier, wire.WebProxy, wire.Router} {
+		c := commands(string(kind), "cap1.x.y.z", "https://pam.corp.test/", "https://get.corp.test/bin/")
+		bin := "caponier-" + string(kind)
+		for name, text := range map[string]string{"shell": c.Shell, "systemd": c.Systemd, "cloud_init": c.CloudInit} {
+			if !strings.Contains(text, "cap1.x.y.z") || !strings.Contains(text, bin) || strings.Contains(text, "example.org") {
+				t.Errorf("%s of %s:\n%s", name, kind, text)
+			}
+		}
+		if docker := strings.Contains(c.Docker, "--publish 18443:18443"); docker != (kind == wire.WebProxy) || (c.Docker != "") != docker {
+			t.Errorf("docker of %s:\n%s", kind, c.Docker)
+		}
+		if user := strings.Contains(c.Systemd, "useradd --system --groups docker"); user != (kind == wire.Carrier) {
+			t.Errorf("systemd of %s:\n%s", kind, c.Systemd)
+		}
 	}
 	h := commands(KindHost, "cap1.x.y.z", "https://pam.corp.test", "")
 	if h.Shell == "" || h.Systemd+h.Docker+h.CloudInit != "" {

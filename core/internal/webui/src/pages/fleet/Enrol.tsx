@@ -10,6 +10,7 @@ import { ErrorBox } from "~/ui/ErrorBox";
 import { Ago } from "~/ui/Time";
 import { errorsAt } from "../admin/parts/errors";
 import { kindWord } from "./edge";
+import classes from "./Fleet.module.css";
 
 type Made = Schemas["CreateEnrolmentTokenTokenMadeOutBody"];
 type Kind = Schemas["CreateEnrolmentTokenTokenInBody"]["kind"];
@@ -42,9 +43,10 @@ function Ask({ done, close }: { done: (made: Made) => void; close: () => void })
   const [downloads, setDownloads] = useState("");
   const sites = useQuery({ queryKey: ["site", "names"], queryFn: ({ signal }) => ask(api.GET("/sites", { params: { query: { limit: 500 } }, signal })), enabled: can("targets:view") });
   const names = (sites.data?.items ?? []).map((s) => s.name);
-  const unknown = site !== "" && sites.data !== undefined && !names.includes(site.trim());
+  const web = kind === "carrier" || kind === "webproxy";
+  const unknown = !web && site !== "" && sites.data !== undefined && !names.includes(site.trim());
   const make = useMutation({
-    mutationFn: () => ask(api.POST("/enrolment-tokens", { body: { kind, site: site.trim() || undefined, max_uses: Number(uses) || 1, ttl_s: Number(ttl), comment: comment || undefined, allow_repeat: repeat, downloads: downloads.trim() || undefined } })),
+    mutationFn: () => ask(api.POST("/enrolment-tokens", { body: { kind, site: web ? undefined : site.trim() || undefined, max_uses: Number(uses) || 1, ttl_s: Number(ttl), comment: comment || undefined, allow_repeat: repeat, downloads: downloads.trim() || undefined } })),
     onSuccess: done,
   });
   const errors = errorsAt(make.error);
@@ -57,20 +59,23 @@ function Ask({ done, close }: { done: (made: Made) => void; close: () => void })
       }}
     >
       <Stack gap="md">
-        <SegmentedControl aria-label="Kind of node" value={kind} onChange={(k) => setKind(k as Kind)} data={[{ value: "extender", label: "Extender" }, { value: "router", label: "Router" }, { value: "host", label: "Host itself" }]} />
+        <SegmentedControl aria-label="Kind of node" className={classes.kinds} value={kind} onChange={(k) => setKind(k as Kind)} data={[{ value: "extender", label: "Extender" }, { value: "router", label: "Router" }, { value: "carrier", label: "Carrier" }, { value: "webproxy", label: "Web proxy" }, { value: "host", label: "Host itself" }]} />
         <Text size="sm" c="dimmed">
           {kind === "extender" && "Stands in a private network and makes its hosts reachable from core."}
           {kind === "router" && "Forwards packets of network sessions, and nothing else."}
+          {kind === "carrier" && "Runs the browsers of web sessions in containers. It needs Docker and the image caponier-browser (make images)."}
+          {kind === "webproxy" && "The only way out for those browsers: it enforces the rules and puts credentials in. Carriers must reach its port 18443."}
           {kind === "host" && "Hosts that register themselves through an extender's deployment listener become targets."}
         </Text>
-        <Autocomplete label="Site" description="The address space the node stands in." placeholder="vpc-a" value={site} onChange={setSite} data={names} error={at.site} required={kind !== "router"} data-autofocus limit={20} maxLength={63} spellCheck={false} />
+        {!web && <Autocomplete label="Site" description="The address space the node stands in." placeholder="vpc-a" value={site} onChange={setSite} data={names} error={at.site} required={kind === "extender" || kind === "host"} data-autofocus limit={20} maxLength={63} spellCheck={false} />}
+        {web && <Text size="sm" c="dimmed">It serves the targets of every site. The label site=NAME, which you can set when it has arrived, keeps it to one.</Text>}
         {unknown && <Alert variant="light" color="yellow" icon={<IconAlertTriangle size={18} />} p="xs">There is no site <b>{site.trim()}</b> yet: it is made with the token. Check the spelling.</Alert>}
         <Group grow align="flex-start">
           <NumberInput label="How many nodes" description="May enrol with this token." min={1} max={100_000} value={uses} onChange={setUses} error={at.uses} />
           <Select label="Valid for" description="A node needs it once." data={lives.map(([value, label]) => ({ value, label }))} value={ttl} onChange={(v) => setTTL(v ?? "86400")} allowDeselect={false} />
         </Group>
         <TextInput label="Comment" value={comment} onChange={(e) => setComment(e.currentTarget.value)} maxLength={500} error={at.comment} />
-        {kind === "extender" && <TextInput label="Where machines find the binaries" description="An https address; only for cloud-init. Leave it out to fill it in later." placeholder="https://downloads.example.org" value={downloads} onChange={(e) => setDownloads(e.currentTarget.value)} error={at.downloads} spellCheck={false} />}
+        {kind !== "host" && <TextInput label="Where machines find the binaries" description="An https address; only for cloud-init. Leave it out to fill it in later." placeholder="https://downloads.example.org" value={downloads} onChange={(e) => setDownloads(e.currentTarget.value)} error={at.downloads} spellCheck={false} />}
         {kind !== "host" && <Checkbox label="A node of the same name may enrol again" description="Its former identity ends at that moment." checked={repeat} onChange={(e) => setRepeat(e.currentTarget.checked)} />}
         {make.error && (errors.others().length > 0 || asError(make.error).errors.length === 0) && <ErrorBox error={errors.rest()} />}
         <Group justify="flex-end" gap="xs">
@@ -96,7 +101,7 @@ function Run({ made, close }: { made: Made; close: () => void }) {
         <Tabs.List>{there.map(([key, label]) => <Tabs.Tab key={key} value={key}>{label}</Tabs.Tab>)}</Tabs.List>
         {there.map(([key, , hint]) => (
           <Tabs.Panel key={key} value={key} pt="sm">
-            <Text size="sm" c="dimmed" mb={6}>{hint}</Text>
+            <Text size="sm" c="dimmed" mb={6}>{made.kind === "carrier" && key === "shell" ? "As a user who may use Docker; it runs in the foreground." : hint}</Text>
             <CopyText block text={made.commands[key] ?? ""} label="Copy the command" />
           </Tabs.Panel>
         ))}

@@ -34,6 +34,7 @@ export default function EdgeNode() {
       {e.warnings?.map((w) => <Alert key={w} variant="light" color="yellow" icon={<IconAlertTriangle size={20} />} p="sm">{w}</Alert>)}
       {e.health === "offline" && <Alert variant="light" color="red" icon={<IconAlertTriangle size={20} />} p="sm" title={<>Not connected since <Ago at={e.last_seen} /></>}>{e.last_error ? `It said: ${e.last_error}` : "Look at its log: journalctl -u caponier-" + e.kind}</Alert>}
       {e.health === "cordoned" && <Alert variant="light" color="yellow" p="sm">It takes no new connections. {e.tunnel ? e.tunnel.streams === 0 ? "Nothing goes through it any more: it can be stopped." : `${e.tunnel.streams} streams are still open.` : ""}</Alert>}
+      {e.tunnel?.web && <WebPanel e={e} w={e.tunnel.web} />}
       {e.tunnel && <TunnelPanel t={e.tunnel} />}
       <div className={classes.two}>
         <Panel title="Identity">
@@ -75,6 +76,19 @@ function TunnelPanel({ t }: { t: NonNullable<Edge["tunnel"]> }) {
         ["Last report", t.reported_at ? <Ago key="l" at={t.reported_at} /> : "none yet"],
         t.deploy_address ? ["Host deployment", <span key="d" className="mono">{t.deploy_address}</span>] : false,
         t.deploy_pin ? ["Its pin", <CopyText key="dp" text={`sha256//${t.deploy_pin.replace(/^sha256\/\//, "")}`} />] : false,
+      ]} />
+    </Panel>
+  );
+}
+
+function WebPanel({ e, w }: { e: Edge; w: NonNullable<NonNullable<Edge["tunnel"]>["web"]> }) {
+  return (
+    <Panel title="Web sessions" actions={<Anchor component={Link} to="/connections?kind=web&when=live" size="sm">Live ones</Anchor>}>
+      {w.problem && <Alert variant="light" color="red" icon={<IconAlertTriangle size={20} />} p="sm" mb="sm">{w.problem}</Alert>}
+      <Facts rows={[
+        ["Sessions now", <span key="l" className="nums">{w.live.toLocaleString()} of {w.max.toLocaleString()}</span>], ["Room for", <span key="r" className="nums">{w.room.toLocaleString()} more</span>],
+        e.kind === "carrier" ? ["Browsers that are ready", <span key="w" className="nums">{w.warm.toLocaleString()}</span>] : false,
+        w.address ? ["Carriers reach it at", <span key="a" className="mono">{w.address}</span>] : false,
       ]} />
     </Panel>
   );

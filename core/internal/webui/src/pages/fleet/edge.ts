@@ -25,7 +25,15 @@ export function health(e: Edge): { tone: Tone; label: string } {
 
 // worst is the one thing to say about a node in a narrow place.
 export function worst(e: Edge): string | undefined {
-  return e.warnings?.[0] ?? ((e.health === "offline" || e.health === "never_connected") && e.last_error ? e.last_error : undefined);
+  return e.warnings?.[0] ?? (e.tunnel?.web?.problem || undefined) ?? ((e.health === "offline" || e.health === "never_connected") && e.last_error ? e.last_error : undefined);
+}
+
+// capacityText says how many web sessions a carrier or webproxy has and takes.
+export function capacityText(e: Edge): string {
+  const w = e.tunnel?.web;
+  if (!w) return "";
+  const ready = e.kind === "carrier" ? `, ${w.warm} ready` : "";
+  return `${w.live} ${w.live === 1 ? "session" : "sessions"}${ready}, room for ${w.room}`;
 }
 
 export function rtt(ms: number): string {

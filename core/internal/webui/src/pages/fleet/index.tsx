@@ -16,7 +16,7 @@ import { Enrol } from "./Enrol";
 import { Feed } from "./Feed";
 import classes from "./Fleet.module.css";
 import { Tokens } from "./Tokens";
-import { type Edge, health, kindWord, kindWords, matches, rtt, worst } from "./edge";
+import { capacityText, type Edge, health, kindWord, kindWords, matches, rtt, worst } from "./edge";
 
 export default function Fleet() {
   const { can } = useSession();
@@ -43,7 +43,7 @@ const kinds = ["", "extender", "router", "carrier", "webproxy"] as const;
 
 const columns: Column<Edge>[] = [
   { key: "name", header: "Node", width: "minmax(150px, 1.4fr)", render: (e) => <span className={classes.name}><b>{e.name}</b><small>{kindWord(e.kind)}{e.site ? ` in ${e.site}` : ""}</small></span> },
-  { key: "health", header: "Health", width: "minmax(118px, 0.8fr)", render: (e) => <Health e={e} /> },
+  { key: "health", header: "Health", width: "minmax(118px, 1fr)", render: (e) => <Health e={e} /> },
   { key: "rtt", header: "Round trip", width: "150px", from: 700, render: (e) => e.tunnel ? <span className={classes.spark}><span className="nums">{rtt(e.tunnel.rtt_ms)}</span>{(e.tunnel.history?.rtt_ms.length ?? 0) > 1 && <Sparkline values={e.tunnel.history?.rtt_ms ?? []} width={64} label={`Round-trip time of the last ${e.tunnel.history?.rtt_ms.length} reports`} />}</span> : "–" },
   { key: "streams", header: "Streams", width: "70px", from: 700, align: "end", render: (e) => <span className="nums">{e.tunnel?.streams ?? "–"}</span> },
   { key: "transport", header: "Tunnel", width: "minmax(150px, 1fr)", from: 700, render: (e) => e.tunnel ? <Tunnel e={e} /> : "–" },
@@ -55,7 +55,7 @@ const columns: Column<Edge>[] = [
 function Health({ e }: { e: Edge }) {
   const h = health(e);
   const warn = worst(e);
-  return <span className={classes.name} title={warn}><StateBadge state={e.health} tone={warn && h.tone === "good" ? "warn" : h.tone} label={h.label} />{warn && <small>{warn}</small>}</span>;
+  return <span className={classes.name} title={warn}><StateBadge state={e.health} tone={warn && h.tone === "good" ? "warn" : h.tone} label={h.label} />{warn ? <small>{warn}</small> : capacityText(e) && <small>{capacityText(e)}</small>}</span>;
 }
 
 function Tunnel({ e }: { e: Edge }) {

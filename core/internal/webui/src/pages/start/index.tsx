@@ -12,6 +12,7 @@ import { ErrorBox } from "~/ui/ErrorBox";
 import { Page } from "~/ui/Page";
 import { Plot } from "~/ui/Plot";
 import { Ago, Time } from "~/ui/Time";
+import { Browsers } from "./Browsers";
 import { Expiring } from "./Expiring";
 import { Figures } from "./Figures";
 import classes from "./Start.module.css";
@@ -55,6 +56,7 @@ export default function Start() {
               : <Trouble list={v.edges.trouble ?? []} />}
           </Panel>
         )}
+        {v.edges && <Browsers />}
         {(v.edges || v.expiring?.length) && (
           <Panel title="Ends soon">
             {v.expiring?.length ? <Expiring list={v.expiring} /> : <Empty icon={IconCircleCheck} title="Nothing ends soon">Certificates, tokens and memberships are shown here weeks before their end.</Empty>}

@@ -106,14 +106,16 @@ type caCmds struct {
 	Show caShowCmd `cmd:"" help:"Print the SSH CA key (for TrustedUserCAKeys) and where the TLS CA certificate is."`
 }
 
-type caShowCmd struct{}
+type caShowCmd struct {
+	Group string `help:"Access group, by ID: its SSH CA key; the default group when left out." placeholder:"ID"`
+}
 
-func (caShowCmd) Run(e *env) error {
+func (c caShowCmd) Run(e *env) error {
 	cfg, err := e.config()
 	if err != nil {
 		return err
 	}
-	key, err := server.SSHCAKey(e.ctx, cfg, e.environ)
+	key, err := server.SSHCAKey(e.ctx, cfg, e.environ, c.Group)
 	if err != nil {
 		return err
 	}

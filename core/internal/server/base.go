@@ -175,14 +175,22 @@ func SetupCode(ctx context.Context, cfg Config, environ []string) (code string, 
 	return s.SetupCode(ctx)
 }
 
-// SSHCAKey returns the lines for TrustedUserCAKeys.
-func SSHCAKey(ctx context.Context, cfg Config, environ []string) (string, error) {
+// SSHCAKey returns the lines for TrustedUserCAKeys of an access group's
+// targets; without a group, of the default one.
+func SSHCAKey(ctx context.Context, cfg Config, environ []string, groupID string) (string, error) {
+	if groupID == "" {
+		groupID = access.DefaultGroup
+	}
 	b, err := openBase(ctx, cfg, environ, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return "", err
 	}
 	defer b.db.Close()
-	return b.ca.PublicKey(ctx, access.DefaultGroup)
+	keys, err := b.ca.PublicKey(ctx, groupID)
+	if err == nil && keys == "" {
+		err = &daemon.Hinted{Err: fmt.Errorf("there is no access group %q", groupID), Hint: "its ID is on its page in the console, under Administration, Access groups"}
+	}
+	return keys, err
 }
 
 // RotateKEK re-wraps every data key under the key in newFile.

@@ -241,6 +241,11 @@ func (s *Service) updateAnchor(ctx context.Context, tx *db.Tx, id string, match 
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
 		return Anchor{}, db.ErrConflict
 	}
+	if !d.Enabled {
+		if err := s.endSessions(ctx, tx, id); err != nil {
+			return Anchor{}, err
+		}
+	}
 	return s.Anchor(ctx, tx, id)
 }
 
@@ -254,6 +259,9 @@ func (s *Service) deleteAnchor(ctx context.Context, by audit.Actor, id string, m
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, sqlAnchorDelete, id); err != nil {
+			return err
+		}
+		if err := s.endSessions(ctx, tx, id); err != nil {
 			return err
 		}
 		return s.anchorEvent(ctx, tx, by, audit.AnchorDeleted, old)

@@ -133,23 +133,29 @@ func (s *Service) named(ctx context.Context, t trust, leaf *x509.Certificate) (u
 }
 
 // redeem turns a ticket into a login. It works once, from where it was made.
-func (s *Service) redeem(ctx context.Context, kept string, source netip.Addr) (*api.Principal, error) {
+func (s *Service) redeem(ctx context.Context, kept string, source netip.Addr) (p *api.Principal, anchor string, err error) {
 	var t ticket
 	if err := s.openState(ticketKind, kept, &t); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if t.Source != source.Unmap() {
-		return nil, errStale
+		return nil, "", errStale
+	}
+	// The authority may have lost its trust since the ticket was made.
+	if a, err := s.Anchor(ctx, s.db, t.Anchor); errors.Is(err, db.ErrNotFound) || err == nil && !a.Enabled {
+		return nil, "", errStale
+	} else if err != nil {
+		return nil, "", err
 	}
 	if err := s.spend(ctx, s.db, kept, ticketLife); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	p, err := s.users.Arrive(ctx, user.Arrival{UserID: t.UserID, Methods: []string{"certificate"}, MFA: t.MFA, Source: source, Via: "console",
+	p, err = s.users.Arrive(ctx, user.Arrival{UserID: t.UserID, Methods: []string{"certificate"}, MFA: t.MFA, Source: source, Via: "console",
 		Fields: map[string]string{"fingerprint": t.Fingerprint, "anchor": t.Anchor}})
 	if err != nil {
-		return nil, user.LoginProblem(err)
+		return nil, "", user.LoginProblem(err)
 	}
-	return p, nil
+	return p, t.Anchor, nil
 }
 
 // Door is the listener for client certificates. It is open only while there is

@@ -252,9 +252,18 @@ func TestCertificateSignsIn(t *testing.T) {
 		if r.count(audit.LoginFailed, "revoked_certificate") == 0 || r.count(audit.LoginSucceeded, "methods:certificate") != 1 {
 			t.Error("certificates are not audited as they should be")
 		}
+		// What came by the authority ends with it; a ticket of it is worth nothing.
+		byPassword := r.browser(office).signIn("jane")
+		_, _, kept, _ = d.knock(&good, tls.VersionTLS13)
+		late := r.browser(office)
+		late.cookies[TicketCookie] = kept
+		b.call("GET", "/me", nil).want(200, "")
 		if err := r.deleteAnchor(t.Context(), tester, a.ID, func(int64) error { return nil }); err != nil {
 			t.Fatal(err)
 		}
+		b.call("GET", "/me", nil).want(401, "unauthenticated")
+		late.call("POST", "/login/certificate", nil).want(409, "sign_in_stale")
+		byPassword.call("GET", "/me", nil).want(200, "")
 		d.wait(false)
 	})
 }

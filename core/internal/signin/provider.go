@@ -237,7 +237,19 @@ func (s *Service) updateProvider(ctx context.Context, tx *db.Tx, id string, matc
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
 		return Provider{}, db.ErrConflict
 	}
+	if !enabled {
+		if err := s.endSessions(ctx, tx, old.ID); err != nil {
+			return Provider{}, err
+		}
+	}
 	return s.Provider(ctx, tx, old.ID)
+}
+
+// endSessions ends what came by a provider or authority that is trusted no
+// more.
+func (s *Service) endSessions(ctx context.Context, tx *db.Tx, id string) error {
+	_, err := s.users.EndSessionsBy(ctx, tx, id)
+	return err
 }
 
 func nameTaken(name string, err error) error {
@@ -257,6 +269,9 @@ func (s *Service) deleteProvider(ctx context.Context, by audit.Actor, id string,
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, sqlProviderDelete, old.ID); err != nil {
+			return err
+		}
+		if err := s.endSessions(ctx, tx, old.ID); err != nil {
 			return err
 		}
 		return s.providerEvent(ctx, tx, by, audit.SSODeleted, old)

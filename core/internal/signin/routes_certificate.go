@@ -98,11 +98,11 @@ func (s *Service) certificateRoutes(f *api.Frame) {
 }
 
 func (s *Service) handleTicket(ctx context.Context, in *ticketInput) (*user.LoginOutput, error) {
-	p, err := s.redeem(ctx, in.Kept, api.SourceFrom(ctx))
+	p, anchor, err := s.redeem(ctx, in.Kept, api.SourceFrom(ctx))
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.users.Answer(ctx, p, user.CookieSession, in.Agent, "")
+	out, err := s.users.Answer(ctx, p, user.CookieSession, in.Agent, anchor)
 	if err != nil {
 		return nil, err
 	}

@@ -55,6 +55,9 @@ func TestSSOCreatesAndKnowsAgain(t *testing.T) {
 			if err := r.deleteProvider(t.Context(), tester, made.ID, func(int64) error { return nil }); err != nil {
 				t.Fatal(err)
 			}
+			// What came by it has ended with it.
+			b.call("GET", "/me", nil).want(401, "unauthenticated")
+			again.call("GET", "/me", nil).want(401, "unauthenticated")
 			if _, err := d.ExecContext(t.Context(), `delete from users`); err != nil {
 				t.Fatal(err)
 			}

@@ -49,7 +49,8 @@ type Session struct {
 	ExpiresAt time.Time
 	RevokedAt time.Time
 
-	// Provider is the single sign-on provider it came by, or "".
+	// Provider is the single sign-on provider, or the authority of the client
+	// certificate, it came by, or "".
 	Provider string
 
 	refusedSource string
@@ -70,6 +71,8 @@ where s.user_id = $1 and s.revoked_at = 0 and s.expires_at > $2 order by s.creat
 	sqlSessionRefused = `update sessions set refused_source = $2 where id = $1 and refused_source <> $2`
 	sqlSessionRevoke  = `update sessions set revoked_at = $2 where id = $1 and revoked_at = 0`
 	sqlSessionsRevoke = `update sessions set revoked_at = $2 where user_id = $1 and revoked_at = 0 and id <> $3`
+	sqlSessionsBy     = `select distinct user_id from sessions where provider = $1 and revoked_at = 0 and expires_at > $2`
+	sqlSessionsEndBy  = `update sessions set revoked_at = $2 where provider = $1 and revoked_at = 0`
 	sqlSessionsPurge  = `delete from sessions where expires_at < $1`
 )
 
@@ -289,6 +292,32 @@ func (s *Service) SignOut(ctx context.Context, by audit.Actor, userID string) er
 		return fmt.Errorf("sign out: %w", err)
 	}
 	return nil
+}
+
+// EndSessionsBy ends, in the transaction that stops trusting it, every session
+// that came by a single sign-on provider or a certificate authority, and
+// returns whose they were.
+func (s *Service) EndSessionsBy(ctx context.Context, tx *db.Tx, provider string) (users []string, err error) {
+	if provider == "" {
+		return nil, errors.New("end sessions: by no provider")
+	}
+	now := s.now().UnixMicro()
+	users, err = query(ctx, tx, func(row scanner) (id string, err error) {
+		err = row.Scan(&id)
+		return id, err
+	}, sqlSessionsBy, provider, now)
+	if err != nil {
+		return nil, fmt.Errorf("sessions by %.40s: %w", provider, err)
+	}
+	if _, err := tx.ExecContext(ctx, sqlSessionsEndBy, provider, now); err != nil {
+		return nil, fmt.Errorf("end sessions by %.40s: %w", provider, err)
+	}
+	for _, id := range users {
+		if err := tx.Notify(ctx, "user", id); err != nil {
+			return nil, err
+		}
+	}
+	return users, nil
 }
 
 // signOut ends every login of the user but the session keep.

@@ -1,9 +1,10 @@
 import { Alert, Button, Group, Skeleton, Text } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import { useMemo, useState } from "react";
+import { useCallback, useMemo, useState } from "react";
 import { api, ask, askFull, asError, type Schemas } from "~/api/client";
 import { useSession } from "~/app/session";
+import { useReloaded } from "~/ui/conflict";
 import { ErrorBox } from "~/ui/ErrorBox";
 import { Page } from "~/ui/Page";
 import { Ago } from "~/ui/Time";
@@ -24,20 +25,40 @@ export default function Settings() {
   const error = schema.error ?? values.error;
   if (error && !values.data) return <Page title="Settings"><ErrorBox error={error} again={() => { void schema.refetch(); void values.refetch(); }} /></Page>;
   if (!schema.data || !values.data) return <Page title="Settings">{[0, 1, 2].map((i) => <Skeleton key={i} height={200} radius={12} />)}</Page>;
-  return <Form key={values.data.etag} schema={schema.data.items ?? []} values={values.data.data.items ?? []} etag={values.data.etag} />;
+  return <Form schema={schema.data.items ?? []} newest={{ values: values.data.data.items ?? [], etag: values.data.etag }} />;
 }
 
-function Form({ schema, values, etag }: { schema: Schema[]; values: Value[]; etag: string }) {
+// State is all settings at one moment.
+interface State {
+  values: Value[];
+  etag: string;
+}
+
+function Form({ schema, newest }: { schema: Schema[]; newest: State }) {
   const { can } = useSession();
   const client = useQueryClient();
   const may = can("settings:manage");
-  const now = useMemo(() => new Map(values.map((v) => [v.name, v])), [values]);
   const [edits, setEdits] = useState<Record<string, string>>({});
+  // What the edits were made on. It is what they are saved over, also when
+  // somebody else was faster: then core refuses, and nobody's change is lost.
+  const [base, setBase] = useState<State>();
+  const { values, etag } = base ?? newest;
+  const now = useMemo(() => new Map(values.map((v) => [v.name, v])), [values]);
+  const edit = (name: string, text: string) => {
+    setBase((b) => b ?? newest);
+    setEdits((e) => ({ ...e, [name]: text }));
+  };
+  const forget = useCallback(() => {
+    setEdits({});
+    setBase(undefined);
+  }, []);
+  useReloaded(forget);
   const dirty = schema.filter((s) => s.name in edits && changed(s, now.get(s.name)?.value, edits[s.name] ?? ""));
   const save = useMutation({
     mutationFn: () => askFull(api.PUT("/settings", { params: { header: { "If-Match": etag } }, body: { values: Object.fromEntries(dirty.map((s) => [s.name, read(s, edits[s.name] ?? "")])) } })),
     onSuccess: ({ data }) => {
       notifications.show({ message: data.restart_required ? "Saved. One of them acts after core is restarted." : "Saved. It acts now, on every core." });
+      forget();
       void client.invalidateQueries({ queryKey: ["setting"] });
     },
   });
@@ -59,8 +80,8 @@ function Form({ schema, values, etag }: { schema: Schema[]; values: Value[]; eta
                 <Text size="xs" c="dimmed">Default {shownDefault(s)}{v?.changed_at && <>; set <Ago at={v.changed_at} /></>}</Text>
               </div>
               <div className={classes.input}>
-                <SettingInput schema={s} value={text} onChange={(t) => setEdits((e) => ({ ...e, [s.name]: t }))} error={errors.at(`values.${s.name}`)} disabled={!may} />
-                {may && text !== show(s, s.default) && <Button size="compact-xs" variant="subtle" onClick={() => setEdits((e) => ({ ...e, [s.name]: show(s, s.default) }))}>Default</Button>}
+                <SettingInput schema={s} value={text} onChange={(t) => edit(s.name, t)} error={errors.at(`values.${s.name}`)} disabled={!may} />
+                {may && text !== show(s, s.default) && <Button size="compact-xs" variant="subtle" onClick={() => edit(s.name, show(s, s.default))}>Default</Button>}
               </div>
             </div>
           );
@@ -77,7 +98,7 @@ function Form({ schema, values, etag }: { schema: Schema[]; values: Value[]; eta
           <Alert variant="light" color={restart ? "yellow" : "sea"} p="xs" className={classes.say}>
             {dirty.length === 1 ? "One setting is" : `${dirty.length} settings are`} changed. {restart ? "One of them acts only after core is restarted." : "They act as soon as they are saved."}
           </Alert>
-          <Group gap="xs" wrap="nowrap"><Button variant="default" onClick={() => { setEdits({}); save.reset(); }}>Undo</Button><Button loading={save.isPending} onClick={() => save.mutate()}>Save</Button></Group>
+          <Group gap="xs" wrap="nowrap"><Button variant="default" onClick={() => { forget(); save.reset(); }}>Undo</Button><Button loading={save.isPending} onClick={() => save.mutate()}>Save</Button></Group>
         </div>
       )}
     </Page>

@@ -132,7 +132,7 @@ func TestLayoutLinks(t *testing.T) {
 		{"./extender", slices.Concat(drivers, docker, mitm, []string{"caponier/core", "golang.org/x/crypto/ssh"})},
 		{"./router", slices.Concat(drivers, docker, mitm, []string{"caponier/core", "caponier/extender"})},
 		{"./carrier", slices.Concat(drivers, mitm, []string{"caponier/core", "caponier/extender", "caponier/router", "golang.org/x/crypto/ssh"})},
-		{"./webproxy", slices.Concat(drivers, docker, []string{"caponier/core", "caponier/extender", "caponier/router"})},
+		{"./webproxy", slices.Concat(drivers, docker, mitm, []string{"caponier/core", "caponier/extender", "caponier/router"})},
 		{"./core", slices.Concat(docker, mitm, []string{"caponier/extender", "testing"})},
 		{"./core/cmd/caponier", slices.Concat(drivers, docker, mitm, []string{"caponier/extender", "caponier/shared/tunnel", "caponier/core/internal/server"})},
 		{"./core/internal/access", slices.Concat(drivers, []string{"net/http", "database/sql", "caponier"})},

@@ -15,5 +15,13 @@ else
 fi
 echo "bench: picture of a web session, 1280x800 (bytes and time per frame)"
 go test -run '^$' -bench . ./shared/rfb/ | grep -E '^Benchmark|FAIL'
+echo "bench: web sessions: decision, search for credentials, proxies before one server"
+go test -run '^$' -bench 'Decide' -benchmem ./shared/webrule/
+go test -run '^$' -bench 'Stream' ./webproxy/internal/mask/
+go test -run '^$' -bench 'Proxy|Leaf' -benchtime 2s ./webproxy/internal/mitm/ | awk '
+	/^Benchmark/ { print }
+	/^BenchmarkProxy/ { split($1, n, "/"); sub(/-[0-9]+$/, "", n[4]); v[n[2] "/" n[3] "/" n[4]] = $5 }
+	END { for (k in v) if (k ~ /\/webproxy$/) { base = k; sub(/webproxy$/, "goproxy-mitm", base)
+		printf "%-40s %.2f x goproxy that opens TLS (target 0.60)%s\n", k, v[k] / v[base], (v[k] < 0.6 * v[base]) ? " SHORT" : " pass" } }'
 echo "bench: tunnel"
 go run ./e2e/tunnelbench "$@"

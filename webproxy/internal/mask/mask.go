@@ -42,8 +42,9 @@ type chain []unit
 type Automaton struct {
 	class   [256]uint8
 	classes int
-	next    []int32 // state*classes + class
-	accepts []int32 // by state: 1 + the chain that ends there, or 0
+	next    []int32    // state*classes + class
+	begin   [256]int32 // next of the start, by byte
+	accepts []int32    // by state: 1 + the chain that ends there, or 0
 	chains  []chain
 	longest int // spelling of any chain, in bytes
 }
@@ -287,6 +288,9 @@ func (a *Automaton) build() error {
 			slices.Sort(set)
 			row[c] = number(slices.Compact(set))
 		}
+	}
+	for b := range a.begin {
+		a.begin[b] = a.next[a.class[b]]
 	}
 	return nil
 }

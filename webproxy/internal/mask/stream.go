@@ -105,8 +105,16 @@ func (s *Stream) push(dst, src []byte) []byte {
 	safe := 0                 // src before safe is no part of a match; 0 with held bytes: nor are these known
 	next, classes := a.next, a.classes
 	for i := 0; i < len(src); i++ {
-		state = next[int(state)*classes+int(a.class[src[i]])]
 		if state == 0 {
+			// Most bytes begin nothing.
+			for i < len(src) && a.begin[src[i]] == 0 {
+				i++
+			}
+			if safe = i; i == len(src) {
+				break
+			}
+			state = a.begin[src[i]]
+		} else if state = next[int(state)*classes+int(a.class[src[i]])]; state == 0 {
 			safe = i + 1
 			continue
 		}

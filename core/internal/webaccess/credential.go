@@ -165,7 +165,7 @@ func (l login) code(now time.Time) (string, error) {
 // credential answers one request for the session's credential: it decides,
 // opens the secret and audits the use in one transaction.
 func (s *Service) credential(ctx context.Context, p fleet.Peer, ask wire.WebCredentialAsk) wire.WebCredentialSealed {
-	x := s.find(ask.Session)
+	x := s.awaited(ctx, ask.Session)
 	if x == nil {
 		return wire.WebCredentialSealed{Error: wire.Errorf(wire.CodeRefused, "there is no such session here")}
 	}

@@ -23,7 +23,7 @@ func (s *Service) Stream(ctx context.Context, p fleet.Peer, st tunnel.Stream) {
 
 func (s *Service) dial(ctx context.Context, p fleet.Peer, st tunnel.Stream) *wire.Error {
 	ask := st.Preface()
-	x := s.find(ask.Connection)
+	x := s.awaited(ctx, ask.Connection)
 	if x == nil || p.Kind != wire.WebProxy || ask.Network != "tcp" {
 		s.metrics.dials.WithLabelValues("refused").Inc()
 		return wire.Errorf(wire.CodeRefused, "there is no such session here")

@@ -89,7 +89,11 @@ func (s *Service) serveEnded(w http.ResponseWriter, r *http.Request, p fleet.Pee
 	if !control.Read(w, r, &e) {
 		return
 	}
-	x := s.find(e.Session)
+	x := s.awaited(r.Context(), e.Session)
+	if x == nil && !s.knows() {
+		http.Error(w, "core is starting", http.StatusServiceUnavailable)
+		return
+	}
 	if x == nil || !x.has(p.ID) {
 		w.WriteHeader(http.StatusNoContent) // it is over here, too
 		return
@@ -163,7 +167,7 @@ func (s *Service) serveRecords(w http.ResponseWriter, r *http.Request, p fleet.P
 // nobodys answers for a session that is not kept here: it may be carried by
 // another core, or about to be taken over by this one.
 func (s *Service) nobodys(ctx context.Context, id string) wire.WebRecordsAck {
-	if !s.restored.Load() {
+	if !s.knows() {
 		return wire.WebRecordsAck{Retry: true}
 	}
 	core, ended, err := s.owner(ctx, id)

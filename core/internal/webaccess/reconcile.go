@@ -121,7 +121,7 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 // unknown reports whether a session that is not kept here is nobody's: ended,
 // never there, or of an earlier run of this core.
 func (s *Service) unknown(ctx context.Context, id string) (bool, error) {
-	if !s.restored.Load() {
+	if !s.knows() {
 		return false, nil
 	}
 	core, ended, err := s.owner(ctx, id)

@@ -162,11 +162,13 @@ func TestWebProxyRestarted(t *testing.T) {
 func TestRecordsBeforeRestore(t *testing.T) {
 	w := newWorld(t, dbtest.SQLite(t))
 	k := w.start()
-	k.svc.restored.Store(false)
+	k.stop() // nothing runs any more; only its answers are asked for
+	known := k.svc.restored
+	k.svc.restored = make(chan struct{})
 	if ack := k.svc.nobodys(t.Context(), "con_x"); !ack.Retry || ack.Gone {
 		t.Errorf("%+v", ack)
 	}
-	k.svc.restored.Store(true)
+	k.svc.restored = known
 	if ack := k.svc.nobodys(t.Context(), "con_x"); ack.Retry || !ack.Gone {
 		t.Errorf("%+v", ack)
 	}

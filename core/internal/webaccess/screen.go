@@ -17,6 +17,7 @@ import (
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
 	"caponier/core/internal/user"
+	"caponier/shared/rfb"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
 )
@@ -209,7 +210,7 @@ type viewer struct {
 	cancel context.CancelCauseFunc
 
 	mu     sync.Mutex
-	active bool // guarded by mu: something was sent since the last check
+	active bool // guarded by mu: there was a sign of its user since the last check
 }
 
 // onRecord notes that somebody watches, before he sees anything.
@@ -259,7 +260,12 @@ func (v *viewer) run(r *http.Request) error {
 	unblock := context.AfterFunc(v.ctx, func() { st.SetDeadline(time.Unix(1, 0)) })
 	defer unblock()
 	var wg sync.WaitGroup
-	wg.Go(func() { v.cancel(v.input(st)) })
+	heard, said := io.Pipe()
+	wg.Go(func() { signs(heard, v.used) })
+	wg.Go(func() {
+		defer said.Close()
+		v.cancel(v.input(st, said))
+	})
 	wg.Go(func() { v.cancel(v.ping()) })
 	wg.Go(func() { v.cancel(v.check(r)) })
 	v.cancel(v.picture(st))
@@ -310,8 +316,55 @@ func (v *viewer) lost(err error) error {
 	return &over{closeAway, "The picture was lost. One moment."}
 }
 
-// input carries what the viewer sends to the carrier.
-func (v *viewer) input(st tunnel.Stream) error {
+// handshake is how many bytes a client sends before its first message: its
+// version, a security type, and whether it shares (RFC 6143 §7.1, §7.3.1).
+const handshake = 12 + 1 + 1
+
+// signs reads what a viewer sends and calls used for each sign of its user: a
+// key, the pointer, a paste. A page that only shows the picture asks for it all
+// the time. What is not understood counts as a sign.
+func signs(r io.Reader, used func()) {
+	if _, err := io.CopyN(io.Discard, r, handshake); err != nil {
+		return
+	}
+	in := rfb.NewClientReader(r, func() int { return 0 })
+	for {
+		m, err := in.Next()
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return
+		}
+		if err != nil {
+			used()
+			break
+		}
+		switch m.Kind {
+		case rfb.MessageKey, rfb.MessagePointer, rfb.MessageClipboard:
+			used()
+		}
+	}
+	buf := make([]byte, 4<<10)
+	for {
+		if n, err := r.Read(buf); n > 0 {
+			used()
+		} else if err != nil {
+			return
+		}
+	}
+}
+
+// used notes a sign of the viewer's user.
+func (v *viewer) used() {
+	v.mu.Lock()
+	v.active = true
+	v.mu.Unlock()
+	if !v.watch {
+		v.x.live.In(0)
+	}
+}
+
+// input carries what the viewer sends to the carrier, and to who looks for
+// signs of its user.
+func (v *viewer) input(st tunnel.Stream, also io.Writer) error {
 	for {
 		// The context ends with the socket, which run closes first with a
 		// reason; an expired context would cut the connection without one.
@@ -325,12 +378,9 @@ func (v *viewer) input(st tunnel.Stream) error {
 		if err := st.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
 			return v.lost(err)
 		}
-		n, err := io.Copy(st, in)
+		n, err := io.Copy(st, io.TeeReader(in, also))
 		if n > 0 && !v.watch {
-			v.x.live.In(int(n))
-			v.mu.Lock()
-			v.active = true
-			v.mu.Unlock()
+			v.x.live.Moved(int(n), 0)
 		}
 		if err != nil {
 			return v.lost(err)

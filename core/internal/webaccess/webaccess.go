@@ -26,7 +26,6 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -155,8 +154,8 @@ type Service struct {
 	proposals *proposals
 	fail      func(w http.ResponseWriter, r *http.Request, err error)
 
-	// restored is set when the sessions of an earlier run are known.
-	restored atomic.Bool
+	// restored is closed when the sessions of an earlier run are known.
+	restored chan struct{}
 	work     sync.WaitGroup // sessions, sockets, streams and reconciliations
 	// hard ends what work there still is when Run returns.
 	hard    context.Context
@@ -187,7 +186,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if c.Tick == 0 {
 		c.Tick = time.Second
 	}
-	s := &Service{cfg: c, sessions: map[string]*session{}, nodes: map[string]*nodeState{}}
+	s := &Service{cfg: c, sessions: map[string]*session{}, nodes: map[string]*nodeState{}, restored: make(chan struct{})}
 	s.hard, s.endHard = context.WithCancel(context.Background())
 	s.proposals = newProposals(c)
 	var err error
@@ -232,6 +231,34 @@ func (s *Service) snapshot() []*session {
 	return out
 }
 
+// knows reports whether the sessions of an earlier run are known.
+func (s *Service) knows() bool {
+	select {
+	case <-s.restored:
+		return true
+	default:
+		return false
+	}
+}
+
+// restoreTime is how long a node waits whose tunnel is back before the sessions.
+const restoreTime = 5 * time.Second
+
+// awaited is find, for what a node asks about a session: after a restart its
+// tunnel may be back a moment before the sessions are.
+func (s *Service) awaited(ctx context.Context, id string) *session {
+	if !s.knows() {
+		t := time.NewTimer(restoreTime)
+		defer t.Stop()
+		select {
+		case <-s.restored:
+		case <-ctx.Done():
+		case <-t.C:
+		}
+	}
+	return s.find(id)
+}
+
 // begin counts work in; it reports false before and after Run.
 func (s *Service) begin() bool {
 	s.mu.Lock()
@@ -260,7 +287,7 @@ func (s *Service) Restore(ctx context.Context) error {
 			kept++
 		}
 	}
-	s.restored.Store(true)
+	close(s.restored)
 	if len(rows) > 0 {
 		s.cfg.Log.Info("web sessions taken over from an earlier run", "kept", kept, "ended", len(rows)-kept)
 	}

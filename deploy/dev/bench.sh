@@ -23,5 +23,7 @@ go test -run '^$' -bench 'Proxy|Leaf' -benchtime 2s ./webproxy/internal/mitm/ | 
 	/^BenchmarkProxy/ { split($1, n, "/"); sub(/-[0-9]+$/, "", n[4]); v[n[2] "/" n[3] "/" n[4]] = $5 }
 	END { for (k in v) if (k ~ /\/webproxy$/) { base = k; sub(/webproxy$/, "goproxy-mitm", base)
 		printf "%-40s %.2f x goproxy that opens TLS (target 0.60)%s\n", k, v[k] / v[base], (v[k] < 0.6 * v[base]) ? " SHORT" : " pass" } }'
+echo "bench: recordings of web sessions (an hour of 331 MB)"
+go test -run '^$' -bench Web ./core/internal/recording/ | grep -E '^Benchmark|FAIL'
 echo "bench: tunnel"
 go run ./e2e/tunnelbench "$@"

@@ -183,11 +183,13 @@ func (s *Store) runExport(ctx context.Context, x *Export) {
 	if err != nil {
 		x.State, x.Error = "failed", videoProblem(err)
 	} else {
+		s.metrics.videos.Inc()
 		x.State, x.Progress, x.Size, x.key, x.stored = "done", 1, size, key, stored
 	}
 	s.mu.Unlock()
 	switch {
 	case err != nil && ctx.Err() == nil:
+		s.metrics.lostVideos.Inc()
 		s.cfg.Log.Warn("video not made", "recording", x.Recording, "err", err)
 	case err == nil && !listed: // cancelled in the last moment
 		root, err := s.open()

@@ -166,6 +166,7 @@ func (s *Store) resumeWeb(ctx context.Context, id string) (*WebWriter, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	s.start(w)
+	s.metrics.resumed.Inc()
 	x := &WebWriter{ID: id, w: w, sources: l.sources}
 	s.cfg.Log.Info("recording goes on after a restart", "recording", id, "gap_ms", gap.Milliseconds())
 	return x, x.Event(EventResumed, map[string]string{"gap_ms": strconv.FormatInt(gap.Milliseconds(), 10), "core": s.cfg.CoreID})

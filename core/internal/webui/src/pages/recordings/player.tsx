@@ -49,7 +49,7 @@ function One({ r }: { r: Recording }) {
   return (
     <Page
       title={r.account ? `${r.account} on ${r.target_name}` : r.target_name} back={<Back />}
-      hint={<Group gap="sm"><StateBadge state={r.status} {...state} /><span>{r.user_name}, <Time at={r.started_at} />, {clock(r.duration_s)}</span></Group>}
+      hint={<Group gap="sm"><StateBadge state={r.status} {...state} /><span>{r.user_name}, <Time at={r.started_at} />{r.status !== "recording" && `, ${clock(r.duration_s)}`}</span></Group>}
       actions={
         <>
           <Button component={Link} to={`/connections/${r.connection_id}`} variant="default">Connection</Button>

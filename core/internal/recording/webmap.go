@@ -103,11 +103,7 @@ func (s *Store) view(ctx context.Context, r *Recording, f *os.File) (*webView, e
 
 // mapOf returns the map of a recording, an empty one when it is not known.
 func (s *Store) mapOf(r *Recording, f *os.File) (*webMap, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// What was resumed, or ended, after the map was closed is read again.
-	if m := s.maps[r.ID]; m != nil && (m.openFor(r) || r.Status != Live) {
-		m.used = time.Now()
+	if m := s.knownMap(r); m != nil {
 		return m, nil
 	}
 	h, raw, err := readHead(io.NewSectionReader(f, 0, maxHead+64))
@@ -126,7 +122,10 @@ func (s *Store) mapOf(r *Recording, f *os.File) (*webMap, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Somebody else may have been as fast: the later one stays, both are right.
 	m := &webMap{turn: make(chan struct{}, 1), chain: c, starts: []chain{*c}, pos: int64(len(raw)), used: time.Now()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.maps) >= maxMaps {
 		oldest := ""
 		for id, m := range s.maps {
@@ -140,9 +139,22 @@ func (s *Store) mapOf(r *Recording, f *os.File) (*webMap, error) {
 	return m, nil
 }
 
-// openFor reports whether m can still grow. It waits for nobody: a map in use
-// is one that grows.
-func (m *webMap) openFor(*Recording) bool {
+// knownMap returns the map that is there. What was resumed after its map was
+// closed is read again.
+func (s *Store) knownMap(r *Recording) *webMap {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.maps[r.ID]
+	if m == nil || r.Status == Live && !m.grows() {
+		return nil
+	}
+	m.used = time.Now()
+	return m
+}
+
+// grows reports whether m can still grow. It waits for nobody: a map in use is
+// one that grows.
+func (m *webMap) grows() bool {
 	select {
 	case m.turn <- struct{}{}:
 		defer func() { <-m.turn }()

@@ -33,6 +33,7 @@ import (
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/room"
 	"caponier/e2e/harness"
+	"caponier/shared/rfb"
 	"caponier/shared/spool"
 	"caponier/shared/tunnel"
 	"caponier/shared/tunnel/tunneltest"
@@ -527,4 +528,21 @@ func save(t *testing.T, file string, p *image.RGBA) {
 	if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// shares replays a session's recording and returns, for each picture from the
+// given one on, how much of it has one of two colours.
+func (r *rig) shares(session string, from int, a, b color.RGBA) (list []float64) {
+	r.t.Helper()
+	var replay rfb.Replay
+	for i, f := range r.core.frames(session) {
+		if err := replay.Apply(f.Payload); err != nil {
+			r.t.Fatalf("frame %d: %v", i, err)
+		}
+		if i >= from {
+			p := replay.Picture.Image()
+			list = append(list, max(harness.Share(p, a), harness.Share(p, b)))
+		}
+	}
+	return list
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -284,93 +283,6 @@ func TestStreamsLeakNothing(t *testing.T) {
 	s.Close()
 	if n := len(f.events.streams); n != 0 {
 		t.Errorf("%d streams are left", n)
-	}
-}
-
-func TestIdempotencyKey(t *testing.T) {
-	f, _ := testFrame(t, people)
-	send := func(token, key, body string) (int, string, http.Header) {
-		t.Helper()
-		res, b := call1(t, f, "POST", "/api/v1/things", sent{token: token, body: body, header: map[string]string{"Idempotency-Key": key}})
-		return res.StatusCode, b, res.Header
-	}
-	code, first, _ := send("admin", "k1", `{"name":"a"}`)
-	if code != 201 {
-		t.Fatalf("%d %s", code, first)
-	}
-	code, again, h := send("admin", "k1", `{"name":"a"}`)
-	if code != 201 || again != first || h.Get("Idempotency-Replayed") != "true" || h.Get("ETag") != `"1"` || h.Get("Content-Type") != "application/json" {
-		t.Errorf("repeated: %d %s %v", code, again, h)
-	}
-	if code, b, _ := send("admin", "k1", `{"name":"b"}`); code != 422 || !strings.Contains(b, "idempotency_key_reused") {
-		t.Errorf("another request with the same key: %d %s", code, b)
-	}
-	if _, b, _ := send("admin", "k2", `{"name":"a"}`); b == first {
-		t.Error("another key got the first answer")
-	}
-	if _, b, _ := send("admin", "", `{"name":"a"}`); b == first {
-		t.Error("no key got the first answer")
-	}
-	if code, b, _ := send("viewer", "k1", `{"name":"a"}`); code != 403 {
-		t.Errorf("another user with the same key: %d %s", code, b)
-	}
-	if code, _, _ := send("admin", strings.Repeat("k", 200), `{"name":"a"}`); code != 422 {
-		t.Errorf("a long key: %d", code)
-	}
-	if code, b, _ := send("admin", "k3", `{"name":""}`); code != 422 {
-		t.Errorf("%d %s", code, b)
-	}
-}
-
-func TestIdempotencyDetails(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	s := newReplayStore(func() time.Time { return now })
-	p := &Principal{UserID: "usr_1"}
-	ran := 0
-	send := func(op Op, key string, h http.HandlerFunc) *httptest.ResponseRecorder {
-		r := httptest.NewRequest("POST", "/x", nil)
-		r.Header.Set("Idempotency-Key", key)
-		w := httptest.NewRecorder()
-		s.serve(w, r, op, p, nil, func(w http.ResponseWriter, r *http.Request) { ran++; h(w, r) })
-		return w
-	}
-	ok := func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "done") }
-	op := Op{ID: "x"}
-
-	send(op, "fails", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
-	if w := send(op, "fails", ok); w.Code != 200 || ran != 2 {
-		t.Errorf("a server error is kept: %d, ran %d", w.Code, ran)
-	}
-	send(Op{ID: "x", Sensitive: true}, "secret", ok)
-	if send(Op{ID: "x", Sensitive: true}, "secret", ok); ran != 4 || len(s.byKey) != 1 {
-		t.Errorf("a sensitive answer is kept: ran %d, %d kept", ran, len(s.byKey))
-	}
-	send(op, "slow", func(w http.ResponseWriter, _ *http.Request) {
-		if in := send(op, "slow", ok); in.Code != 409 {
-			t.Errorf("the same key while the first runs: %d", in.Code)
-		}
-	})
-	func() {
-		defer func() { recover() }()
-		send(op, "panics", func(http.ResponseWriter, *http.Request) { panic("x") })
-	}()
-	if w := send(op, "panics", ok); w.Body.String() != "done" {
-		t.Errorf("a panic is kept: %d %s", w.Code, w.Body)
-	}
-	big := func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, replayBody+1)) }
-	send(op, "big", big)
-	if before := ran; send(op, "big", big).Code != 200 || ran != before+1 {
-		t.Error("a large answer is kept")
-	}
-	now = now.Add(replayFor)
-	if before := ran; send(op, "fails", ok).Code != 200 || ran != before+1 {
-		t.Error("an answer is kept for too long")
-	}
-	for i := range replayMax + 50 {
-		send(op, fmt.Sprint("many", i), ok)
-	}
-	if len(s.byKey) > replayMax || s.order.Len() > replayMax {
-		t.Errorf("%d answers are kept", len(s.byKey))
 	}
 }
 

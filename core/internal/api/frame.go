@@ -95,7 +95,7 @@ func New(c Config) (*Frame, error) {
 			return nil, fmt.Errorf("api: origin %q: %w", o, err)
 		}
 	}
-	f.replay = newReplayStore(f.now)
+	f.replay = &replayStore{db: f.db, log: f.log, now: f.now}
 	var err error
 	if f.metrics, err = newMetrics(c.Metrics); err != nil {
 		return nil, err

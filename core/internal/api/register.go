@@ -28,7 +28,7 @@ type Op struct {
 	// standard wants that, instead of a problem document.
 	Also []int
 	// Sensitive operations answer with a secret: their answers are never kept
-	// for a repeated Idempotency-Key.
+	// for a repeated Idempotency-Key. That it was used is.
 	Sensitive bool
 }
 
@@ -43,7 +43,9 @@ const metaOp = "caponier"
 // "internal error" with the request ID and is logged.
 //
 // A POST may carry an Idempotency-Key: the same caller repeating it within ten
-// minutes receives the first answer again and the handler does not run.
+// minutes, at whatever core, receives the first answer again and the handler
+// does not run. Of a Sensitive operation the answer is not kept: repeating one
+// that was carried out is refused (409 answer_not_kept).
 func Register[I, O any](f *Frame, op Op, h func(ctx context.Context, in *I) (*O, error)) {
 	op = f.admit(op)
 	mustBeVisible(op, reflect.TypeFor[I]())

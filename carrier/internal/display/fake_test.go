@@ -586,6 +586,7 @@ func TestRecordingFails(t *testing.T) {
 			}
 		}).started()
 		p := r.view(peerOptions{ViewOptions: owner})
+		pass(time.Second) // the first frame is written
 		x.draw(image.Rect(0, 0, 5, 5), 7)
 		if err := <-r.result; !errors.Is(err, ErrRecording) || !errors.Is(err, full) {
 			t.Errorf("Run: %v", err)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"time"
 )
 
@@ -173,7 +174,7 @@ func (s *Store) runExport(ctx context.Context, x *Export) {
 	s.mu.Lock()
 	x.cancel = cancel
 	s.mu.Unlock()
-	size, key, stored, err := s.makeExport(ctx, x)
+	size, key, stored, err := s.tryExport(ctx, x)
 	s.mu.Lock()
 	x.ExpiresAt = s.cfg.Now().Add(exportFor)
 	listed := false
@@ -200,6 +201,18 @@ func (s *Store) runExport(ctx context.Context, x *Export) {
 			s.cfg.Log.Error("remove video", "err", err)
 		}
 	}
+}
+
+// tryExport is makeExport for a goroutine of its own: what it decodes was sent
+// by somebody's browser, and nothing in it may end core.
+func (s *Store) tryExport(ctx context.Context, x *Export) (size int64, key []byte, stored time.Time, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.cfg.Log.Error("video not made", "recording", x.Recording, "panic", p, "stack", string(debug.Stack()))
+			err = errors.New("the recording cannot be shown")
+		}
+	}()
+	return s.makeExport(ctx, x)
 }
 
 // makeExport makes the video and stores it sealed.

@@ -47,8 +47,11 @@ func newReplay(v *webView, f *os.File) *replay {
 
 // enter goes to the last keyframe at or before t, without showing it.
 func (x *replay) enter(t time.Duration) {
-	if list := x.v.since(t, t); len(list) > 0 {
-		x.next = x.v.past(t) - len(list)
+	x.next = x.v.past(t)
+	for x.next > 0 {
+		if x.next--; x.v.frames[x.next].key {
+			return
+		}
 	}
 }
 

@@ -125,7 +125,7 @@ func Built(dir string) Binaries {
 // Build compiles the programs into dir.
 func Build(ctx context.Context, root, dir string) (Binaries, error) {
 	b := Built(dir)
-	for out, pkg := range map[string]string{b.Core: "./core", b.Extender: "./extender", b.Router: "./router", b.Carrier: "./carrier", b.CLI: "./core/cmd/caponier"} {
+	for out, pkg := range map[string]string{b.Core: "./core", b.Extender: "./extender", b.Router: "./router", b.Carrier: "./carrier", b.WebProxy: "./webproxy", b.CLI: "./core/cmd/caponier"} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", out, pkg)
 		cmd.Dir = root
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

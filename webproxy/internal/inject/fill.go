@@ -191,6 +191,7 @@ const maxHead = 64 << 10
 type Page struct {
 	tag  []byte
 	held []byte
+	seen int // held before it needs no second look
 	done bool
 }
 
@@ -203,7 +204,8 @@ func (p *Page) Push(dst, src []byte) []byte {
 		return append(dst, src...)
 	}
 	p.held = append(p.held, src...)
-	at := headAt(p.held)
+	at := -1
+	at, p.seen = headAt(p.held, p.seen)
 	if at < 0 && len(p.held) < maxHead {
 		return dst
 	}
@@ -227,9 +229,10 @@ func (p *Page) insert(dst []byte, at int) []byte {
 
 // headAt is where in a page the script goes: right after <head>, or before the
 // first element that implies it, so that it comes before every policy in a
-// meta element. -1: not seen yet.
-func headAt(b []byte) int {
-	for i := 0; i < len(b); {
+// meta element. -1: not seen yet; then resume is where to go on looking.
+func headAt(b []byte, from int) (at, resume int) {
+	i := from
+	for i < len(b) {
 		if b[i] != '<' {
 			i++
 			continue
@@ -239,29 +242,29 @@ func headAt(b []byte) int {
 		case hasPrefix(rest, "<!--"):
 			end := strings.Index(string(rest), "-->")
 			if end < 0 {
-				return -1
+				return -1, i
 			}
 			i += end + 3
 			continue
 		case len(rest) < 8 && !strings.Contains(string(rest), ">"):
-			return -1
+			return -1, i
 		}
 		end := tagEnd(rest)
 		if end < 0 {
-			return -1
+			return -1, i
 		}
 		switch name := tagName(rest); name {
 		case "head":
-			return i + end
+			return i + end, i
 		case "html", "!doctype", "?xml":
 			i += end
 		case "":
 			i++
 		default:
-			return i
+			return i, i
 		}
 	}
-	return -1
+	return -1, i
 }
 
 func hasPrefix(b []byte, p string) bool { return len(b) >= len(p) && string(b[:len(p)]) == p }

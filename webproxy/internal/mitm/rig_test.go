@@ -125,6 +125,7 @@ type rig struct {
 	next    map[string]uint64             // guarded by mu; by session
 	changed chan struct{}                 // guarded by mu; closed when something of the above changes
 	tunnel  tunnel.Session                // guarded by mu; the webproxy's end
+	dests   []string                      // guarded by mu; of streams through core
 	cut     bool                          // guarded by mu; records are not taken
 }
 
@@ -248,6 +249,9 @@ func until(t testing.TB, what string, f func() bool) {
 func (r *rig) dialled(s tunnel.Stream) {
 	defer s.Close()
 	dest := s.Preface().Dest
+	r.mu.Lock()
+	r.dests = append(r.dests, dest)
+	r.mu.Unlock()
 	if site, rest, ok := strings.Cut(dest, "/"); ok {
 		if site != "vpc-b" {
 			s.Refuse(wire.Errorf(wire.CodeRefused, "there is no site %s", site))

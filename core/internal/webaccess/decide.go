@@ -32,7 +32,8 @@ func (x *session) view() view {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	v := view{
-		Live: x.state == Open && x.live.Context().Err() == nil && d.OK() && d.Features&access.Web != 0, Locked: o.Locked,
+		// The browser may be quicker than the note that it is open.
+		Live: (x.state == Open || x.state == Opening) && x.live.Context().Err() == nil && d.OK() && d.Features&access.Web != 0, Locked: o.Locked,
 		Proxy: x.proxy.ID, Carrier: x.carrier.ID, Account: x.row.Account, Rules: x.rules, Uses: x.uses,
 	}
 	if x.spec != nil {

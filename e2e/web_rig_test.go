@@ -263,9 +263,12 @@ type webUse struct {
 	api    *harness.API
 }
 
-// open opens a site as demo.
+// open opens a site as demo, in a browser that waits for its user.
 func (w *webWorld) open(t testing.TB, s *webSite) *webUse {
 	t.Helper()
+	if _, err := w.core.Admin.WebReady(t.Context(), 60*time.Second, w.carrier, harness.HasRoom(1)); err != nil {
+		t.Fatal(err)
+	}
 	return w.openAs(t, w.user, s)
 }
 
@@ -376,6 +379,19 @@ func (u *webUse) run(t testing.TB, script string) string {
 		t.Fatal(err)
 	}
 	return text
+}
+
+// click clicks on an element of the page.
+func (u *webUse) click(t testing.TB, selector string) {
+	t.Helper()
+	var x, y int
+	at := u.run(t, fmt.Sprintf("const r = document.querySelector(%q).getBoundingClientRect(); return Math.round(mozInnerScreenX + r.x + Math.min(40, r.width / 2)) + ' ' + Math.round(mozInnerScreenY + r.y + r.height / 2)", selector))
+	if _, err := fmt.Sscan(at, &x, &y); err != nil {
+		t.Fatalf("%s is at %q: %v", selector, at, err)
+	}
+	if err := u.Screen.Click(x, y); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // drive sends the page elsewhere.

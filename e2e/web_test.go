@@ -39,7 +39,7 @@ func TestWebSession(t *testing.T) {
 		t.Errorf("the page says %q", got)
 	}
 	// A person's hands: a click on a link and keys.
-	u.drive(t, "/note")
+	u.click(t, `a[href="/note"]`)
 	until(t, 10*time.Second, "the note is there", func() error {
 		if got := u.run(t, "return location.pathname + ' ' + (document.activeElement||{}).id"); got != "/note note" {
 			return errors.New(got)

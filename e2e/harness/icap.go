@@ -3,7 +3,6 @@ package harness
 import (
 	"bufio"
 	"context"
-	"crypto/md5"
 	"errors"
 	"fmt"
 	"net"
@@ -32,8 +31,8 @@ func StartICAP(ctx context.Context, n *Net, ns, addr, dir string, virus []byte) 
 	if err := os.MkdirAll(db, 0o755); err != nil {
 		return nil, err
 	}
-	// A signature by hash: MD5, size, name.
-	sig := fmt.Sprintf("%x:%d:Eicar-Test-Signature\n", md5.Sum(virus), len(virus))
+	// A signature of its bytes, anywhere in any kind of file: an upload is a form.
+	sig := fmt.Sprintf("Eicar-Test-Signature:0:*:%x\n", virus)
 	conf := filepath.Join(dir, "c-icap.conf")
 	modules, err := filepath.Glob("/usr/lib/*/c_icap")
 	if err != nil || len(modules) != 1 {
@@ -49,7 +48,7 @@ func StartICAP(ctx context.Context, n *Net, ns, addr, dir string, virus []byte) 
 		"virus_scan.ScanFileTypes TEXT DATA EXECUTABLE ARCHIVE GIF JPEG MSOFFICE", "virus_scan.SendPercentData 5", "virus_scan.StartSendPercentDataAfter 64M", "virus_scan.MaxObjectSize 64M",
 		"virus_scan.DefaultEngine clamav", "Module common clamav_mod.so", "clamav_mod.TmpDir " + dir,
 	}, "\n") + "\n"
-	if err := errors.Join(os.WriteFile(filepath.Join(db, "test.hdb"), []byte(sig), 0o644), os.WriteFile(conf, []byte(text), 0o644)); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(db, "test.ndb"), []byte(sig), 0o644), os.WriteFile(conf, []byte(text), 0o644)); err != nil {
 		return nil, err
 	}
 	// The engine looks for signatures in one place only.

@@ -1,0 +1,213 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"image"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"caponier/e2e/sites"
+)
+
+// Somebody watches a session live, locks it, lets it go on, and ends it.
+func TestWebWatchLockTerminate(t *testing.T) {
+	w := web(t)
+	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
+	u := w.open(t, s)
+	u.shows(t, "the page")
+	u.drive(t, "/note")
+	typed := func(want string) func() error {
+		return func() error {
+			if got := u.run(t, "return (document.getElementById('note')||{value:'?'}).value"); got != want {
+				return fmt.Errorf("the field holds %q", got)
+			}
+			return nil
+		}
+	}
+	until(t, 10*time.Second, "the field is there", typed(""))
+	watcher, err := w.core.Admin.Screen(t.Context(), u.ID, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Close()
+	if err := watcher.Shows(t.Context(), 5*time.Second, "the watcher sees the page", s.Color()); err != nil {
+		t.Fatal(err)
+	}
+	// Who watches cannot type.
+	if err := errors.Join(watcher.Type("watcher"), u.Screen.Type("owner")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 5*time.Second, "only the owner types", typed("owner"))
+	if got, err := u.api.WebSession(t.Context(), u.ID); err != nil {
+		t.Fatal(err)
+	} else if got.Locked {
+		t.Error("it is locked already")
+	}
+	before := u.Screen.Picture()
+	conn := "/connections/" + u.ID
+	if err := w.core.Admin.Do(t.Context(), http.MethodPost, conn+"/lock", map[string]string{"reason": "look at this", "block_new": "none"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 3*time.Second, "the session is locked", func() error {
+		if got, err := u.api.WebSession(t.Context(), u.ID); err != nil || !got.Locked {
+			return fmt.Errorf("%+v %w", got, err)
+		}
+		return nil
+	})
+	// The lock shows; from then on nothing gets through.
+	if err := u.Screen.Wait(t.Context(), 5*time.Second, "the owner is told", func(p *image.RGBA) error {
+		if bytes.Equal(p.Pix, before.Pix) {
+			return errors.New("the picture is as before")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Screen.Type("locked"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.core.Admin.Do(t.Context(), http.MethodPost, conn+"/unlock", map[string]string{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 3*time.Second, "the session is unlocked", func() error {
+		if got, err := u.api.WebSession(t.Context(), u.ID); err != nil || got.Locked {
+			return fmt.Errorf("%+v %w", got, err)
+		}
+		return nil
+	})
+	until(t, 5*time.Second, "what is typed arrives again, and what was typed while locked is gone", func() error {
+		if err := u.Screen.Type("free"); err != nil {
+			return err
+		}
+		got := u.run(t, "return document.getElementById('note').value")
+		if rest, ok := strings.CutPrefix(got, "owner"); !ok || rest == "" || strings.Trim(rest, "fre") != "" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	if err := w.core.Admin.Do(t.Context(), http.MethodDelete, conn+"?reason=enough", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if why, err := u.Screen.Ended(t.Context(), 5*time.Second); err != nil || why.Code != 4000 || !strings.Contains(why.Reason, "enough") {
+		t.Errorf("the owner was told %+v %v", why, err)
+	}
+	if why, err := watcher.Ended(t.Context(), 5*time.Second); err != nil || why.Code != 4000 {
+		t.Errorf("the watcher was told %+v %v", why, err)
+	}
+	u.ended(t, 5*time.Second)
+}
+
+// A grant that is taken away ends the session within seconds.
+func TestWebRoleRevoked(t *testing.T) {
+	w := web(t)
+	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
+	u := w.open(t, s)
+	u.shows(t, "the page")
+	var grants struct {
+		Items []struct {
+			ID       string `json:"id"`
+			Target   string `json:"target"`
+			TargetID string `json:"target_id"`
+		} `json:"items"`
+	}
+	if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/grants?limit=500", nil, &grants); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range grants.Items {
+		if g.Target == s.target || g.TargetID == s.target {
+			if err := w.core.Admin.Delete(t.Context(), "/grants/"+g.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	began := time.Now()
+	if why, err := u.Screen.Ended(t.Context(), 10*time.Second); err != nil || why.Code != 4000 {
+		t.Errorf("the owner was told %+v %v", why, err)
+	}
+	t.Logf("ended %v after the grant was taken away", time.Since(began).Round(time.Millisecond))
+	u.ended(t, 5*time.Second)
+	if _, err := w.user.OpenWeb(t.Context(), s.target); err == nil {
+		t.Error("it opens again")
+	}
+}
+
+// An idle session says so on the screen, and ends when nobody stirs.
+func TestWebIdle(t *testing.T) {
+	w := web(t)
+	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"idle_s": 6, "notice_s": 3}})
+	u := w.open(t, s)
+	u.shows(t, "the page")
+	if err := u.Screen.Click(500, 500); err != nil {
+		t.Fatal(err)
+	}
+	stirred, plain := time.Now(), u.Screen.Picture()
+	if err := u.Screen.Wait(t.Context(), 8*time.Second, "a notice", func(p *image.RGBA) error {
+		if bytes.Equal(p.Pix, plain.Pix) {
+			return errors.New("the picture is as before")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	why, err := u.Screen.Ended(t.Context(), 12*time.Second)
+	if err != nil || why.Code != 4000 {
+		t.Fatalf("the owner was told %+v %v", why, err)
+	}
+	if took := time.Since(stirred); took < 4*time.Second {
+		t.Errorf("it ended after %v, want 6 s", took)
+	}
+	if got := u.ended(t, 5*time.Second); got.EndReason != "idle" {
+		t.Errorf("ended: %+v", got)
+	}
+}
+
+// A recording that was changed on disk is reported.
+func TestWebRecordingTampered(t *testing.T) {
+	w := web(t)
+	for _, damage := range []struct {
+		name string
+		do   func(b []byte) []byte
+	}{
+		{"a flipped byte", func(b []byte) []byte { b[len(b)/2] ^= 1; return b }},
+		{"cut", func(b []byte) []byte { return b[:len(b)*2/3] }},
+	} {
+		s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
+		u := w.open(t, s)
+		u.shows(t, "the page")
+		u.end(t)
+		verify := func() string {
+			var report struct {
+				Status string `json:"status"`
+			}
+			if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/recordings/"+u.RecordingID+"/verify", nil, &report); err != nil {
+				return err.Error()
+			}
+			return report.Status
+		}
+		until(t, 10*time.Second, "the recording holds together", func() error {
+			if got := verify(); got != "complete" && got != "ok" {
+				return errors.New(got)
+			}
+			return nil
+		})
+		file := w.recordingFile(t, u.RecordingID)
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), s.origin) {
+			t.Error("the recording is stored in clear")
+		}
+		if err := os.WriteFile(file, damage.do(b), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := verify(); got != "damaged" {
+			t.Errorf("%s: %q", damage.name, got)
+		}
+	}
+}

@@ -1,14 +1,24 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"caponier/shared/node"
+	"caponier/shared/telemetry"
+	"caponier/shared/tunnel"
 	"caponier/shared/tunnel/tunneltest"
+	"caponier/shared/wire"
+	"caponier/webproxy/internal/session"
 )
 
 func command(t *testing.T, environ []string, args ...string) (code int, stdout, stderr string) {
@@ -121,6 +131,73 @@ func TestMayControl(t *testing.T) {
 	} {
 		if err := mayControl(c.chain, fleet.Roots(), c.clients); (err == nil) != c.want {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The control port serves a core and nobody else.
+func TestControlPort(t *testing.T) {
+	fleet, err := tunneltest.NewCA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := fleet.Edge("webproxy", "nod_w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sessions := session.NewManager(session.Config{Max: 5, Tunnel: func() tunnel.Session { return nil }, Log: slog.New(slog.DiscardHandler)})
+	const key = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
+	if ack := sessions.Put(wire.WebProxySession{ID: "con_1", Revision: 7, StartURL: "https://app.test", Key: key, Policy: []byte("{}"), User: "alice"}); ack.Error != nil {
+		t.Fatal(ack.Error)
+	}
+	parts := &node.Parts{Log: slog.New(slog.DiscardHandler), Registry: telemetry.NewRegistry("webproxy", "test"), Health: telemetry.NewHealth()}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 2)
+	go func() {
+		done <- serveControl(ctx, l, parts, sessions, func() (tls.Certificate, *x509.CertPool, error) { return own.Certificate, own.Roots, nil }, nil)
+	}()
+	go func() { done <- sessions.Run(ctx) }()
+	get := func(cert *tls.Certificate, path string) (string, error) {
+		c := &tls.Config{InsecureSkipVerify: true}
+		if cert != nil {
+			c.Certificates = []tls.Certificate{*cert}
+		}
+		tr := &http.Transport{TLSClientConfig: c, DisableKeepAlives: true}
+		resp, err := (&http.Client{Transport: tr}).Get("https://" + l.Addr().String() + path)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return string(b), err
+	}
+	core, err := fleet.Core("core_1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	carrier, err := fleet.Edge("carrier", "nod_c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/healthz": "", "/metrics": "caponier_build_info", wire.PathWebProxySessions: `"id":"con_1","revision":7`} {
+		got, err := get(&core.Certificate, path)
+		if err != nil || !strings.Contains(got, want) || strings.Contains(got, key) {
+			t.Errorf("%s: %q, %v", path, got, err)
+		}
+		for name, cert := range map[string]*tls.Certificate{"a carrier": &carrier.Certificate, "nobody": nil} {
+			if got, err := get(cert, path); err == nil {
+				t.Errorf("%s gets %s: %q", name, path, got)
+			}
+		}
+	}
+	cancel()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -393,6 +393,7 @@ type box struct {
 	ended    map[string]string // text
 	order    []string          // what it was asked, in order
 	refuse   *wire.Error
+	started  func(id string) // called when a session was started, before that is told
 	capacity wire.WebCapacity
 	files    map[string]string
 	live     context.CancelFunc
@@ -496,6 +497,11 @@ func (b *box) putCarrier(w http.ResponseWriter, r *http.Request) {
 		b.t.Errorf("%s: revision %d after %d", b.name, s.Revision, old.Revision)
 	}
 	b.carrier[s.ID] = s
+	if b.started != nil {
+		b.mu.Unlock()
+		b.started(s.ID)
+		b.mu.Lock()
+	}
 	control.Reply(w, wire.CarrierAck{Revision: s.Revision, Warm: b.capacity.Warm > 0})
 }
 

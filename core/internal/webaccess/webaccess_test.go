@@ -172,6 +172,28 @@ func TestAnotherCarrier(t *testing.T) {
 	})
 }
 
+// A browser that waited may ask for its page, and for its credential, before
+// core has heard from its carrier.
+func TestQuickBrowser(t *testing.T) {
+	w := newWorld(t, dbtest.SQLite(t))
+	k := w.start()
+	proxy := k.node(wire.WebProxy, "p1")
+	var given wire.WebCredential
+	carrier := k.node(wire.Carrier, "c1", func(b *box) {
+		b.started = func(id string) {
+			given = proxy.credential(wire.WebCredentialAsk{Session: id, Injection: "pw", URL: "https://wiki.example/login"})
+		}
+	})
+	k.wiki(nil)
+	s := k.open("eve", "wiki", map[string]any{"account": "alice"})
+	if given.Error != nil || given.Password != "correct horse" {
+		t.Errorf("refused: %v", given.Error)
+	}
+	if _, ok := carrier.forCarrier(s.ID); !ok {
+		t.Error("it was not started")
+	}
+}
+
 // What changes is pushed: rules and limits of the target, files with the
 // grant, locks; rules reach the webproxy before anything else.
 func TestHotChanges(t *testing.T) {

@@ -99,6 +99,8 @@ func watchable(x *conn.Record) *api.Problem {
 	switch {
 	case x.State.Over():
 		return api.Conflict("not_live", "The connection has ended. Its recording can be played.")
+	case x.Kind == "web":
+		return api.Conflict("web_session", "This is a web session: watch its picture at /web/"+x.ID+"?watch=1.")
 	case !x.Recorded:
 		return api.Conflict("not_recorded", "This connection is not recorded, so it cannot be watched.")
 	case x.RecordingID == "":

@@ -32,6 +32,12 @@ const pages = [
   { name: "sites", as: "admin", path: () => "/admin/sites" },
   { name: "admin-targets", as: "admin", path: () => "/admin/targets" },
   { name: "target", as: "admin", path: async (c) => with_("/admin/targets/", (await first(c, "/targets", (t) => t.kind === "ssh"))?.id) },
+  { name: "web-new", as: "admin", path: () => "/admin/web-target" },
+  { name: "web-form", as: "admin", path: async (c) => with_("/admin/targets/", await web(c, "wiki", "/web")) },
+  { name: "web-advanced", as: "admin", path: async (c) => with_("/admin/targets/", await web(c, "erp", "/web")) },
+  { name: "web-target", as: "admin", path: async (c) => with_("/admin/targets/", await web(c, "wiki", "")) },
+  { name: "web-try", as: "admin", path: async (c) => with_("/admin/targets/", await web(c, "wiki", "/try")) },
+  { name: "web-refused", as: "user", path: () => "/web?target=wiki", ready: "[role=alert]" },
   { name: "secrets", as: "admin", path: () => "/admin/secrets" },
   { name: "api-clients", as: "admin", path: () => "/admin/tokens" },
   { name: "certificates", as: "admin", path: () => "/admin/ssh-ca" },
@@ -40,6 +46,12 @@ const pages = [
   { name: "audit", as: "admin", path: () => "/admin/audit" },
   { name: "nothing", as: "user", path: () => "/no/such/page" },
 ];
+
+// web is the path of a web target's page, below the targets.
+async function web(c, name, page) {
+  const id = (await first(c, `/targets?kind=web&search=${name}`, (t) => t.name === name))?.id;
+  return id && id + page;
+}
 
 function with_(prefix, id) {
   return id && prefix + id;

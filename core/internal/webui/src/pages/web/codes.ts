@@ -23,7 +23,7 @@ export function after(code: number, reason: string): After {
   }
 }
 
-const waits = [250, 700, 1500, 3000, 5000];
+const waits = [250, 500, 1000, 1500, 2500];
 
 // wait is how long to wait before the n-th attempt, in milliseconds; chance is
 // in [0, 1), so that many viewers do not come back in step.

@@ -58,7 +58,8 @@ export function stepsOf(moments: readonly Moment[]): TryStep[] {
         out.push(fillStep(t, f));
         break;
       case "request":
-        if (f.injected || status >= 400) out.push({ t, what: "request", tone: status >= 400 ? "bad" : "good", title: `${f.method ?? ""} ${path(url)}`, detail: `Answer ${status}${statusWord(status)}${f.injected ? ", with the credential" : ""}` });
+        // Browsers ask for an icon by themselves; many sites have none.
+        if (f.injected || (status >= 400 && !path(url).endsWith("/favicon.ico"))) out.push({ t, what: "request", tone: status < 400 ? "good" : f.injected || status >= 500 ? "bad" : "warn", title: `${f.method ?? ""} ${path(url)}`, detail: `Answer ${status}${statusWord(status)}${f.injected ? ", with the credential" : ""}` });
         break;
       case "browser":
         out.push({ t, what: "other", tone: "off", title: `Browser: ${Object.values(f).filter(Boolean).join(", ")}`, detail: "" });

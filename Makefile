@@ -12,7 +12,7 @@ help: ## list the targets
 setup: ## install what run and test need (idempotent)
 	@sh deploy/dev/setup.sh
 
-run: setup build ## bring the whole product up with a demo VPC; prints URLs and logins
+run: setup build ## bring the whole product up with a demo VPC; builds the browser's image once
 	@sh deploy/demo/demo.sh up
 
 stop: ## remove everything `make run` made
@@ -55,7 +55,7 @@ test: setup ## everything: unit tests with the race detector on both databases, 
 
 e2e: setup build ## only the end-to-end tests
 	@echo "e2e: real binaries in network namespaces"
-	@go test -count=1 -timeout 15m ./e2e/...
+	@go test -count=1 -timeout 40m ./e2e/...
 
 screenshots: setup build ## every page of the console, light and dark, wide and phone, into var/screenshots
 	@echo "screenshots: var/screenshots"

@@ -25,5 +25,5 @@ fi
 step "unit and store suites, race detector on, SQLite and PostgreSQL"
 go test -race -p 2 -timeout 15m $(go list ./... | grep -v '/e2e')
 step "end to end: real binaries, sshd, nginx and HAProxy in network namespaces"
-CAPONIER_TEST_BIN="$PWD/bin" go test -count=1 -timeout 20m ./e2e/...
+CAPONIER_TEST_BIN="$PWD/bin" go test -count=1 -timeout 40m ./e2e/...
 step "ok"

@@ -19,6 +19,8 @@ type state struct {
 	// Scratch holds what accounts of the private hosts need to read.
 	Scratch   string            `json:"scratch"`
 	Processes map[string]string `json:"processes"` // PID → start time
+	// Docker is the directory of the demo's Docker daemon; its images stay there.
+	Docker string `json:"docker"`
 }
 
 func (d *demo) stateFile() string { return filepath.Join(d.dir, "state.json") }
@@ -112,8 +114,8 @@ func (d *demo) down() error {
 		}
 	}
 	harness.Forget(prefix, link, plantLink)
-	if len(s.Processes) > 0 {
-		if err := harness.ForgetDocker(harness.DockerRoot()); err != nil {
+	if s.Docker != "" {
+		if err := errors.Join(harness.ForgetDocker(s.Docker), os.RemoveAll(runDir)); err != nil {
 			return err
 		}
 	}

@@ -85,7 +85,7 @@ func (d *demo) up(ctx context.Context) error {
 	if err := errors.Join(os.WriteFile(ownerFile, []byte(d.root+"\n"), 0o644), d.saveState(), os.Chmod(scratch, 0o755)); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{d.startCore, d.privateNetwork, d.extender, d.hosts, d.people, d.plant, d.finish} {
+	for _, step := range []func(context.Context) error{d.startCore, d.privateNetwork, d.extender, d.hosts, d.people, d.plant, d.web, d.finish} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -395,7 +395,11 @@ Things to try:
        eng nc -w 2 10.20.0.5 502                    # line 3: 42 bottles a minute
        eng bin/caponier network close plc-line-3    # and it is closed
 
+  5. A web application inside vpc-a, signed in for you, in a browser that has no
+     network: open %[1]s as demo, My targets, wiki (or metrics, tickets).
+
 Everything for scripts: var/demo/access.json. Remove it all: make stop
-`, d.access.URL, d.access.Admin.Password, d.access.User.Password, port, host, d.inEngineer())
+(the browser's image stays in %[7]s)
+`, d.access.URL, d.access.Admin.Password, d.access.User.Password, port, host, d.inEngineer(), d.state.Docker)
 	return nil
 }

@@ -138,6 +138,9 @@ func (d *Docker) Start(ctx context.Context) error {
 // Proc is the daemon's process.
 func (d *Docker) Proc() *Proc { return d.proc }
 
+// Root is the directory of its images.
+func (d *Docker) Root() string { return d.root }
+
 // Stop ends the daemon and with it the containers.
 func (d *Docker) Stop() error { return d.proc.Stop(30 * time.Second) }
 

@@ -19,8 +19,8 @@ import (
 // An auditor looks for an address in a recording and sees the moment (FEATURES
 // Z5), plays it, and takes a video away that is as long as the session (Z9).
 func TestWebPlayer(t *testing.T) {
-	w := web(t)
 	needConsole(t)
+	w := web(t)
 	if _, err := exec.LookPath("ffprobe"); err != nil {
 		harness.Lacks(t, "ffprobe")
 	}

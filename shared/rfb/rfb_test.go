@@ -187,7 +187,7 @@ func TestEncoderMemoryIsBounded(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
 	f := NewFramebuffer(1200, 1000)
 	enc := NewEncoder()
-	for range 5 {
+	for range 3 {
 		for y := range 1000 {
 			row := f.Row(y, 0, 1200)
 			for x := range row {

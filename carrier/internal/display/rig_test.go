@@ -192,7 +192,7 @@ func (r *rig) started() *rig {
 	case <-r.Ready():
 	case err := <-r.result:
 		r.t.Fatalf("the display ended: %v", err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		r.t.Fatal("no picture")
 	}
 	return r

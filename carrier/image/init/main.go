@@ -44,7 +44,10 @@ const (
 )
 
 func main() {
-	if err := run(); err != nil {
+	switch err := run(); {
+	case errors.Is(err, errStopped):
+		os.Exit(128 + int(syscall.SIGTERM)) // as a shell tells it; 0 is the user's doing
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "init:", err)
 		os.Exit(1)
 	}
@@ -156,6 +159,9 @@ func await(ctx context.Context, path string, of *exec.Cmd) error {
 	}
 }
 
+// errStopped is returned when the container was told to stop.
+var errStopped = errors.New("stopped")
+
 // wait reaps whatever ends until the browser or the X server is among it, the
 // container is stopped, or there has been no carrier for too long.
 func wait(ctx context.Context, alone <-chan struct{}, xvnc, browser *exec.Cmd) error {
@@ -180,7 +186,7 @@ func wait(ctx context.Context, alone <-chan struct{}, xvnc, browser *exec.Cmd) e
 		case <-alone:
 			return errors.New("there is no carrier any more")
 		case <-ctx.Done():
-			return nil
+			return errStopped
 		}
 	}
 }

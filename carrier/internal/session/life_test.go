@@ -16,6 +16,7 @@ import (
 
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/slot"
+	"caponier/e2e/harness"
 	"caponier/shared/wire"
 )
 
@@ -438,4 +439,59 @@ func TestNothingIsLeft(t *testing.T) {
 	if err != nil || strings.Contains(string(mounts), filepath.Join(r.dir, "run")) {
 		t.Errorf("mounts of sockets are left: %v", err)
 	}
+}
+
+// The Docker daemon goes away and comes back: the carrier says so, a session
+// whose container outlived it goes on, one whose container did not is told to
+// core, and new ones are possible again.
+func TestDaemonAway(t *testing.T) {
+	r := newRig(t)
+	if docker.own == nil {
+		harness.Lacks(t, "this stops the Docker daemon and needs one of its own: unset DOCKER_HOST")
+	}
+	r.start()
+	r.warm(1)
+	l := r.open(r.spec("con_on"))
+	r.shows(l, colour("/con_on"), 20*time.Second)
+	r.warm(1)
+	if err := docker.own.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.until(30*time.Second, "problem", func() error {
+		if c := r.m.Capacity(); !strings.Contains(c.Problem, "Docker does not answer") {
+			return fmt.Errorf("%+v", c)
+		}
+		return nil
+	})
+	if err := docker.own.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.until(60*time.Second, "no problem", func() error {
+		if c := r.m.Capacity(); c.Problem != "" {
+			return fmt.Errorf("%+v", c)
+		}
+		return nil
+	})
+	if c, _, err := r.engine.Inspect(t.Context(), l.slot.ID); err == nil && c.Running {
+		r.shows(l, colour("/con_on"), 5*time.Second)
+	} else {
+		r.until(10*time.Second, "end", func() error {
+			if e, ok := r.core.end("con_on"); !ok || e.Reason != "error" || e.Text != "The browser was stopped on its host." {
+				return fmt.Errorf("%+v", e)
+			}
+			return nil
+		})
+	}
+	r.shows(r.open(r.spec("con_after")), colour("/con_after"), 40*time.Second)
+	for _, id := range []string{"con_on", "con_after"} {
+		if err := r.m.delete(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	r.until(30*time.Second, "one container, parked", func() error {
+		if list := r.containers(); len(list) != 1 {
+			return fmt.Errorf("%+v", list)
+		}
+		return nil
+	})
 }

@@ -193,6 +193,9 @@ func (s *Slot) Ended(ctx context.Context) (browser.Container, error) {
 		return browser.Container{}, err
 	}
 	c, _, err := s.c.Engine.Inspect(ctx, s.ID)
+	if err == nil && c.Running { // a daemon that stops ends the wait, not the container
+		err = errors.New("the container still runs")
+	}
 	return c, err
 }
 

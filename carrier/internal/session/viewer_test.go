@@ -17,7 +17,6 @@ import (
 
 // Keysyms of keys without a character.
 const (
-	keyTab    = 0xff09
 	keyReturn = 0xff0d
 	keyEscape = 0xff1b
 	keyF11    = 0xffc8

@@ -414,13 +414,14 @@ func TestNothingIsLeft(t *testing.T) {
 		if err := r.m.delete(t.Context(), s.ID); err != nil {
 			t.Fatal(err)
 		}
-		r.warm(1)
 	}
 	cycle(0)
+	r.warm(1)
 	g0, f0 := count()
 	for i := 1; i <= cycles; i++ {
-		cycle(i)
+		cycle(i) // with a parked browser or a new one, as it comes
 	}
+	r.warm(1)
 	r.until(10*time.Second, "nothing left", func() error {
 		if g, f := count(); g > g0+3 || f > f0+3 {
 			return fmt.Errorf("%d goroutines and %d handles, %d and %d before", g, f, g0, f0)

@@ -57,9 +57,15 @@ func (h *hosts) count() int {
 	return len(h.seen)
 }
 
-type userCA string
+// userCA has the keys of the default group, and of another while one is set.
+type userCA struct{ keys, group, theirs string }
 
-func (k userCA) PublicKey(context.Context, string) (string, error) { return string(k), nil }
+func (k userCA) PublicKey(_ context.Context, group string) (string, error) {
+	if k.group != "" && group == k.group {
+		return k.theirs, nil
+	}
+	return k.keys, nil
+}
 
 func sshKey(t *testing.T) string {
 	t.Helper()
@@ -152,8 +158,8 @@ func TestHostDeployment(t *testing.T) {
 		}
 	}
 	reg := &hosts{seen: map[string]Host{}}
-	ca := sshKey(t)
-	k := newCore(t, func(c *Config) { c.Hosts, c.UserCA = reg, userCA(ca) })
+	ca, theirs := sshKey(t), sshKey(t)+"\n"+sshKey(t)
+	k := newCore(t, func(c *Config) { c.Hosts, c.UserCA = reg, userCA{ca, "grp_a", theirs} })
 	startDoor, pin := door(t)
 	var x *extender
 	base := startDoor(func() *edge.Edge { return x.Edge })
@@ -172,6 +178,20 @@ func TestHostDeployment(t *testing.T) {
 	eventually(t, "the tunnel serves", func() bool { return x.Session() != nil })
 	if got := strings.TrimSpace(curl(base + wire.PathDeployCA)); got != ca {
 		t.Errorf("ca.pub = %q, want %q", got, ca)
+	}
+	// While the site is in another access group, hosts are told to trust that
+	// group's keys, the next one included.
+	if _, err := k.c.DB.ExecContext(t.Context(), `insert into sites (id, name, comment, created_at, version, group_id) values ('site_g', $1, '', 0, 1, 'grp_a')`, "vpc-a"); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(curl(base + wire.PathDeployCA)); got != theirs {
+		t.Errorf("ca.pub in another group = %q, want %q", got, theirs)
+	}
+	if text := curl(base + wire.PathDeployScript); !strings.Contains(text, theirs) || strings.Contains(text, ca) {
+		t.Error("the script does not have both keys of the site's group, or has others")
+	}
+	if _, err := k.c.DB.ExecContext(t.Context(), `delete from sites where id = 'site_g'`); err != nil {
+		t.Fatal(err)
 	}
 	curl("-o", script, base+wire.PathDeployScript)
 

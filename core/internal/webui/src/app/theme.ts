@@ -22,6 +22,7 @@ export const theme = createTheme({
     Tooltip: { defaultProps: { withArrow: true, openDelay: 300 } },
     // The title of a dialog is no banner of the page.
     Modal: { defaultProps: { centered: true, closeButtonProps: { "aria-label": "Close" }, overlayProps: { backgroundOpacity: 0.4 }, attributes: { header: { role: "presentation" } } } },
+    DrawerHeader: { defaultProps: { role: "presentation" } },
     Badge: { defaultProps: { variant: "light", radius: "sm" } },
     TextInput: { defaultProps: { autoComplete: "off" } },
   },

@@ -4,9 +4,10 @@ export const permissions: readonly (readonly [string, string])[] = [
   ["targets:view", "See targets, sites and grants"], ["targets:manage", "Manage targets, sites and grants"],
   ["edges:view", "See edge nodes"], ["edges:manage", "Manage edge nodes and enrolment"],
   ["connections:view", "See all connections"], ["connections:manage", "End, lock and tag all connections"],
-  ["recordings:view", "Play all recordings"], ["audit:view", "Read the audit log"],
-  ["connections:watch", "Watch live sessions"], ["groups:view", "See access groups"], ["groups:manage", "Manage access groups, their SSH authority and anchors"],
-  ["settings:view", "See settings"], ["settings:manage", "Change settings and SSH authorities"], ["secrets:manage", "Manage shared secrets"],
+  ["connections:watch", "Watch live sessions"], ["recordings:view", "Play all recordings"],
+  ["audit:view", "Read the audit log"], ["secrets:manage", "Manage shared secrets"],
+  ["groups:view", "See access groups"], ["groups:manage", "Manage access groups, their SSH authority and anchors"],
+  ["settings:view", "See settings"], ["settings:manage", "Change settings and SSH authorities"],
 ];
 
 // Rights over the whole installation, which cannot be limited to access groups.

@@ -66,10 +66,18 @@ await main(async (browser) => {
   await call(office, "POST", `/connections/${id}/lock`, { reason: "A look at this first", block_new: "none" });
   await user.getByText(/locked/i).first().waitFor();
   await admin.getByRole("row").filter({ hasText: "Locked" }).waitFor();
+  await user.bringToFront();
+  await screen.focus();
+  await user.keyboard.type("echo typed-while-lo''cked\n", { delay: 5 });
   await call(office, "POST", `/connections/${id}/unlock`);
   await admin.getByRole("row").filter({ hasText: "Live" }).first().waitFor();
   await screen.focus();
   await user.keyboard.type("echo needle-in-the-jou''rney\n", { delay: 5 });
+  // What was typed before would have been answered before.
+  await said(second, "needle-in-the-journey");
+  const shown = async (page) => page.evaluate(() => document.body.innerText);
+  for (const page of [second, user]) check(!(await shown(page)).includes("typed-while-locked"), "keys typed while it was locked had an effect");
+  const recording = (await call(office, "GET", `/connections/${id}`)).recording_id;
 
   await second.close();
 
@@ -91,6 +99,8 @@ await main(async (browser) => {
   await admin.getByRole("button", { name: /needle-in-the-journey/ }).first().click();
   await admin.waitForFunction(() => !document.querySelector(".ap-overlay-start"));
   await admin.locator(".ap-term-text").filter({ hasText: "needle-in-the-journey" }).waitFor();
+  const hits = async (text) => (await call(office, "GET", `/recordings/${recording}/search?q=${text}`)).hits?.length ?? 0;
+  check((await hits("needle-in-the-journey")) > 0 && (await hits("typed-while-locked")) === 0, "the recording has what was typed while it was locked");
   if (config.out) await shot(admin, "journey-replay");
 
   // The user finds his own, and the target among recent and favourite ones.

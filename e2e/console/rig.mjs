@@ -27,10 +27,10 @@ export function check(ok, text) {
 
 const program = ["/usr/bin/chromium", "/usr/bin/chromium-browser"].find(existsSync);
 
-export async function launch() {
+export async function launch(args = []) {
   return chromium.launch({
     executablePath: program,
-    args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb", "--font-render-hinting=none"],
+    args: [...args, "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb", "--font-render-hinting=none"],
   });
 }
 
@@ -109,8 +109,8 @@ export async function finish(browser) {
 }
 
 // main runs a script's body; whatever it throws is a failure with a picture.
-export async function main(body) {
-  const browser = await launch();
+export async function main(body, args) {
+  const browser = await launch(args);
   try {
     await body(browser);
   } catch (e) {

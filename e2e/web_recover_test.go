@@ -1,0 +1,107 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"image"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"caponier/e2e/harness"
+	"caponier/e2e/sites"
+)
+
+// pictureMoves waits until a picture changes: the session lives, and so does
+// the way to it.
+func pictureMoves(t *testing.T, u *webUse, limit time.Duration) {
+	t.Helper()
+	before := u.Screen.Picture()
+	if err := u.Screen.Wait(t.Context(), limit, "the picture moves", func(p *image.RGBA) error {
+		if string(p.Pix) == string(before.Pix) {
+			return errors.New("it stands still")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Core, carrier and webproxy are killed and started again, one at a time: the
+// session goes on where it was, its picture is back within three seconds of the
+// process's return, and the recording has no gap of more than a second.
+func TestWebRestarts(t *testing.T) {
+	w := web(t)
+	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
+	u := w.open(t, s)
+	u.shows(t, "the page")
+	u.drive(t, "/canvas")
+	until(t, 10*time.Second, "the moving picture", func() error {
+		if got := u.run(t, "window.kept = 'kept'; return location.pathname"); got != "/canvas" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	pictureMoves(t, u, 5*time.Second)
+	restart := func(name string, kill func() error, start func() error) {
+		t.Helper()
+		if err := kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := start(); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		until(t, 10*time.Second, "the picture is back after "+name, func() error {
+			if err := w.user.Do(t.Context(), http.MethodGet, "/web-sessions/"+u.ID, nil, &u.WebSession); err != nil {
+				return err
+			}
+			if u.State != "open" {
+				return fmt.Errorf("%w: the session is %+v", harness.ErrGone, u.WebSession)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			sc, err := u.api.Screen(ctx, u.ID, false)
+			if err != nil {
+				return err
+			}
+			u.Screen.Close()
+			u.Screen = sc
+			first := sc.Picture()
+			return sc.Wait(ctx, 2*time.Second, "moves", func(p *image.RGBA) error {
+				if string(p.Pix) == string(first.Pix) {
+					return errors.New("it stands still")
+				}
+				return nil
+			})
+		})
+		took := time.Since(began)
+		t.Logf("%s killed: picture back %v after it runs again", name, took.Round(time.Millisecond))
+		if took > 3*time.Second {
+			t.Errorf("%s: the picture came back after %v, want 3 s", name, took)
+		}
+		if got := u.run(t, "return window.kept"); got != "kept" {
+			t.Errorf("%s: the page is another: %q", name, got)
+		}
+	}
+	killed := func(p *harness.Proc) func() error {
+		return func() error { p.Kill(); return nil }
+	}
+	restart("the carrier", killed(w.carrier.Proc), w.carrier.Start)
+	restart("the webproxy", killed(w.proxy.Proc), w.proxy.Start)
+	restart("core", killed(w.core.Proc), func() error { return w.core.Start(t.Context()) })
+	u.end(t)
+	w.nothingLeft(t)
+	// Keyframes are at most so far apart only if frames never stopped for long.
+	events, err := w.core.Admin.Timeline(t.Context(), u.RecordingID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events {
+		if gap, err := strconv.ParseFloat(e.Fields["gap_ms"], 64); err == nil && gap > 1000 {
+			t.Errorf("the recording has a gap: %+v", e)
+		}
+	}
+}

@@ -442,13 +442,6 @@ func (w *webWorld) nothingLeft(t testing.TB) {
 	})
 }
 
-// dialIn dials from a namespace.
-func dialIn(w *webWorld, ns string) func(context.Context, string, string) (net.Conn, error) {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return w.net.Dial(ctx, ns, network, addr)
-	}
-}
-
 // startAt begins sessions at another page of the site.
 func startAt(path string) func(*harness.WebTarget, *webrule.Policy) {
 	return func(x *harness.WebTarget, _ *webrule.Policy) {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"caponier/shared/wire"
@@ -22,13 +23,13 @@ import (
 // browser is a container's service that is not ours, and not to be trusted.
 type browser struct {
 	mu      sync.Mutex
-	handler http.HandlerFunc
+	handler atomic.Pointer[http.HandlerFunc]
 	put     map[string]string // guarded by mu
 }
 
 func (b *browser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if b.handler != nil {
-		b.handler(w, r)
+	if h := b.handler.Load(); h != nil && *h != nil {
+		(*h)(w, r)
 		return
 	}
 	body, err := io.ReadAll(r.Body)
@@ -40,6 +41,8 @@ func (b *browser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.mu.Unlock()
 	w.WriteHeader(http.StatusNoContent)
 }
+
+func (b *browser) set(h http.HandlerFunc) { b.handler.Store(&h) }
 
 func service(t *testing.T, b *browser, p wire.BrowserPolicy, scan Scanner) (*Service, *[]string) {
 	t.Helper()
@@ -83,9 +86,9 @@ func ask(s *Service, method, path, body string) (status int, text string, broken
 func TestContainerIsNotTrusted(t *testing.T) {
 	b := &browser{}
 	s, _ := service(t, b, wire.BrowserPolicy{DownloadMax: 100, UploadMax: 100}, nil)
-	b.handler = func(w http.ResponseWriter, r *http.Request) {
+	b.set(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, `{"files":[{"path":"../../etc/passwd","size_bytes":1},{"path":"/abs"},{"path":"a/../b"},{"path":"x\u0000y"},{"path":"minus","size_bytes":-5},{"path":"good","size_bytes":7}]}`)
-	}
+	})
 	if status, text, _ := ask(s, "GET", "/files", ""); status != 200 || strings.TrimSpace(text) != `{"files":[{"path":"good","size_bytes":7,"modified":0}]}` {
 		t.Errorf("list: %d %s", status, text)
 	}
@@ -97,34 +100,34 @@ func TestContainerIsNotTrusted(t *testing.T) {
 		"redirects": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://core/", http.StatusFound) },
 		"hangs up":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 	} {
-		b.handler = h
+		b.set(h)
 		if status, text, _ := ask(s, "GET", "/files", ""); status < 400 {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
 	}
 	// It announces a little and sends much, or nothing, or without end.
-	b.handler = func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 101)) }
+	b.set(func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 101)) })
 	if status, _, _ := ask(s, "GET", "/files/a", ""); status != http.StatusRequestEntityTooLarge {
 		t.Errorf("101 bytes: %d", status)
 	}
-	b.handler = func(w http.ResponseWriter, r *http.Request) {
+	b.set(func(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush() // length unknown
 		w.Write(make([]byte, 5000))
-	}
+	})
 	if _, text, broken := ask(s, "GET", "/files/a", ""); !broken || len(text) > 100 {
 		t.Errorf("without a length: %d bytes, cut off %v", len(text), broken)
 	}
-	b.handler = func(w http.ResponseWriter, r *http.Request) {
+	b.set(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "50")
 		w.Write(make([]byte, 10))
 		w.(http.Flusher).Flush()
 		panic(http.ErrAbortHandler)
-	}
+	})
 	if _, _, broken := ask(s, "GET", "/files/a", ""); !broken {
 		t.Error("a file that broke off looks whole")
 	}
 	// Its tar has what no tar of ours has.
-	b.handler = func(w http.ResponseWriter, r *http.Request) {
+	b.set(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-tar")
 		tw := tar.NewWriter(w)
 		for _, h := range []*tar.Header{{Name: "../up", Size: 1, Typeflag: tar.TypeReg}, {Name: "/abs", Size: 1, Typeflag: tar.TypeReg},
@@ -133,7 +136,7 @@ func TestContainerIsNotTrusted(t *testing.T) {
 			tw.Write(make([]byte, h.Size))
 		}
 		tw.Close()
-	}
+	})
 	_, text, _ := ask(s, "GET", "/files/d", "")
 	var names []string
 	for in := tar.NewReader(strings.NewReader(text)); ; {
@@ -181,12 +184,12 @@ func TestScan(t *testing.T) {
 			t.Errorf("up %q: %d %s, the browser has %q", c.body, status, text, b.put["/files/f"])
 		}
 		delete(b.put, "/files/f")
-		b.handler = func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, c.body) }
+		b.set(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, c.body) })
 		status, text, _ = ask(s, "GET", "/files/f", "")
 		if want := map[int]int{204: 200, 403: 403, 503: 503, 413: 413}[c.status]; status != want || status == 200 && text != c.left || strings.Contains(text, "virus\n") {
 			t.Errorf("down %q: %d %q", c.body, status, text)
 		}
-		b.handler = nil
+		b.set(nil)
 	}
 	want := "[upload f 5 ok download f 5 ok upload f 5 ok download f 5 ok upload f 7 infected download f 7 infected " +
 		"upload f 6 not scanned download f 6 not scanned upload f 101 too large download f 101 too large]"

@@ -232,7 +232,7 @@ func (c *Compiled) Decide(r Request) Verdict {
 			unclear = true
 			return false
 		}
-		if under(path.plain, d.path) || under(path.merged, d.path) {
+		if under(path.plain, d.path) || under(path.merged, d.path) || under(path.bare, d.path) {
 			v.Rule = d.n
 			return true
 		}

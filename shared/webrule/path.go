@@ -6,9 +6,10 @@ import "strings"
 const maxPath = 8 << 10
 
 // paths are the readings of one raw path: as RFC 3986 says, and as servers say
-// that also merge empty segments.
+// that also merge empty segments. bare is the latter for servers that drop
+// path parameters (RFC 3986 §3.3: "/admin;v=1" is /admin to them).
 type paths struct {
-	plain, merged string
+	plain, merged, bare string
 	// clear is false when servers disagree about what the path means.
 	clear bool
 }
@@ -25,10 +26,10 @@ func normalPath(raw string) paths {
 		raw = "/"
 	}
 	if raw[0] != '/' {
-		return paths{plain: raw, merged: raw}
+		return paths{plain: raw, merged: raw, bare: raw}
 	}
 	if simplePath(raw) {
-		p.plain, p.merged = raw, raw
+		p.plain, p.merged, p.bare = raw, raw, raw
 		return p
 	}
 	var b strings.Builder
@@ -62,7 +63,7 @@ func normalPath(raw string) paths {
 		i += 2
 	}
 	segments := strings.Split(b.String()[1:], "/")
-	var dots, empty bool
+	var dots, empty, parameters bool
 	for i, s := range segments {
 		name, params, has := strings.Cut(s, ";")
 		if name == "." || name == ".." {
@@ -72,6 +73,7 @@ func normalPath(raw string) paths {
 			}
 		}
 		empty = empty || s == "" && i < len(segments)-1
+		parameters = parameters || has
 	}
 	if dots && empty {
 		p.clear = false
@@ -80,6 +82,13 @@ func normalPath(raw string) paths {
 	p.merged = p.plain
 	if empty {
 		p.merged = merge(p.plain)
+	}
+	p.bare = p.merged
+	if parameters {
+		for i, s := range segments {
+			segments[i], _, _ = strings.Cut(s, ";")
+		}
+		p.bare = merge(removeDots(segments))
 	}
 	return p
 }

@@ -3,6 +3,7 @@ package target
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"caponier/core/internal/access"
@@ -94,6 +95,37 @@ func (s *Service) siteLink(ctx context.Context, q db.Querier, name string) (api.
 	return api.Link{Field: "site", Message: text, Permission: api.TargetsManage, Group: g}, err
 }
 
+// webLinks are the links of a web target besides its own site: the sites that
+// its rules lead through, and what webproxies and carriers dial by themselves.
+func (s *Service) webLinks(ctx context.Context, q db.Querier, w *WebSpec) ([]api.Link, error) {
+	var links []api.Link
+	asked := map[string]bool{"": true}
+	for i, r := range w.Policy.Allow {
+		if asked[r.Site] {
+			continue
+		}
+		asked[r.Site] = true
+		l := api.Link{Message: "only administrators of the default group may leave the site", Permission: api.TargetsManage, Group: access.DefaultGroup}
+		if r.Site != webDirect {
+			var err error
+			if l, err = s.siteLink(ctx, q, r.Site); err != nil {
+				return nil, err
+			}
+		}
+		l.Field = fmt.Sprintf("web.policy.allow[%d].site", i)
+		links = append(links, l)
+	}
+	if w.ScanURL != "" {
+		links = append(links, api.Link{Field: "web.scan_url", Message: "only administrators of the default group may name a scanner",
+			Permission: api.TargetsManage, Group: access.DefaultGroup})
+	}
+	return links, nil
+}
+
+// webDirect is the site of a web target's rule whose hosts the webproxy dials
+// by itself.
+const webDirect = "-"
+
 // mayPlace refuses who may not put a target where it is to be: into its group,
 // into its site, with the secrets its accounts name. from is empty for a new
 // one; a target that stays where it is asks for its site no more.
@@ -111,6 +143,13 @@ func (s *Service) mayPlace(ctx context.Context, q db.Querier, old, t *Target, ac
 			return err
 		}
 		links = append(links, l)
+		if t.Web != nil {
+			more, err := s.webLinks(ctx, q, t.Web)
+			if err != nil {
+				return err
+			}
+			links = append(links, more...)
+		}
 	}
 	for i := range accounts {
 		l, err := s.secretLink(ctx, q, accounts[i].SecretID, "accounts")

@@ -143,7 +143,8 @@ func replaceMultipart(body []byte, boundary, field string, put func(string) (str
 		if err != nil {
 			return body, false
 		}
-		if p.FormName() == field && p.FileName() == "" && len(data) <= 256 {
+		// Of two dispositions servers may take the other one.
+		if p.FormName() == field && p.FileName() == "" && len(p.Header["Content-Disposition"]) == 1 && len(data) <= 256 {
 			if to, yes := put(string(data)); yes {
 				found = true
 				data = []byte(to)

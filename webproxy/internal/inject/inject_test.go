@@ -100,7 +100,8 @@ func TestReplaceMultipart(t *testing.T) {
 	if err != nil || form.Value["a"][0] != "PH" || form.Value["pw"][0] != "secret\r\n--" || form.File["pw"][0].Filename != "PH" {
 		t.Errorf("%+v, %v", form, err)
 	}
-	for _, bad := range []string{"", "--x", "--x\r\n\r\nPH"} {
+	for _, bad := range []string{"", "--x", "--x\r\n\r\nPH",
+		"--x\r\nContent-Disposition: form-data; name=\"pw\"\r\nContent-Disposition: form-data; name=\"note\"\r\n\r\nPH\r\n--x--\r\n"} {
 		if got, found := replaceMultipart([]byte(bad), "x", "pw", swap("s")); found || string(got) != bad {
 			t.Errorf("%q became %q", bad, got)
 		}

@@ -56,9 +56,10 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 		x.reserved()
 		return
 	}
-	v := x.rev.Policy.Decide(x.what)
-	if !v.Allowed() {
-		x.blocked(v)
+	if r.URL.Opaque != "" {
+		// Neither a path nor a URL with one ("x:https://host/path"): the path
+		// that is decided on would not be the one that is sent.
+		x.blocked(webrule.Verdict{Reason: webrule.Malformed, Rule: -1})
 		return
 	}
 	ctx, done, ok := ses.Track(r.Context(), x.what)
@@ -67,6 +68,13 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 		return
 	}
 	defer done()
+	// Rules that change from here on cut the request.
+	x.rev = ses.Revision()
+	v := x.rev.Policy.Decide(x.what)
+	if !v.Allowed() {
+		x.blocked(v)
+		return
+	}
 	// A session that ends takes its requests along even if they do not listen.
 	if err := x.serve(ctx, v); err != nil {
 		x.failed(ctx, err)
@@ -237,7 +245,7 @@ func (c *counting) Read(p []byte) (int, error) {
 // blocked answers a request that no rule allows; nothing has been dialled.
 func (x *exchange) blocked(v webrule.Verdict) {
 	x.s.Blocked.Add(1)
-	fields := map[string]string{"method": clip(x.in.Method, 32), "url": x.url, "reason": string(v.Reason), "type": x.in.Header.Get("Sec-Fetch-Dest")}
+	fields := map[string]string{"method": clip(x.in.Method, 32), "url": x.url, "reason": string(v.Reason), "type": clip(x.in.Header.Get("Sec-Fetch-Dest"), 32)}
 	p := page{Title: "This page is not part of your session", Host: x.at.String(),
 		Text: "The request was refused: " + v.Reason.Text() + ".", Hint: "If you need it, ask your administrator."}
 	if x.rev.Policy.Learn && v.Proposal != nil {

@@ -113,7 +113,6 @@ func (w *world) furnish(t *testing.T) {
 	for _, tag := range []string{"linux", "database", "plant"} {
 		must(admin.Do(t.Context(), http.MethodPost, "/grants", harness.Grant{Role: w.role, Tag: tag, Accounts: []string{"*"}, Features: []string{"all"}}, nil))
 	}
-	w.webTargets(t)
 	for _, name := range []string{"anna.berg", "ben.okafor", "chloe.martin", "dmitri.ivanov", "elena.rossi"} {
 		_, _, err := admin.User(t.Context(), name, "correct horse battery staple")
 		must(err)
@@ -142,41 +141,6 @@ func (w *world) furnish(t *testing.T) {
 		}
 		return nil
 	})
-}
-
-// webTargets makes one with a simple sign-in and one with an advanced one. No
-// carrier runs: opening them is refused in words.
-func (w *world) webTargets(t *testing.T) {
-	t.Helper()
-	type m = map[string]any
-	injection := func(id, field string) m {
-		return m{"id": id, "kind": "form", "origin": "https://wiki.example.org", "path": "/login$", "field": field, "value": id}
-	}
-	field := func(name string) m { return m{"selector": name, "value": name, "injection": name} }
-	for _, target := range []m{
-		{"name": "wiki", "kind": "web", "comment": "Wiki of the company", "tags": []string{"web"}, "web": m{
-			"start_url": "https://wiki.example.org/", "browser": m{"max_s": 28800, "watermark": "{user}\n{date}"},
-			"policy": m{"learn": true, "allow": []m{{"host": "*.cdn.example.org", "methods": []string{"GET"}}}, "recipe": m{
-				"injections": []m{injection("username", "username"), injection("password", "password")},
-				"fills":      []m{{"origin": "https://wiki.example.org", "path": "/login$", "fields": []m{field("username"), field("password")}, "submit": "#go"}},
-			}},
-		}},
-		{"name": "erp", "kind": "web", "comment": "Hashes passwords in script", "web": m{
-			"start_url": "https://erp.example.org/", "policy": m{"tls": m{"min": "1.0", "legacy": true}, "recipe": m{
-				"login": m{"cookie": "SID", "steps": []m{
-					{"method": "GET", "url": "/login", "extract": m{"salt": `salt="(\w+)"`}},
-					{"method": "POST", "url": "/login", "body": "u={{username}}&h={{sha256 salt+password}}"},
-				}},
-			}},
-		}},
-	} {
-		if _, err := w.core.Admin.Create(t.Context(), "/targets", target); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/grants", harness.Grant{Role: w.role, Tag: "web", Accounts: []string{"*"}, Features: []string{"web"}}, nil); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // importCSV imports targets.
@@ -213,6 +177,42 @@ func TestConsolePages(t *testing.T) {
 		cfg["out"], cfg["only"] = out, os.Getenv("CAPONIER_SCREENSHOTS_ONLY")
 	}
 	w.browse(t, "pages.mjs", 15*time.Minute, cfg)
+}
+
+// Passkeys need a name of a host and a certificate that the browser trusts: a
+// core by itself, at https://localhost.
+func TestConsolePasskeys(t *testing.T) {
+	needConsole(t)
+	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.Extender{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}}
+	t.Cleanup(func() {
+		w.showLogs(t)
+		w.close()
+	})
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	w.dir, err = os.MkdirTemp("", "caponier-e2e-")
+	must(err)
+	must(w.net.Add("user"))
+	w.core, err = harness.StartCore(t.Context(), w.net, w.bin.Core, filepath.Join(w.dir, "core"), harness.CoreConfig{NS: "user", TOML: `
+name = "localhost"
+[public]
+url = "https://localhost:8443"
+[listen]
+https = "127.0.0.1:8443"
+http = "off"
+quic = "off"
+bastion = "off"
+socks = "off"
+metrics = "127.0.0.1:9464"
+certificates = "127.0.0.1:9443"
+`})
+	must(err)
+	t.Log(w.browse(t, "passkeys.mjs", 3*time.Minute, map[string]any{"url": "https://localhost:8443", "out": os.Getenv("CAPONIER_SCREENSHOTS")}))
 }
 
 // First run, enrolment, a target, a terminal, a watcher, the end, the replay:

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"caponier/e2e/harness"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -164,10 +166,7 @@ func realScanner(t *testing.T) *Client {
 	t.Helper()
 	for _, tool := range []string{"c-icap", "clamscan", "unshare"} {
 		if _, err := exec.LookPath(tool); err != nil || os.Getuid() != 0 {
-			if os.Getenv("CAPONIER_TEST_ALL") != "" {
-				t.Fatalf("%s, as root: %v: run make setup", tool, err)
-			}
-			t.Skipf("%s, as root: %v: run make setup", tool, err)
+			harness.Lacks(t, "%s, as root: %v: run make setup", tool, err)
 		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -113,6 +113,7 @@ func (w *world) furnish(t *testing.T) {
 	for _, tag := range []string{"linux", "database", "plant"} {
 		must(admin.Do(t.Context(), http.MethodPost, "/grants", harness.Grant{Role: w.role, Tag: tag, Accounts: []string{"*"}, Features: []string{"all"}}, nil))
 	}
+	w.webTargets(t)
 	for _, name := range []string{"anna.berg", "ben.okafor", "chloe.martin", "dmitri.ivanov", "elena.rossi"} {
 		_, _, err := admin.User(t.Context(), name, "correct horse battery staple")
 		must(err)
@@ -141,6 +142,41 @@ func (w *world) furnish(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// webTargets makes one with a simple sign-in and one with an advanced one. No
+// carrier runs: opening them is refused in words.
+func (w *world) webTargets(t *testing.T) {
+	t.Helper()
+	type m = map[string]any
+	injection := func(id, field string) m {
+		return m{"id": id, "kind": "form", "origin": "https://wiki.example.org", "path": "/login$", "field": field, "value": id}
+	}
+	field := func(name string) m { return m{"selector": name, "value": name, "injection": name} }
+	for _, target := range []m{
+		{"name": "wiki", "kind": "web", "comment": "Wiki of the company", "tags": []string{"web"}, "web": m{
+			"start_url": "https://wiki.example.org/", "browser": m{"max_s": 28800, "watermark": "{user}\n{date}"},
+			"policy": m{"learn": true, "allow": []m{{"host": "*.cdn.example.org", "methods": []string{"GET"}}}, "recipe": m{
+				"injections": []m{injection("username", "username"), injection("password", "password")},
+				"fills":      []m{{"origin": "https://wiki.example.org", "path": "/login$", "fields": []m{field("username"), field("password")}, "submit": "#go"}},
+			}},
+		}},
+		{"name": "erp", "kind": "web", "comment": "Hashes passwords in script", "web": m{
+			"start_url": "https://erp.example.org/", "policy": m{"tls": m{"min": "1.0", "legacy": true}, "recipe": m{
+				"login": m{"cookie": "SID", "steps": []m{
+					{"method": "GET", "url": "/login", "extract": m{"salt": `salt="(\w+)"`}},
+					{"method": "POST", "url": "/login", "body": "u={{username}}&h={{sha256 salt+password}}"},
+				}},
+			}},
+		}},
+	} {
+		if _, err := w.core.Admin.Create(t.Context(), "/targets", target); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/grants", harness.Grant{Role: w.role, Tag: "web", Accounts: []string{"*"}, Features: []string{"web"}}, nil); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // importCSV imports targets.
@@ -212,7 +248,7 @@ metrics = "127.0.0.1:9464"
 certificates = "127.0.0.1:9443"
 `})
 	must(err)
-	t.Log(w.browse(t, "passkeys.mjs", 3*time.Minute, map[string]any{"url": "https://localhost:8443", "out": os.Getenv("CAPONIER_SCREENSHOTS")}))
+	t.Log(w.browse(t, "passkeys.mjs", 3*time.Minute, map[string]any{"url": "https://localhost:8443"}))
 }
 
 // First run, enrolment, a target, a terminal, a watcher, the end, the replay:

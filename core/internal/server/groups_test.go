@@ -334,6 +334,9 @@ func TestGroupAdminsDoNotGrow(t *testing.T) {
 	e := newEstate(t, testConfig(t))
 	mine, token := e.ids["alpha"], e.admin["alpha"]
 	g := mine["group"]
+	web := func(policy, more string) string {
+		return `{"name":"page","kind":"web","site":"alpha-site","web":{"start_url":"https://app.test/","policy":` + policy + more + `}}`
+	}
 	for _, c := range []struct {
 		name, method, path, body string
 		want                     int
@@ -351,6 +354,9 @@ func TestGroupAdminsDoNotGrow(t *testing.T) {
 		{"his group's end", "DELETE", "/access-groups/" + g, "", 403},
 		{"core's network", "POST", "/targets", `{"name":"direct","host":"127.0.0.1"}`, 422},
 		{"core's network by moving", "PUT", "/targets/" + mine["target"], `{"name":"alpha-host","host":"127.0.0.1"}`, 422},
+		{"another group's network by a rule", "POST", "/targets", web(`{"allow":[{"host":"x.test","site":"beta-site"}]}`, ""), 422},
+		{"the webproxies' network by a rule", "POST", "/targets", web(`{"allow":[{"host":"x.test","site":"-"}]}`, ""), 422},
+		{"the carriers' network by a scanner", "POST", "/targets", web(`{}`, `,"scan_url":"icap://10.0.0.9:1344/scan"`), 422},
 		{"the installation's authority", "POST", "/ssh-ca/keys", `{"purpose":"target"}`, 403},
 		{"a user's other connections", "POST", "/connections/" + mine["connection"] + "/lock", `{"block_new":"user"}`, 403},
 		{"settings", "GET", "/settings", "", 403},
@@ -361,6 +367,7 @@ func TestGroupAdminsDoNotGrow(t *testing.T) {
 		{"a role of his", "POST", "/roles", `{"name":"more-users"}`, 201},
 		{"a permission of his, where he has it", "POST", "/roles", `{"name":"helpers","limited_to":["` + g + `"],"permissions":["targets:view"]}`, 201},
 		{"a target of his", "POST", "/targets", `{"name":"more","site":"alpha-site","host":"10.0.0.7"}`, 201},
+		{"a web target of his", "POST", "/targets", web(`{"allow":[{"host":"x.test","site":"alpha-site"},{"host":"y.test"}]}`, ""), 201},
 		{"a site of his", "POST", "/sites", `{"name":"alpha-more"}`, 201},
 		{"a target's comment", "PUT", "/targets/" + mine["target"], `{"name":"alpha-host","site":"alpha-site","host":"10.0.0.5","comment":"new"}`, 200},
 		{"a token of his", "POST", "/enrolment-tokens", `{"kind":"extender","site":"alpha-site"}`, 201},

@@ -309,7 +309,11 @@ func (s *Service) append(ctx context.Context, e audit.Event) {
 func (x *session) first(what string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.hosts[what] || len(x.hosts) >= maxHosts {
+	limit := maxHosts + maxDoubts
+	if strings.HasPrefix(what, "blocked ") {
+		limit = maxHosts
+	}
+	if x.hosts[what] || len(x.hosts) >= limit {
 		return false
 	}
 	x.hosts[what] = true

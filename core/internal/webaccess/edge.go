@@ -215,6 +215,9 @@ func (x *session) take(ctx context.Context, p fleet.Peer, recs []wire.WebRecord)
 	m.Lock()
 	defer m.Unlock()
 	known := x.wants(from)
+	if p.Kind != wire.Carrier && slices.ContainsFunc(recs, func(r wire.WebRecord) bool { return r.Kind == wire.WebFrame }) {
+		return known, fmt.Errorf("%w: pictures from a %s", recording.ErrRecords, p.Kind)
+	}
 	if rec := x.recording(); rec != nil {
 		err := rec.Append(from, -p.Skew, recs)
 		if gap, ok := errors.AsType[*recording.GapError](err); ok && !x.lacks(from) {

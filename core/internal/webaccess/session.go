@@ -32,6 +32,9 @@ const (
 	// maxHosts bounds hosts and routes of one session that are remembered so as
 	// to note each once.
 	maxHosts = 500
+	// maxDoubts is how many more there may be of what a page cannot bring about:
+	// refused uses and connections are noted however many hosts it asked for.
+	maxDoubts = 100
 )
 
 // session is one web session as long as it counts.

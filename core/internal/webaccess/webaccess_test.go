@@ -490,6 +490,9 @@ func TestRecords(t *testing.T) {
 		if _, err := send(stranger, s.ID, event(1, "blocked", blocked)); err == nil {
 			t.Error("a webproxy delivers for another's session")
 		}
+		if _, err := send(proxy, s.ID, wire.WebRecord{Seq: 5, At: 1, Kind: wire.WebFrame, Payload: []byte("forged")}); err == nil {
+			t.Error("a webproxy delivers pictures")
+		}
 		if ack, err := send(stranger, "con_none", event(1, "blocked", blocked)); err != nil || !ack.Gone {
 			t.Errorf("an unknown session: %+v, %v", ack, err)
 		}

@@ -26,7 +26,7 @@ export function Anchors({ id, manage }: { id: string; manage: boolean }) {
       actions={manage && <Button size="xs" variant="default" leftSection={<IconPlus size={16} />} onClick={() => setAdding(true)}>Add certificates</Button>}
     >
       {q.error ? <ErrorBox error={q.error} again={() => void q.refetch()} /> : q.isPending ? <Skeleton height={60} /> : items.length === 0 ? <Text size="sm" c="dimmed">None.</Text> : (
-        <div className={classes.scroll}>
+        <div className={classes.scroll} tabIndex={0} role="region" aria-label="Certificates">
           <table className={classes.plain}>
             <thead><tr><th scope="col">Subject</th><th scope="col">Until</th><th scope="col">SHA-256</th><th scope="col" data-end><VisuallyHidden>Actions</VisuallyHidden></th></tr></thead>
             <tbody>

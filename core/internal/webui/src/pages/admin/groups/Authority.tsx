@@ -43,7 +43,7 @@ export function Authority({ id, manage }: { id: string; manage: boolean }) {
         <>
           <Text size="sm" mb={6}>Lines for <span className="mono">TrustedUserCAKeys</span> of its targets:</Text>
           {q.data.user_ca.trim().split("\n").map((line) => <CopyText key={line} text={line} />)}
-          <div className={classes.scroll}>
+          <div className={classes.scroll} tabIndex={0} role="region" aria-label="Keys">
             <table className={classes.plain}>
               <thead><tr><th scope="col">Key</th><th scope="col">State</th><th scope="col">Fingerprint</th><th scope="col">Made</th><th scope="col" data-end><VisuallyHidden>Actions</VisuallyHidden></th></tr></thead>
               <tbody>

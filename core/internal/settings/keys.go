@@ -67,7 +67,7 @@ var (
 
 // Settings about web sessions.
 var (
-	WebScanURL = urlKey("web.scan_url", "", []string{"icap", "icaps"},
+	WebScanURL = urlKey("web.scan_url", "", []string{"icap"},
 		"ICAP service that sees every file moved in web sessions of targets that name none, such as icap://scan.example.net:1344/avscan; empty = none.")
 )
 

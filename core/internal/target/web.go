@@ -192,8 +192,8 @@ func (w *WebSpec) validateBrowser(p *problems) {
 // (RFC 3507 §4.2).
 func CheckScanURL(text string) error {
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "icap" && u.Scheme != "icaps" || u.Hostname() == "" || u.User != nil {
-		return fmt.Errorf("must be icap://host[:port]/service or icaps://…")
+	if err != nil || u.Scheme != "icap" || u.Hostname() == "" || u.Path == "" || u.User != nil {
+		return errors.New("must be icap://host[:port]/service")
 	}
 	return nil
 }
@@ -216,7 +216,15 @@ func (w *WebSpec) sends() string {
 	if w == nil {
 		return ""
 	}
-	return toJSON([]any{w.StartURL, w.Insecure, w.Policy.Recipe, w.Policy.TLS})
+	// A rule may lead the target's own host through another network, where
+	// another server has its address.
+	var ways []any
+	for _, r := range w.Policy.Allow {
+		if r.Site != "" {
+			ways = append(ways, r)
+		}
+	}
+	return toJSON([]any{w.StartURL, w.Insecure, w.Policy.Recipe, w.Policy.TLS, ways})
 }
 
 // facts are what the audit log keeps.

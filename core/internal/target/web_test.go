@@ -102,6 +102,8 @@ func TestWebProblems(t *testing.T) {
 		{"negative", func(t *Target) { t.Web.Browser.ClipboardIn = new(int64(-1)) }, "web.browser.clipboard_in: "},
 		{"extend nothing", func(t *Target) { t.Web.Browser.Extend = true }, "web.browser.extend: "},
 		{"scan", func(t *Target) { t.Web.ScanURL = "http://scan/" }, "web.scan_url: "},
+		{"scan over TLS", func(t *Target) { t.Web.ScanURL = "icaps://scan.example/avscan" }, "web.scan_url: "},
+		{"scan without service", func(t *Target) { t.Web.ScanURL = "icap://scan.example:1344" }, "web.scan_url: "},
 		{"scan well", func(t *Target) { t.Web.ScanURL = "icap://scan.example:1344/avscan" }, ""},
 		{"watermark", func(t *Target) { t.Web.Browser.Watermark = strings.Repeat("a\n", 9) }, "web.browser.watermark: "},
 		{"ssh keys", func(t *Target) { t.HostKeyPolicy = HostKeyTOFU }, "host_key_policy: "},
@@ -165,4 +167,19 @@ func TestWebRedirectNeedsSecrets(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A rule that leads through a site may take a secret to another network's
+// server of the same address; one that only permits does not.
+func TestRulesRedirect(t *testing.T) {
+	with := func(rules ...webrule.Rule) *Target {
+		return &Target{Kind: Web, Site: "a", Host: "app.test", Port: 80, Web: &WebSpec{StartURL: "http://app.test/", Insecure: true, Policy: webrule.Policy{Allow: rules}}}
+	}
+	plain := with(webrule.Rule{Host: "cdn.test"})
+	if redirects(plain, with(webrule.Rule{Host: "fonts.test"})) {
+		t.Error("a permitted host redirects")
+	}
+	if !redirects(plain, with(webrule.Rule{Host: "cdn.test"}, webrule.Rule{Host: "app.test", Scheme: "http", Site: "b"})) {
+		t.Error("the target's own host through another site does not redirect")
+	}
 }

@@ -2,8 +2,15 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
+	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
@@ -300,6 +307,23 @@ func TestConsoleJourney(t *testing.T) {
 	cfg["host"], cfg["role"] = harness.HostAddr, w.role
 	t.Log(w.browse(t, "journey.mjs", 4*time.Minute, cfg))
 	t.Log(w.browse(t, "forms.mjs", 4*time.Minute, cfg))
+	cfg["anchor"] = anchor(t, "plant authority")
+	t.Log(w.browse(t, "groups.mjs", 4*time.Minute, cfg))
+}
+
+// anchor is the certificate of a new authority, in PEM.
+func anchor(t *testing.T, name string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 var setupCode = regexp.MustCompile(`setup_code=([a-z0-9]{4}-[a-z0-9]{4}-[a-z0-9]{4})`)

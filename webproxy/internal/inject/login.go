@@ -81,12 +81,14 @@ func (l *Login) Ensure(ctx context.Context, p *webrule.Compiled) error {
 	if err != nil {
 		outcome = "failed"
 	}
-	if eerr := l.j.event(webrule.LoginInjection, p.Origin, outcome); eerr != nil {
-		return eerr
-	}
+	eerr := l.j.event(webrule.LoginInjection, p.Origin, outcome)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last = l.j.c.Now()
+	if eerr != nil {
+		l.failure = &Error{Public: "Signing in failed: it could not be put on record."}
+		return eerr
+	}
 	if err != nil {
 		if public, ok := errors.AsType[*Error](err); ok {
 			l.failure = public

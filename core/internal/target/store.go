@@ -25,8 +25,11 @@ const (
 	sqlSiteInsert = `insert into sites (id, name, comment, group_id, created_at, version) values ($1, $2, $3, $4, $5, 1)`
 	sqlSiteUpdate = `update sites set comment = $1, group_id = $2, version = version + 1 where name = $3 and version = $4`
 	sqlSiteDelete = `delete from sites where name = $1`
-	sqlSiteUses   = `select name from targets where site = $1 order by name limit 10`
-	sqlSiteCount  = `select count(*) from targets where site = $1`
+	// A web target also uses the sites that its rules lead through: who makes
+	// a site of the same name anew must not be led to.
+	siteUsed     = ` from targets where site = $1 or web like '%"site":"' || $1 || '"%'`
+	sqlSiteUses  = `select name` + siteUsed + ` order by name limit 10`
+	sqlSiteCount = `select count(*)` + siteUsed
 )
 
 const (

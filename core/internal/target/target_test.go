@@ -11,6 +11,7 @@ import (
 	"caponier/core/internal/api"
 	"caponier/core/internal/db"
 	"caponier/core/internal/db/dbtest"
+	"caponier/shared/webrule"
 )
 
 func TestTargetLifecycle(t *testing.T) {
@@ -265,6 +266,13 @@ func TestSites(t *testing.T) {
 		}
 		if text := wantProblem(t, r.DeleteSite(r.ctx, "edgy", nil), "site_in_use"); !strings.Contains(text, "extender edge-1") {
 			t.Errorf("refusal does not name the edge: %s", text)
+		}
+		if _, err := r.db.ExecContext(t.Context(), `delete from targets`); err != nil {
+			t.Fatal(err)
+		}
+		r.target(t, Target{Name: "w", Kind: Web, Web: &WebSpec{StartURL: "https://w.test/", Policy: webrule.Policy{Allow: []webrule.Rule{{Host: "x.test", Site: "vpc-a"}}}}})
+		if text := wantProblem(t, r.DeleteSite(r.ctx, "vpc-a", nil), "site_in_use"); !strings.Contains(text, "target w.") {
+			t.Errorf("refusal does not name the target whose rule leads through the site: %s", text)
 		}
 		if _, err := r.db.ExecContext(t.Context(), `delete from targets`); err != nil {
 			t.Fatal(err)

@@ -208,14 +208,14 @@ func (s *Service) siteUses(ctx context.Context, q db.Querier, name string) ([]st
 	return uses, nil
 }
 
-// needSite adds a problem when the site does not exist.
-func (s *Service) needSite(ctx context.Context, q db.Querier, name string, p *problems) error {
+// needSite adds a problem when the site that a field names does not exist.
+func (s *Service) needSite(ctx context.Context, q db.Querier, field, name string, p *problems) error {
 	if name == "" {
 		return nil
 	}
 	_, err := s.Site(ctx, q, name)
 	if errors.Is(err, db.ErrNotFound) {
-		p.add("site", "there is no site %s; create it first", name)
+		p.add(field, "there is no site %s; create it first", name)
 		return nil
 	}
 	return err

@@ -271,6 +271,8 @@ func TestSites(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.target(t, Target{Name: "w", Kind: Web, Web: &WebSpec{StartURL: "https://w.test/", Policy: webrule.Policy{Allow: []webrule.Rule{{Host: "x.test", Site: "vpc-a"}}}}})
+		_, err = r.Create(r.ctx, Target{Name: "v", Kind: Web, Web: &WebSpec{StartURL: "https://v.test/", Policy: webrule.Policy{Allow: []webrule.Rule{{Host: "x.test", Site: "nowhere"}}}}}, nil)
+		wantProblem(t, err, "invalid")
 		if text := wantProblem(t, r.DeleteSite(r.ctx, "vpc-a", nil), "site_in_use"); !strings.Contains(text, "target w.") {
 			t.Errorf("refusal does not name the target whose rule leads through the site: %s", text)
 		}

@@ -90,7 +90,17 @@ func (s *Service) checkStored(ctx context.Context, q db.Querier, t *Target, p *p
 			p.add("ssh_algorithms", "%s", err)
 		}
 	}
-	return s.needSite(ctx, q, t.Site, p)
+	if t.Web != nil {
+		for i, r := range t.Web.Policy.Allow {
+			if r.Site == webDirect {
+				continue
+			}
+			if err := s.needSite(ctx, q, fmt.Sprintf("web.policy.allow[%d].site", i), r.Site, p); err != nil {
+				return err
+			}
+		}
+	}
+	return s.needSite(ctx, q, "site", t.Site, p)
 }
 
 func nameTaken(name string) error {

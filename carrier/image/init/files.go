@@ -46,6 +46,9 @@ type entry struct {
 // reached by any of them, and no link is followed out of it.
 type fileServer struct{ root *os.Root }
 
+// errKind is the error of what is neither a file nor a folder.
+var errKind = errors.New("this is no ordinary file")
+
 // errName is the error of names that are not taken.
 var errName = errors.New("this is not the name of a file here")
 
@@ -197,7 +200,7 @@ func (s fileServer) open(name string) (*os.File, error) {
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		f.Close()
-		return nil, errName
+		return nil, errKind
 	}
 	return f, nil
 }

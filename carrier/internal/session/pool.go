@@ -28,7 +28,8 @@ type pool struct {
 }
 
 func newPool(m *Manager) *pool {
-	return &pool{m: m, kick: make(chan struct{}, 1), making: map[string]bool{}, stops: map[string]context.CancelFunc{}}
+	return &pool{m: m, kick: make(chan struct{}, 1), making: map[string]bool{}, stops: map[string]context.CancelFunc{},
+		problem: errNoRoot.Error()}
 }
 
 // refill has run look whether there is something to do.
@@ -132,6 +133,9 @@ func (p *pool) ask() bool {
 		old, p.parked = p.parked, nil
 	}
 	p.root = a.Root
+	if p.problem == errNoRoot.Error() {
+		p.problem = ""
+	}
 	p.mu.Unlock()
 	for _, s := range old {
 		p.remove(s)

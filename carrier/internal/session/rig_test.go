@@ -253,6 +253,20 @@ func (r *rig) shows(l *live, c color.RGBA, limit time.Duration) {
 	})
 }
 
+// replay is the last picture of what core has of a session's recording.
+func (r *rig) replay(session string) (*image.RGBA, error) {
+	var replay rfb.Replay
+	for i, f := range r.core.frames(session) {
+		if err := replay.Apply(f.Payload); err != nil {
+			return nil, fmt.Errorf("frame %d: %w", i, err)
+		}
+	}
+	if replay.Picture == nil {
+		return nil, errors.New("nothing was recorded")
+	}
+	return replay.Picture.Image(), nil
+}
+
 // colour is what the stub shows at a path.
 func colour(path string) color.RGBA {
 	var sum byte

@@ -7,13 +7,11 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"caponier/shared/rfb"
 )
 
 // A session from the click to the end: a parked browser shows the target, the
-// webproxy is told which session it is, the recording ends with what was seen
-// last, and afterwards nothing is left.
+// webproxy is told which session it is, the recording shows what is seen, and
+// afterwards nothing is left.
 func TestSession(t *testing.T) {
 	r := newRig(t)
 	r.start()
@@ -50,7 +48,17 @@ func TestSession(t *testing.T) {
 		t.Errorf("the session's file: %v, %v", info, err)
 	}
 
-	seen := l.screen.Snapshot()
+	// What is recorded becomes what is seen.
+	r.until(10*time.Second, "the recording has the picture", func() error {
+		replay, err := r.replay(s.ID)
+		if err != nil {
+			return err
+		}
+		if n := differ(replay, l.screen.Snapshot()); n != 0 {
+			return fmt.Errorf("%d pixels differ", n)
+		}
+		return nil
+	})
 	id := l.slot.ID
 	began = time.Now()
 	if err := r.m.delete(t.Context(), s.ID); err != nil {
@@ -76,18 +84,8 @@ func TestSession(t *testing.T) {
 		t.Error("core was told of the end it asked for")
 	}
 
-	var replay rfb.Replay
-	frames := r.core.frames(s.ID)
-	for i, f := range frames {
-		if err := replay.Apply(f.Payload); err != nil {
-			t.Fatalf("frame %d of %d: %v", i, len(frames), err)
-		}
-	}
-	if replay.Picture == nil {
-		t.Fatal("nothing was recorded")
-	}
-	if n := differ(replay.Picture.Image(), seen); n != 0 {
-		t.Errorf("the recording's last picture differs from the one seen in %d pixels", n)
+	if _, err := r.replay(s.ID); err != nil {
+		t.Errorf("the whole recording: %v", err)
 	}
 	r.warm(1) // the pool is filled again
 }

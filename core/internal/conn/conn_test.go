@@ -487,13 +487,18 @@ func TestShutdown(t *testing.T) {
 }
 
 func TestEventsBounded(t *testing.T) {
-	r := newRig(t, dbtest.SQLite(t), func(c *Config, _ *rig) { c.MaxPending, c.FlushEvery = 10, time.Hour })
-	l := r.open(spec("demo", "db-1", "rol_1"))
-	for i := 0; l.Context().Err() == nil && i < 100000; i++ {
-		l.Channel("exec", fmt.Sprint(i))
-	}
-	if why := r.ended(l, time.Second); why.Reason != EndedBySpool {
-		t.Errorf("ended by %+v", why)
+	for _, before := range []int{0, maxChannels} { // also when they are not listed any more
+		r := newRig(t, dbtest.SQLite(t), func(c *Config, _ *rig) { c.MaxPending, c.FlushEvery = 10, time.Hour })
+		l := r.open(spec("demo", "db-1", "rol_1"))
+		l.mu.Lock()
+		l.channels = before
+		l.mu.Unlock()
+		for i := 0; l.Context().Err() == nil && i < 100000; i++ {
+			l.Channel("exec", fmt.Sprint(i))
+		}
+		if why := r.ended(l, time.Second); why.Reason != EndedBySpool {
+			t.Errorf("after %d events: ended by %+v", before, why)
+		}
 	}
 }
 

@@ -222,17 +222,18 @@ func (l *Live) Channel(kind, detail string) {
 	l.appendLocked(e)
 }
 
-// appendLocked keeps an event until the database has it. When too many wait,
-// the connection ends.
+// appendLocked keeps an event until the database has it. When too many wait, a
+// further one from inside the connection ends it; those of its life are kept.
 func (l *Live) appendLocked(e entry) {
 	e.at = l.m.cfg.Now()
 	l.m.mu.Lock()
 	full := l.m.pending >= l.m.cfg.MaxPending
-	if !full || e.seq == 0 {
+	inside := e.kind != ""
+	if !full || !inside {
 		l.m.pending++
 	}
 	l.m.mu.Unlock()
-	if full && e.seq != 0 {
+	if full && inside {
 		l.endLocked(EndedBySpool, "The connection was closed because its events could not be recorded.", nil)
 		return
 	}

@@ -291,7 +291,9 @@ func (x *session) noted(ctx context.Context, p fleet.Peer, e wire.WebEventBody) 
 		x.s.metrics.blocked.Inc()
 		x.blocked(ctx, p, f)
 	case "navigation":
-		if p.Kind == wire.WebProxy {
+		// The recording has them all. A webproxy that makes them up does not
+		// fill what every connection's events wait in.
+		if p.Kind == wire.WebProxy && x.visits.AllowN(x.s.cfg.Now(), 1) {
 			x.live.Channel("navigation", clip(withoutQuery(f["url"]), 1000))
 		}
 	case "upload", "download":

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"caponier/core/internal/access"
+	"golang.org/x/time/rate"
+
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
 	"caponier/core/internal/fleet"
@@ -52,6 +54,8 @@ type session struct {
 	order chan struct{}
 	// using is held while a use of the credential is decided and counted.
 	using sync.Mutex
+	// visits bounds the pages that are listed with the connection.
+	visits *rate.Limiter
 
 	// mu guards everything below. No other lock is taken with it held.
 	mu       sync.Mutex
@@ -100,7 +104,7 @@ type want struct {
 
 func newSession(s *Service, r row, l *conn.Live) *session {
 	return &session{
-		s: s, live: l, row: r, wakeup: make(chan struct{}, 1), ended: make(chan struct{}), order: make(chan struct{}, 1),
+		s: s, live: l, row: r, visits: rate.NewLimiter(20, 200), wakeup: make(chan struct{}, 1), ended: make(chan struct{}), order: make(chan struct{}, 1),
 		state: r.State, recordingID: r.RecordingID, carrier: node{r.CarrierID, r.CarrierName}, proxy: node{r.ProxyID, r.ProxyName}, extended: r.Extended, warm: r.Warm,
 		told: map[wire.NodeKind]want{}, away: map[string]time.Time{}, next: map[string]uint64{}, streams: map[string]*sync.Mutex{}, gaps: map[string]int{}, uses: map[string]int{}, hosts: map[string]bool{},
 	}

@@ -524,6 +524,27 @@ func TestRecords(t *testing.T) {
 			t.Errorf("audited %d blocked hosts, %d uploads", b, u)
 		}
 
+		// A webproxy that makes pages up fills its own recording, and nobody's
+		// list of what waits for the database.
+		flood := make([]wire.WebRecord, 1000)
+		for i := range flood {
+			flood[i] = event(uint64(5+i), "navigation", map[string]string{"url": "https://wiki.example/made-up"})
+		}
+		if ack, err := send(proxy, s.ID, flood...); err != nil || ack.Next != 1005 {
+			t.Errorf("a flood: %+v, %v", ack, err)
+		}
+		var listed struct {
+			Items []struct{ Kind string }
+			Next  string
+		}
+		eventually(t, "visits are listed", func() bool {
+			k.do("admin", "GET", "/connections/"+s.ID+"/channels?limit=500", nil, &listed)
+			return len(listed.Items) >= 200
+		})
+		if len(listed.Items) > 300 || listed.Next != "" {
+			t.Errorf("%d visits are listed, and more: %q", len(listed.Items), listed.Next)
+		}
+
 		x.mu.Lock()
 		x.fail = errors.New("disk on fire")
 		x.mu.Unlock()

@@ -222,6 +222,27 @@ func TestConsolePages(t *testing.T) {
 	w.browse(t, "pages.mjs", 15*time.Minute, cfg)
 }
 
+// The lists of an installation of ten thousand targets, for who may use them
+// and for who looks after them.
+func TestConsoleManyTargets(t *testing.T) {
+	needConsole(t)
+	w := newWorld(t, options{vpcs: []string{"a"}})
+	const count = 10_000
+	var csv strings.Builder
+	csv.WriteString("name,kind,site,host,port,tags,accounts,comment\n")
+	for i := range count {
+		fmt.Fprintf(&csv, "host-%05d,ssh,vpc-a,10.%d.%d.%d,22,many,root,\n", i, 30+i>>16, i>>8&255, i&255)
+	}
+	if err := importCSV(t, w.core.Admin, csv.String()); err != nil {
+		t.Fatal(err)
+	}
+	grant := harness.Grant{Role: w.role, Tag: "many", Accounts: []string{"*"}, Features: []string{"all"}}
+	if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/grants", grant, nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(w.browse(t, "many.mjs", 4*time.Minute, map[string]any{"count": count, "last": fmt.Sprintf("host-%05d", count-1), "far": 1000}))
+}
+
 // Passkeys need a name of a host and a certificate that the browser trusts: a
 // core by itself, at https://localhost.
 func TestConsolePasskeys(t *testing.T) {

@@ -23,6 +23,12 @@ go test -run '^$' -bench 'Proxy|Leaf' -benchtime 2s ./webproxy/internal/mitm/ | 
 	/^BenchmarkProxy/ { split($1, n, "/"); sub(/-[0-9]+$/, "", n[4]); v[n[2] "/" n[3] "/" n[4]] = $5 }
 	END { for (k in v) if (k ~ /\/webproxy$/) { base = k; sub(/webproxy$/, "goproxy-mitm", base)
 		printf "%-40s %.2f x goproxy that opens TLS (target 0.60)%s\n", k, v[k] / v[base], (v[k] < 0.6 * v[base]) ? " SHORT" : " pass" } }'
+if [ "$(id -u)" = 0 ]; then
+	echo "bench: web sessions by pixels: click, memory, idle, cold, a killed carrier (4 minutes)"
+	CAPONIER_TEST_BIN="$PWD/bin" go test -count=1 -v -timeout 20m -run '^$' -bench '^BenchmarkWeb$' -benchtime 1x ./e2e | grep -E '^  |FAIL|^web sessions'
+else
+	echo "bench: web sessions by pixels: skipped, they need root for network namespaces"
+fi
 echo "bench: recordings of web sessions (an hour of 331 MB)"
 go test -run '^$' -bench Web ./core/internal/recording/ | grep -E '^Benchmark|FAIL'
 echo "bench: tunnel"

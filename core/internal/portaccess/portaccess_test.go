@@ -292,8 +292,10 @@ func resets(t *testing.T, addr string) {
 	if err == nil {
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(5 * time.Second))
-		io.WriteString(c, "hello")
-		_, err = c.Read(make([]byte, 1))
+		// The kernel tells of a reset once: to the write if it came before it.
+		if _, err = io.WriteString(c, "hello"); err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
 	}
 	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("not reset: %v", err)

@@ -54,6 +54,12 @@ const (
 	MaxWebRecords = 24 << 20 // of one batch, after decompression
 )
 
+// Engines of browsers.
+const (
+	Firefox  = "firefox" // what there is without saying
+	Chromium = "chromium"
+)
+
 // CarrierSession is a browser session as a carrier runs it.
 type CarrierSession struct {
 	ID       string `json:"id"`
@@ -65,6 +71,8 @@ type CarrierSession struct {
 	Width    int    `json:"width"` // pixels, at the start; the owner's viewer may resize
 	Height   int    `json:"height"`
 	TimeZone string `json:"time_zone,omitempty"` // IANA name
+	// Engine is the browser to run; empty: Firefox. Later revisions do not change it.
+	Engine string `json:"engine,omitempty"`
 	// Proxy is the only way out.
 	Proxy  WebProxyAddress `json:"proxy"`
 	Policy BrowserPolicy   `json:"policy"`
@@ -263,4 +271,31 @@ type WebCapacity struct {
 	Problem string `json:"problem,omitempty"`
 	// Address is where carriers reach this webproxy.
 	Address string `json:"address,omitempty"`
+	// Engines are the browsers that a carrier has; none said: Firefox alone.
+	Engines []WebEngine `json:"engines,omitempty"`
+}
+
+// WebEngine is a browser that a carrier has.
+type WebEngine struct {
+	Name string `json:"name"`
+	Warm int    `json:"warm"` // of WebCapacity.Warm
+	// Problem is why it cannot be started, for people; empty: it can.
+	Problem string `json:"problem,omitempty"`
+}
+
+// MaxWebEngines bounds WebCapacity.Engines.
+const MaxWebEngines = 8
+
+// Engine returns what a carrier says of a browser; ok is false when it has none
+// such.
+func (w *WebCapacity) Engine(name string) (e WebEngine, ok bool) {
+	if len(w.Engines) == 0 && name == Firefox {
+		return WebEngine{Name: Firefox, Warm: w.Warm}, true
+	}
+	for _, e := range w.Engines {
+		if e.Name == name {
+			return e, true
+		}
+	}
+	return WebEngine{}, false
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +38,10 @@ func TestDoors(t *testing.T) {
 	web := func(c *TokenSpec) { c.Kind, c.Site = "webproxy", "" }
 	proxy := testEdge(t, k.url, k.token(web), state(t), func(c *edge.Config) {
 		c.Kind, c.Name = wire.WebProxy, "proxy"
-		c.Status = func(s *wire.Status) { s.Web = &wire.WebCapacity{Max: 7, Room: 5, Address: "10.0.0.1:18443"} }
+		c.Status = func(s *wire.Status) {
+			s.Web = &wire.WebCapacity{Max: 7, Room: 5, Address: "10.0.0.1:18443",
+				Engines: slices.Repeat([]wire.WebEngine{{Name: wire.Firefox, Problem: strings.Repeat("x", 999)}}, 99)}
+		}
 		c.Stream = func(_ context.Context, s tunnel.Stream) {
 			s.Write([]byte("proxy serves " + s.Preface().Dest))
 			s.CloseWrite()
@@ -49,6 +54,9 @@ func TestDoors(t *testing.T) {
 		on := k.Online(wire.WebProxy)
 		return len(on) == 1 && on[0].Status.Web != nil && on[0].Status.Web.Room == 5 && !on[0].At.IsZero()
 	})
+	if e := k.Online(wire.WebProxy)[0].Status.Web.Engines; len(e) != wire.MaxWebEngines || len(e[0].Problem) > 310 {
+		t.Errorf("%d engines, a text of %d bytes: what a node says of itself is not bounded", len(e), len(e[0].Problem))
+	}
 	ask := wire.Preface{Kind: wire.StreamDial, Network: "tcp", Connection: "con_1", Dest: "intranet:443"}
 	st, err := proxy.Session().Open(t.Context(), ask)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"caponier/core/internal/access"
@@ -158,5 +159,9 @@ func webCapacity(w *wire.WebCapacity) *wire.WebCapacity {
 	}
 	c := *w
 	c.Problem, c.Address = limit(c.Problem, 300), limit(c.Address, 300)
+	c.Engines = slices.Clone(w.Engines[:min(len(w.Engines), wire.MaxWebEngines)])
+	for i := range c.Engines {
+		c.Engines[i].Name, c.Engines[i].Problem = limit(c.Engines[i].Name, 30), limit(c.Engines[i].Problem, 300)
+	}
 	return &c
 }

@@ -34,6 +34,7 @@ type WebSpec struct {
 // out has a default; 0 forbids.
 type WebBrowser struct {
 	Mode          string `json:"mode,omitempty" enum:"kiosk,bar" doc:"kiosk: the page alone (default); bar: with address and navigation"`
+	Engine        string `json:"engine,omitempty" enum:"firefox,chromium" doc:"the browser; firefox when left out. Not every carrier has chromium"`
 	ClipboardIn   *int64 `json:"clipboard_in,omitempty" minimum:"0" maximum:"67108864" doc:"bytes per paste into the session; 16 MiB when left out, 0 forbids"`
 	ClipboardOut  *int64 `json:"clipboard_out,omitempty" minimum:"0" maximum:"67108864" doc:"bytes per copy out of the session; 16 MiB when left out, 0 forbids"`
 	ClipboardText bool   `json:"clipboard_text,omitempty" doc:"record copied texts, not only their size and hash"`
@@ -108,6 +109,9 @@ func (b *WebBrowser) complete() {
 	if b.Mode == "" {
 		b.Mode = "kiosk"
 	}
+	if b.Engine == "" {
+		b.Engine = wire.Firefox
+	}
 	set(&b.ClipboardIn, defaultClipboard)
 	set(&b.ClipboardOut, defaultClipboard)
 	set(&b.UploadMax, defaultTransfer)
@@ -171,6 +175,9 @@ func (w *WebSpec) validateBrowser(p *problems) {
 	b := &w.Browser
 	if b.Mode != "kiosk" && b.Mode != "bar" {
 		p.add("web.browser.mode", "must be kiosk or bar")
+	}
+	if b.Engine != wire.Firefox && b.Engine != wire.Chromium {
+		p.add("web.browser.engine", "must be firefox or chromium")
 	}
 	for name, v := range map[string]int64{
 		"clipboard_in": *b.ClipboardIn, "clipboard_out": *b.ClipboardOut, "upload_max": *b.UploadMax, "download_max": *b.DownloadMax,

@@ -28,6 +28,7 @@ type demand struct {
 	Kind   wire.NodeKind
 	Site   string
 	Labels map[string]string
+	Engine string // the browser, of carriers; empty: any
 }
 
 // siteLabel marks nodes that serve one site: they are preferred for its
@@ -38,6 +39,9 @@ const siteLabel = "site"
 // label zone=eu.
 func demandOf(kind wire.NodeKind, t *target.Target) demand {
 	d := demand{Kind: kind, Site: t.Site, Labels: map[string]string{}}
+	if kind == wire.Carrier && t.Web != nil {
+		d.Engine = cmp.Or(t.Web.Browser.Engine, wire.Firefox)
+	}
 	for _, tag := range t.Tags {
 		if label, ok := strings.CutPrefix(tag, string(kind)+"/"); ok {
 			k, v, _ := strings.Cut(label, "=")
@@ -67,7 +71,36 @@ func (c *candidate) room() int {
 // load is how full it is, in thousandths.
 func (c *candidate) load() int { return 1000 * (c.Web.Live + c.Since) / max(c.Web.Max, 1) }
 
-func (c *candidate) warm() bool { return c.Web.Warm > c.Since }
+// warm reports whether a browser of d's waits there.
+func (c *candidate) warm(d demand) bool {
+	if d.Kind != wire.Carrier {
+		return false
+	}
+	if d.Engine == "" {
+		return c.Web.Warm > c.Since
+	}
+	e, _ := c.Web.Engine(d.Engine)
+	return e.Warm > c.Since
+}
+
+// lacks is why the node has no browser of d's; empty: it has.
+func (c *candidate) lacks(d demand) string {
+	if d.Engine == "" {
+		return ""
+	}
+	e, ok := c.Web.Engine(d.Engine)
+	if !ok {
+		return "it has no " + browserName(d.Engine)
+	}
+	return e.Problem
+}
+
+func browserName(engine string) string {
+	if engine == wire.Chromium {
+		return "Chromium"
+	}
+	return "Firefox"
+}
 
 // choose orders the nodes that can take a session, best first: those of the
 // target's site before others, with a browser that waits before without, then
@@ -85,6 +118,8 @@ func choose(all []candidate, d demand) ([]candidate, *Refused) {
 			silent++
 		case c.Web.Problem != "":
 			troubled = append(troubled, c.Name+": "+c.Web.Problem)
+		case c.lacks(d) != "":
+			troubled = append(troubled, c.Name+": "+c.lacks(d))
 		case d.Kind == wire.WebProxy && c.Web.Address == "":
 			troubled = append(troubled, c.Name+": it says no address for carriers")
 		case c.room() <= 0:
@@ -97,7 +132,7 @@ func choose(all []candidate, d demand) ([]candidate, *Refused) {
 		slices.SortFunc(good, func(a, b candidate) int {
 			return cmp.Or(
 				-compareBool(a.Labels[siteLabel] == d.Site && d.Site != "", b.Labels[siteLabel] == d.Site && d.Site != ""),
-				-compareBool(d.Kind == wire.Carrier && a.warm(), d.Kind == wire.Carrier && b.warm()),
+				-compareBool(a.warm(d), b.warm(d)),
 				cmp.Compare(a.load(), b.load()),
 				-cmp.Compare(a.room(), b.room()),
 				cmp.Compare(a.ID, b.ID),
@@ -126,7 +161,11 @@ func unavailable(d demand, online, cordoned, silent int, full, troubled []string
 	switch {
 	case len(troubled) > 0:
 		slices.Sort(troubled)
-		r.Public = fmt.Sprintf("No %s can take a session (%s).", kind, clip(strings.Join(troubled, "; "), 400))
+		what := "a session"
+		if d.Engine == wire.Chromium {
+			what = "a session in Chromium"
+		}
+		r.Public = fmt.Sprintf("No %s can take %s (%s).", kind, what, clip(strings.Join(troubled, "; "), 400))
 	case len(full) > 0:
 		slices.Sort(full)
 		r.Code = "no_room"

@@ -203,6 +203,11 @@ func TestChoose(t *testing.T) {
 		return c
 	}
 	with := func(c candidate, f func(*candidate)) candidate { f(&c); return c }
+	both := func(c candidate, warmChromium int, problem string) candidate {
+		c.Web.Engines = []wire.WebEngine{{Name: wire.Firefox, Warm: c.Web.Warm - warmChromium}, {Name: wire.Chromium, Warm: warmChromium, Problem: problem}}
+		return c
+	}
+	chromium, firefox := demand{Kind: wire.Carrier, Engine: wire.Chromium}, demand{Kind: wire.Carrier, Engine: wire.Firefox}
 	plain := demand{Kind: wire.Carrier, Site: "plant"}
 	for _, tc := range []struct {
 		name string
@@ -230,6 +235,13 @@ func TestChoose(t *testing.T) {
 		{"equal", []candidate{node("b", 1, 10, 1), node("a", 1, 10, 1)}, plain, "a b"},
 		{"a webproxy has no warmth", []candidate{node("a", 5, 10, 9), node("b", 1, 10, 0)}, demand{Kind: wire.WebProxy}, "b a"},
 		{"a webproxy nobody can reach", []candidate{with(node("a", 0, 10, 0), func(c *candidate) { c.Web.Address = "" })}, demand{Kind: wire.WebProxy}, "!no_webproxy No webproxy can take a session (a: it says no address"},
+		{"only one has the browser", []candidate{node("a", 0, 10, 3), both(node("b", 9, 10, 0), 0, "")}, chromium, "b"},
+		{"who says nothing of engines has Firefox", []candidate{node("a", 0, 10, 3), both(node("b", 9, 10, 0), 0, "")}, firefox, "a b"},
+		{"warm is of the browser", []candidate{both(node("a", 0, 10, 3), 0, ""), both(node("b", 5, 10, 1), 1, "")}, chromium, "b a"},
+		{"nobody has the browser", []candidate{node("a", 0, 10, 1)}, chromium, "!no_carrier No carrier can take a session in Chromium (a: it has no Chromium)."},
+		{"the browser's image is missing", []candidate{both(node("a", 0, 10, 1), 0, "image caponier-chromium is missing")}, chromium,
+			"!no_carrier No carrier can take a session in Chromium (a: image caponier-chromium is missing)."},
+		{"another browser's image is missing", []candidate{both(node("a", 0, 10, 1), 0, "image caponier-chromium is missing")}, firefox, "a"},
 		{"webproxies full", []candidate{node("a", 1, 1, 0)}, demand{Kind: wire.WebProxy}, "!no_room All webproxies are full"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -256,5 +268,12 @@ func TestDemand(t *testing.T) {
 	d := demandOf(wire.Carrier, &target.Target{Site: "plant", Tags: []string{"carrier/zone=eu", "carrier/gpu", "webproxy/zone=us", "area=3"}})
 	if d.text() != " (site plant, label gpu=, label zone=eu)" {
 		t.Errorf("demands %s", d.text())
+	}
+	web := &target.Target{Web: &target.WebSpec{Browser: target.WebBrowser{Engine: wire.Chromium}}}
+	if got := demandOf(wire.Carrier, web).Engine + " " + demandOf(wire.WebProxy, web).Engine; got != "chromium " {
+		t.Errorf("demands %q", got)
+	}
+	if got := demandOf(wire.Carrier, &target.Target{Web: &target.WebSpec{}}).Engine; got != wire.Firefox {
+		t.Errorf("demands %q where nothing is said", got)
 	}
 }

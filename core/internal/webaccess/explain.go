@@ -28,6 +28,9 @@ func (s *Service) ProbeNodes(_ context.Context, t *target.Target) []fleet.DialSt
 		good, why := choose(s.candidates(kind), demandOf(kind, t))
 		if why != nil {
 			st.Text, st.Fix = why.Public, "start a "+string(kind)+", or see under Fleet what ails the ones there are"
+			if kind == wire.Carrier && t.Web != nil && t.Web.Browser.Engine == wire.Chromium {
+				st.Fix = "give a carrier Chromium (chromium_image in carrier.toml), or set the target's browser to Firefox"
+			}
 			if why.Code == "no_room" {
 				st.Fix = "close sessions, or add a " + string(kind)
 			}
@@ -35,7 +38,8 @@ func (s *Service) ProbeNodes(_ context.Context, t *target.Target) []fleet.DialSt
 			c := good[0]
 			st.OK, st.Text = true, fmt.Sprintf("%s would take the session: %d of %d in use", c.Name, c.Web.Live+c.Since, c.Web.Max)
 			if kind == wire.Carrier {
-				st.Text += fmt.Sprintf(", %d browsers waiting", c.Web.Warm)
+				e, _ := c.Web.Engine(demandOf(kind, t).Engine)
+				st.Text += fmt.Sprintf(", %s, %d browsers waiting", browserName(e.Name), e.Warm)
 			}
 		}
 		st.MS = ms(began)

@@ -260,6 +260,7 @@ func (x *session) forCarrier(w want, revision uint64) wire.CarrierSession {
 	c := wire.CarrierSession{
 		ID: x.row.ID, Revision: revision, User: x.row.UserName, Target: x.spec.Name, StartURL: x.spec.Web.StartURL,
 		Width: x.row.Width, Height: x.row.Height, TimeZone: x.row.TimeZone, Policy: p,
+		Engine: x.spec.Web.Browser.Engine,
 		Proxy:  wire.WebProxyAddress{NodeID: x.proxy.ID, Address: w.address, Key: x.key},
 		LeaseS: x.lease(), Recorded: x.row.Recorded, Locked: w.locked,
 	}

@@ -25,6 +25,12 @@ export function Users({ d, set, at }: Part) {
     <Panel title="What people may do">
       <Stack gap="lg">
         <div>
+          <Text fw={500} size="sm" mb={4} id="engine">Browser</Text>
+          <SegmentedControl aria-labelledby="engine" value={b.engine ?? "firefox"} onChange={(e) => change({ engine: e as "firefox" | "chromium" })} data={[{ value: "firefox", label: "Firefox" }, { value: "chromium", label: "Chromium" }]} />
+          <Text size="xs" c="dimmed" mt={4}>Chromium needs a carrier that has it.</Text>
+          {at("web.browser.engine") && <Text size="xs" c="red">{at("web.browser.engine")}</Text>}
+        </div>
+        <div>
           <Text fw={500} size="sm" mb={4} id="mode">Window</Text>
           <SegmentedControl aria-labelledby="mode" value={b.mode ?? "kiosk"} onChange={(m) => change({ mode: m as "kiosk" | "bar" })} data={[{ value: "kiosk", label: "The page alone" }, { value: "bar", label: "With address bar" }]} />
         </div>

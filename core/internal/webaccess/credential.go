@@ -250,6 +250,9 @@ func (s *Service) reveal(ctx context.Context, x *session, p fleet.Peer, ask wire
 		if out, err = wire.SealWebCredential(ask, plain); err != nil {
 			return &lackError{"the ask has no key to seal for"}
 		}
+		if _, err := tx.ExecContext(ctx, useSQL, x.row.ID, what.injection); err != nil {
+			return err
+		}
 		names := make([]string, len(what.values))
 		for i, v := range what.values {
 			names[i] = string(v)

@@ -105,13 +105,16 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 	var g sync.WaitGroup
 	for _, x := range known {
 		switch {
-		case has[x.row.ID]:
-			g.Go(func() { x.sync(ctx, kind) })
-		case kind == wire.Carrier:
+		case kind == wire.Carrier && !has[x.row.ID]:
 			x.live.End(conn.EndedByRoute, "The session was closed because its carrier has lost it.")
 		default:
-			// The rules are told anew: a webproxy that was started again knows nothing.
-			g.Go(func() { x.sync(ctx, kind) })
+			// A webproxy that was started again knows nothing, and may not be
+			// ready to: then the session tries again by itself.
+			g.Go(func() {
+				if !x.sync(ctx, kind) {
+					x.poke()
+				}
+			})
 		}
 	}
 	g.Wait()

@@ -393,6 +393,7 @@ type box struct {
 	ended    map[string]string // text
 	order    []string          // what it was asked, in order
 	refuse   *wire.Error
+	refusals int             // how many sessions are refused before one is taken
 	started  func(id string) // called when a session was started, before that is told
 	capacity wire.WebCapacity
 	files    map[string]string
@@ -513,6 +514,11 @@ func (b *box) putProxy(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.order = append(b.order, "PUT "+s.ID)
+	if b.refusals > 0 {
+		b.refusals--
+		control.Reply(w, wire.WebAck{Error: wire.Errorf(wire.CodeLimit, "not yet")})
+		return
+	}
 	if b.refuse != nil {
 		control.Reply(w, wire.WebAck{Error: b.refuse})
 		return

@@ -308,16 +308,31 @@ func (x *session) nextRevision() uint64 {
 	return x.revision
 }
 
+// firstPause is how long after a try that failed for a while nodes are told
+// again; it doubles up to the tick.
+const firstPause = 250 * time.Millisecond
+
+// pause is the time until the next try, after the one before it.
+func pause(before, tick time.Duration) time.Duration {
+	return min(max(2*before, firstPause), tick)
+}
+
 // drive keeps the nodes told until the session ends, and then ends it there.
 func (x *session) drive(ctx context.Context) {
 	t := time.NewTicker(x.s.cfg.Tick)
 	defer t.Stop()
+	var wait time.Duration
 	for {
 		_, overseen := x.live.Oversight()
-		if x.live.Context().Err() == nil {
-			x.look(ctx)
+		var again <-chan time.Time
+		if x.live.Context().Err() == nil && !x.look(ctx) {
+			wait = pause(wait, x.s.cfg.Tick)
+			again = time.After(wait)
+		} else {
+			wait = 0
 		}
 		select {
+		case <-again:
 		case <-ctx.Done():
 			return
 		case <-x.live.Context().Done():
@@ -331,20 +346,21 @@ func (x *session) drive(ctx context.Context) {
 	}
 }
 
-// look does what is due: the target as it is now, new revisions, times.
-func (x *session) look(ctx context.Context) {
+// look does what is due: the target as it is now, new revisions, times. It
+// reports whether the nodes that are there know all.
+func (x *session) look(ctx context.Context) bool {
 	x.refresh(ctx)
 	x.mu.Lock()
 	open, known := x.state == Open, x.spec != nil
 	x.mu.Unlock()
 	if !open || !known {
-		return
+		return true
 	}
-	x.sync(ctx, "")
+	told := x.sync(ctx, "")
 	now := x.s.cfg.Now()
 	if _, longest := x.limits(); longest > 0 && now.Sub(x.row.OpenedAt) >= longest+lateBy {
 		x.live.End(conn.EndedByDuration, fmt.Sprintf("The session has reached its longest permitted time of %s.", longest))
-		return
+		return true
 	}
 	lease := x.s.cfg.Limits().Lease
 	x.mu.Lock()
@@ -361,6 +377,7 @@ func (x *session) look(ctx context.Context) {
 	if lost != "" {
 		x.live.End(conn.EndedByRoute, fmt.Sprintf("The session was closed because its %s was not heard of for %s.", lost, lease))
 	}
+	return told
 }
 
 func (x *session) limits() (idle, longest time.Duration) {
@@ -401,8 +418,8 @@ func (x *session) refresh(ctx context.Context) {
 
 // sync tells the nodes what is wanted, unless they know; the one of the kind
 // given is told again. Rules go first: what became forbidden is forbidden
-// before anything else.
-func (x *session) sync(ctx context.Context, again wire.NodeKind) {
+// before anything else. It reports whether all that are there know.
+func (x *session) sync(ctx context.Context, again wire.NodeKind) bool {
 	// Nothing is told any more of a session that ends: finish waits its turn.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -412,10 +429,10 @@ func (x *session) sync(ctx context.Context, again wire.NodeKind) {
 	case x.order <- struct{}{}:
 		defer func() { <-x.order }()
 	case <-ctx.Done():
-		return
+		return true
 	}
 	if ctx.Err() != nil || x.live.Context().Err() != nil {
-		return
+		return true
 	}
 	carrier, proxy := x.pair()
 	proxyNode, proxyOn := x.present(wire.WebProxy, proxy)
@@ -425,14 +442,15 @@ func (x *session) sync(ctx context.Context, again wire.NodeKind) {
 		x.address = c.Address
 		x.mu.Unlock()
 	}
-	w := x.wanted()
+	w, told := x.wanted(), true
 	if proxyOn && (again == wire.WebProxy || !x.knows(wire.WebProxy, w)) {
-		x.told1(ctx, wire.WebProxy, w, x.tellProxy(ctx, proxy, w, x.nextRevision()))
+		told = x.noteTold(ctx, wire.WebProxy, w, x.tellProxy(ctx, proxy, w, x.nextRevision()))
 	}
 	if carrierOn && w.address != "" && (again == wire.Carrier || !x.knows(wire.Carrier, w)) {
 		_, err := x.tellCarrier(ctx, carrier, w, x.nextRevision())
-		x.told1(ctx, wire.Carrier, w, err)
+		told = x.noteTold(ctx, wire.Carrier, w, err) && told
 	}
+	return told
 }
 
 func (x *session) knows(kind wire.NodeKind, w want) bool {
@@ -442,22 +460,32 @@ func (x *session) knows(kind wire.NodeKind, w want) bool {
 	return ok && have == w
 }
 
-// told1 notes what a node was told, or what came of it.
-func (x *session) told1(ctx context.Context, kind wire.NodeKind, w want, err error) {
+// noteTold notes that a node was told w, or what came of it: what helps later
+// is tried again, what does not ends the session. It reports whether there is
+// nothing to try again.
+func (x *session) noteTold(ctx context.Context, kind wire.NodeKind, w want, err error) bool {
 	if err == nil {
 		x.mu.Lock()
 		x.told[kind] = w
 		x.mu.Unlock()
-		return
+		return true
 	}
 	if we, ok := errors.AsType[*wire.Error](err); ok && !passing(we.Code) {
 		// What it must enforce it will not: then it enforces nothing.
 		x.live.End(conn.EndedByError, "The session was closed because what was changed could not be put into force: "+sentence(we.Public))
-		return
+		return true
 	}
-	if ctx.Err() == nil && !errors.Is(err, fleet.ErrOffline) {
+	// It may have been started anew: what it was told before does not count.
+	x.mu.Lock()
+	delete(x.told, kind)
+	x.mu.Unlock()
+	if errors.Is(err, fleet.ErrOffline) {
+		return true // its return is noticed
+	}
+	if ctx.Err() == nil {
 		x.s.cfg.Log.Warn("a web session's node not told; tried again", "session", x.row.ID, "err", err)
 	}
+	return false
 }
 
 // passing reports whether trying again later may help.

@@ -65,6 +65,11 @@ where (w.user_id = $1 or $7 = '*' or $7 like '%,' || (select c.group_id from con
 order by w.opened_at desc, w.id desc limit $6`
 	exportSQL = `select ` + columns + ` from web_sessions w where w.user_id = $1 order by w.opened_at, w.id`
 	eraseSQL  = `update web_sessions set user_name = $2 where user_id = $1`
+	// useSQL counts one use of an injection.
+	useSQL = `insert into web_credential_uses (session_id, injection, uses) values ($1, $2, 1)
+on conflict (session_id, injection) do update set uses = web_credential_uses.uses + 1`
+	usesSQL     = `select injection, uses from web_credential_uses where session_id = $1 order by injection`
+	dropUsesSQL = `delete from web_credential_uses where session_id = $1`
 	// ownerSQL is which core has a session, and whether it lives.
 	ownerSQL = `select core_id, ended_at from web_sessions where id = $1`
 )
@@ -103,11 +108,31 @@ func insertRow(ctx context.Context, tx *db.Tx, w *row) error {
 	return nil
 }
 
+// readUses is how often each injection of a session was used in earlier runs.
+func readUses(ctx context.Context, q db.Querier, id string) (map[string]int, error) {
+	type counted struct {
+		injection string
+		uses      int
+	}
+	list, err := collect(ctx, q, func(r scanner) (c counted, err error) { return c, r.Scan(&c.injection, &c.uses) }, usesSQL, id)
+	if err != nil {
+		return nil, fmt.Errorf("read uses of the credential: %w", db.Classify(err))
+	}
+	uses := map[string]int{}
+	for _, c := range list {
+		uses[c.injection] = c.uses
+	}
+	return uses, nil
+}
+
 // writeEnd notes that a session is over.
 func (s *Service) writeEnd(ctx context.Context, w *row, reason conn.EndReason, text string) error {
 	now := s.cfg.Now()
 	err := s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
 		if _, err := tx.ExecContext(ctx, endSQL, w.ID, now.UnixMicro(), string(reason), text); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, dropUsesSQL, w.ID); err != nil {
 			return err
 		}
 		if err := tell(ctx, tx, w.ID, w.UserID); err != nil {

@@ -304,6 +304,9 @@ func (s *Service) restore(ctx context.Context, r *row) (bool, error) {
 		return false, err
 	}
 	x := newSession(s, *r, live)
+	if x.uses, err = readUses(ctx, s.cfg.DB, r.ID); err != nil {
+		return false, err
+	}
 	fail := func(reason conn.EndReason, text string) {
 		live.End(reason, text)
 	}

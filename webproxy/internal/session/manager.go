@@ -122,9 +122,11 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 		return refuse(wire.CodeDraining, "the webproxy is shutting down")
 	case s == nil && len(m.sessions) >= m.c.Max:
 		return refuse(wire.CodeLimit, "the webproxy has its %d sessions", m.c.Max)
+	case s == nil && m.c.Problem() != "":
+		// Core gives a new session to another webproxy, and tries again soon
+		// for one that was here before a restart.
+		return refuse(wire.CodeLimit, "%s", m.c.Problem())
 	case s == nil:
-		// Also while core has not signed the issuing certificate yet: after a
-		// restart live sessions come back at once, and browsers try again.
 		s = m.newSession(in)
 	case s.rev.Load().Number >= in.Revision:
 		return wire.WebAck{Revision: s.rev.Load().Number} // said already

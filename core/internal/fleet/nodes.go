@@ -81,6 +81,7 @@ func (f *Fleet) Online(kind wire.NodeKind) []Online {
 			Cordoned: e.Cordoned || n.leaving.Load(), Labels: e.Labels}
 		if s := n.status.Load(); s != nil {
 			o.Status, o.At = s.Status, s.at
+			o.Status.Web = webCapacity(s.Web)
 		}
 		out = append(out, o)
 	}

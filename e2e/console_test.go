@@ -247,7 +247,7 @@ func TestConsoleManyTargets(t *testing.T) {
 // core by itself, at https://localhost.
 func TestConsolePasskeys(t *testing.T) {
 	needConsole(t)
-	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.Extender{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}}
+	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.EdgeNode{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}}
 	t.Cleanup(func() {
 		w.showLogs(t)
 		w.close()
@@ -283,7 +283,7 @@ certificates = "127.0.0.1:9443"
 // all in the browser, on a core nobody has set up before; then its forms.
 func TestConsoleJourney(t *testing.T) {
 	needConsole(t)
-	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.Extender{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}, demo: "a-password-of-the-tests"}
+	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.EdgeNode{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}, demo: "a-password-of-the-tests"}
 	t.Cleanup(func() {
 		w.showLogs(t)
 		w.close()
@@ -320,7 +320,7 @@ func TestConsoleJourney(t *testing.T) {
 	token, _, _ = strings.Cut(token, "\n")
 	must(w.core.LoginAdmin(t.Context()))
 	must(w.people(t.Context()))
-	w.ext["a"], err = harness.StartExtender(t.Context(), w.net, w.bin.Extender, filepath.Join(w.dir, "ext-a"), harness.ExtenderConfig{NS: "ext-a", Site: "vpc-a", URL: w.core.Ready.URL, Token: token})
+	w.ext["a"], err = harness.StartEdge(t.Context(), w.net, w.bin.Extender, filepath.Join(w.dir, "ext-a"), harness.EdgeConfig{NS: "ext-a", URL: w.core.Ready.URL, Token: token})
 	must(err)
 	_, err = w.core.Admin.Online(t.Context(), 20*time.Second, "vpc-a", w.ext["a"].Proc)
 	must(err)

@@ -35,7 +35,7 @@ const (
 // plant is a world with a router between the user and a target network.
 type plant struct {
 	*world
-	router *harness.Router
+	router *harness.EdgeNode
 	user   *harness.API // demo, from the user's address
 	ben    *harness.API // ben, from his
 }
@@ -107,14 +107,14 @@ func newPlant(t testing.TB, o options) *plant {
 }
 
 // addRouter enrols a router and waits until core and it agree.
-func (p *plant) addRouter(t testing.TB, ns, name string) (*harness.Router, harness.RouterState) {
+func (p *plant) addRouter(t testing.TB, ns, name string) (*harness.EdgeNode, harness.RouterState) {
 	t.Helper()
 	_, token, err := p.core.Admin.EnrolmentToken(t.Context(), map[string]any{"kind": "router"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := harness.StartRouter(context.Background(), p.net, p.bin.Router, filepath.Join(p.dir, name),
-		harness.RouterConfig{NS: ns, Name: name, URL: p.core.Ready.URL, Token: token})
+	r, err := harness.StartEdge(context.Background(), p.net, p.bin.Router, filepath.Join(p.dir, name),
+		harness.EdgeConfig{NS: ns, Name: name, URL: p.core.Ready.URL, Token: token})
 	if err != nil {
 		t.Fatal(err)
 	}

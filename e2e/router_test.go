@@ -60,7 +60,7 @@ func cutWithin(t *testing.T, c net.Conn, since time.Time, least, limit time.Dura
 	}
 }
 
-func (p *plant) startRouter(t *testing.T, r *harness.Router) {
+func (p *plant) startRouter(t *testing.T, r *harness.EdgeNode) {
 	t.Helper()
 	if err := r.Start(); err != nil {
 		t.Fatal(err)
@@ -267,7 +267,7 @@ func TestRouterProgramFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fw, err := harness.StartRouter(context.Background(), p.net, p.bin.Router, filepath.Join(p.dir, "fw-1"), harness.RouterConfig{NS: "middle", Name: "fw-1",
+	fw, err := harness.StartEdge(context.Background(), p.net, p.bin.Router, filepath.Join(p.dir, "fw-1"), harness.EdgeConfig{NS: "middle", Name: "fw-1",
 		URL: p.core.Ready.URL, Token: token, TOML: fmt.Sprintf("type = \"exec\"\n[program]\npath = %q\ntimeout = \"1s\"\n", script)})
 	if err != nil {
 		t.Fatal(err)

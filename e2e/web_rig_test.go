@@ -119,7 +119,7 @@ func (w *webWorld) edge(ctx context.Context, kind, name, bin, toml string) (*har
 	if err != nil {
 		return nil, err
 	}
-	return harness.StartEdge(ctx, w.net, bin, filepath.Join(w.dir, name), harness.EdgeConfig{NS: kind, Name: name, URL: w.core.Ready.URL, Token: token, TOML: toml})
+	return harness.StartEdge(ctx, w.net, bin, filepath.Join(w.dir, name), harness.EdgeConfig{NS: kind, Name: name, URL: w.core.Ready.URL, Token: token, TOML: toml, Mounts: true})
 }
 
 func (w *webWorld) close() {

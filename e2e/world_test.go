@@ -25,7 +25,7 @@ type world struct {
 	dir  string
 	bin  harness.Binaries
 	core *harness.Core
-	ext  map[string]*harness.Extender
+	ext  map[string]*harness.EdgeNode
 	sshd map[string]*harness.SSHD
 
 	demo     string // password of user demo
@@ -114,7 +114,7 @@ func common(t testing.TB) *world {
 }
 
 func makeWorld(ctx context.Context, t testing.TB, o options) (*world, error) {
-	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.Extender{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}, demo: "a-password-of-the-tests"}
+	w := &world{net: harness.NewNet(""), bin: binaries(t), ext: map[string]*harness.EdgeNode{}, sshd: map[string]*harness.SSHD{}, targets: map[string]string{}, demo: "a-password-of-the-tests"}
 	var err error
 	if w.dir, err = os.MkdirTemp("", "caponier-e2e-"); err != nil {
 		return w, err
@@ -222,8 +222,8 @@ func (w *world) extender(ctx context.Context, v string, o options) error {
 	if err != nil {
 		return err
 	}
-	w.ext[v], err = harness.StartExtender(ctx, w.net, w.bin.Extender, filepath.Join(w.dir, "ext-"+v),
-		harness.ExtenderConfig{NS: "ext-" + v, Site: site, URL: o.edge, Token: token, Env: o.env, Nobody: o.nobody})
+	w.ext[v], err = harness.StartEdge(ctx, w.net, w.bin.Extender, filepath.Join(w.dir, "ext-"+v),
+		harness.EdgeConfig{NS: "ext-" + v, URL: o.edge, Token: token, Env: o.env, Nobody: o.nobody})
 	return err
 }
 

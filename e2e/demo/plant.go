@@ -87,8 +87,8 @@ func (d *demo) plant(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, err := harness.StartRouter(ctx, d.net, filepath.Join(d.root, "bin", "caponier-router"), filepath.Join(d.dir, "router"),
-		harness.RouterConfig{NS: "router", Name: "gw-1", URL: "https://" + plantNear, Token: token, Keep: true,
+	r, err := harness.StartEdge(ctx, d.net, filepath.Join(d.root, "bin", "caponier-router"), filepath.Join(d.dir, "router"),
+		harness.EdgeConfig{NS: "router", Name: "gw-1", URL: "https://" + plantNear, Token: token, Keep: true,
 			TOML: "[nftables]\nclients = [\"office\"]\n"})
 	if err != nil {
 		return err

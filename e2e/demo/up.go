@@ -183,8 +183,8 @@ func (d *demo) extender(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	x, err := harness.StartExtender(ctx, d.net, filepath.Join(d.root, "bin", "caponier-extender"), filepath.Join(d.dir, "extender"),
-		harness.ExtenderConfig{NS: "ext-a", Site: "vpc-a", URL: "https://" + near, Token: token, Keep: true})
+	x, err := harness.StartEdge(ctx, d.net, filepath.Join(d.root, "bin", "caponier-extender"), filepath.Join(d.dir, "extender"),
+		harness.EdgeConfig{NS: "ext-a", URL: "https://" + near, Token: token, Keep: true})
 	if err != nil {
 		return err
 	}

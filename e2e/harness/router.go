@@ -2,61 +2,10 @@ package harness
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"time"
 )
-
-// Router is a router that runs as a process of its own.
-type Router struct {
-	Proc *Proc
-	Dir  string
-	Name string
-	cmd  func() *exec.Cmd
-	keep bool
-}
-
-// RouterConfig describes a router to run.
-type RouterConfig struct {
-	NS    string
-	Name  string // also of the node
-	URL   string // of core, as seen from there
-	Token string
-	// TOML are further lines of router.toml.
-	TOML string
-	Keep bool
-}
-
-// StartRouter runs a router that enrols with a token, and keeps its state in dir.
-func StartRouter(ctx context.Context, n *Net, bin, dir string, cfg RouterConfig) (*Router, error) {
-	state := filepath.Join(dir, "state")
-	if err := os.MkdirAll(state, 0o700); err != nil {
-		return nil, err
-	}
-	file := filepath.Join(dir, "router.toml")
-	text := fmt.Sprintf("core = %q\nstate = %q\ntoken_file = %q\nname = %q\n%s", cfg.URL, state, filepath.Join(dir, "token"), cfg.Name, cfg.TOML)
-	if err := errors.Join(os.WriteFile(file, []byte(text), 0o600), os.WriteFile(filepath.Join(dir, "token"), []byte(cfg.Token+"\n"), 0o600)); err != nil {
-		return nil, err
-	}
-	r := &Router{Dir: dir, Name: cfg.Name, keep: cfg.Keep}
-	r.cmd = func() *exec.Cmd {
-		cmd := n.Command(context.WithoutCancel(ctx), cfg.NS, bin, "run", "--config", file)
-		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}
-		return cmd
-	}
-	return r, r.Start()
-}
-
-// Start runs the router, for the first time or again.
-func (r *Router) Start() error {
-	p, err := Start("router-"+r.Name, r.Dir, r.cmd(), r.keep)
-	r.Proc = p
-	return err
-}
 
 // RouterState is a router as core shows it.
 type RouterState struct {
@@ -82,12 +31,8 @@ func (a *API) Router(ctx context.Context, name string) (RouterState, error) {
 func (a *API) RouterReady(ctx context.Context, limit time.Duration, name string, proc *Proc) (RouterState, error) {
 	var found RouterState
 	err := Until(ctx, limit, "router "+name+" is ready", func() error {
-		if proc != nil {
-			select {
-			case <-proc.Exited():
-				return fmt.Errorf("%w: %s", ErrGone, tail(proc.Output(), 3000))
-			default:
-			}
+		if err := gone(proc); err != nil {
+			return err
 		}
 		var err error
 		if found, err = a.Router(ctx, name); err != nil {

@@ -2,69 +2,10 @@ package harness
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"time"
 )
-
-// Edges are started alike: a carrier or a webproxy that enrols with a token.
-
-// EdgeConfig describes a carrier or webproxy to run.
-type EdgeConfig struct {
-	NS    string // empty: this machine's own network
-	Name  string // also of the node
-	URL   string // of core, as seen from there
-	Token string
-	// TOML are further lines of the configuration.
-	TOML string
-	Keep bool
-}
-
-// EdgeNode is a carrier or webproxy that runs as a process of its own.
-type EdgeNode struct {
-	Proc *Proc
-	Dir  string
-	Name string
-	cmd  func() *exec.Cmd
-	keep bool
-}
-
-// StartEdge runs a carrier or webproxy and keeps its state in dir.
-func StartEdge(ctx context.Context, n *Net, bin, dir string, cfg EdgeConfig) (*EdgeNode, error) {
-	state := filepath.Join(dir, "state")
-	if err := os.MkdirAll(state, 0o700); err != nil {
-		return nil, err
-	}
-	file := filepath.Join(dir, "config.toml")
-	text := fmt.Sprintf("core = %q\nstate = %q\ntoken_file = %q\nname = %q\n%s", cfg.URL, state, filepath.Join(dir, "token"), cfg.Name, cfg.TOML)
-	if err := errors.Join(os.WriteFile(file, []byte(text), 0o600), os.WriteFile(filepath.Join(dir, "token"), []byte(cfg.Token+"\n"), 0o600)); err != nil {
-		return nil, err
-	}
-	e := &EdgeNode{Dir: dir, Name: cfg.Name, keep: cfg.Keep}
-	e.cmd = func() *exec.Cmd {
-		base := context.WithoutCancel(ctx)
-		args := []string{"run", "--config", file}
-		cmd := exec.CommandContext(base, bin, args...)
-		if cfg.NS != "" {
-			// Not ip netns exec: that hides the mounts a carrier makes from Docker.
-			cmd = exec.CommandContext(base, "nsenter", append([]string{"--net=/run/netns/" + n.NS(cfg.NS), bin}, args...)...)
-		}
-		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + dir}
-		return cmd
-	}
-	return e, e.Start()
-}
-
-// Start runs it, for the first time or again.
-func (e *EdgeNode) Start() error {
-	p, err := Start(e.Name, e.Dir, e.cmd(), e.keep)
-	e.Proc = p
-	return err
-}
 
 // WebEdge is a carrier or webproxy as core shows it.
 type WebEdge struct {
@@ -110,10 +51,8 @@ func (a *API) WebEdge(ctx context.Context, name string) (WebEdge, error) {
 func (a *API) WebReady(ctx context.Context, limit time.Duration, e *EdgeNode, ready func(WebEdge) error) (WebEdge, error) {
 	var found WebEdge
 	err := Until(ctx, limit, e.Name+" is ready", func() error {
-		select {
-		case <-e.Proc.Exited():
-			return fmt.Errorf("%w: %s", ErrGone, tail(e.Proc.Output(), 3000))
-		default:
+		if err := gone(e.Proc); err != nil {
+			return err
 		}
 		var err error
 		if found, err = a.WebEdge(ctx, e.Name); err != nil {

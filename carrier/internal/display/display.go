@@ -71,6 +71,8 @@ const (
 	// startTimeout is how long an X server may take to come up.
 	startTimeout = time.Minute
 	startPause   = 200 * time.Millisecond
+	// settleTime is how long the end waits for an update to be complete.
+	settleTime = 250 * time.Millisecond
 )
 
 // Config is what a Display needs.
@@ -192,6 +194,8 @@ type Display struct {
 	composed     uint64
 	overlays     overlays
 	enc          *rfb.Encoder
+	// settled: the end has come, no further update is begun.
+	settled bool
 	// updating: the X server is in the middle of an update of drawn.
 	updating bool
 	// changed is closed and replaced when there is something new to show.
@@ -304,15 +308,22 @@ func (d *Display) Run(ctx context.Context) error {
 	d.begin(init)
 
 	group, ctx2 := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(ctx2, func() { conn.Close() })
+	last := make(chan struct{}) // closed when the picture changes no more
+	stop := context.AfterFunc(ctx2, func() {
+		d.settle(last)
+		conn.Close()
+	})
 	defer stop()
 	reader := rfb.NewServerReader(conn, rfb.ServerLimits{Pixels: MaxPixels, Clipboard: func() int { return d.textLimit(nil) }})
-	group.Go(func() error { return d.readScreen(reader, init) })
+	group.Go(func() error {
+		defer close(last)
+		return d.readScreen(reader, init)
+	})
 	if d.cfg.DialX != nil {
 		group.Go(func() error { return d.fetchTexts(ctx2) })
 	}
 	if d.cfg.Record != nil {
-		group.Go(func() error { return d.record(ctx2) })
+		group.Go(func() error { return d.record(ctx2, last) })
 	}
 	if err := group.Wait(); ctx.Err() == nil {
 		return err
@@ -370,6 +381,30 @@ func (d *Display) begin(init rfb.Init) {
 	d.drawn = rfb.NewFramebuffer(init.Width, init.Height)
 	d.shown = d.drawn
 	d.applyOverlaysLocked()
+}
+
+// settle waits, for a moment, until the update that is being drawn is complete:
+// the last picture is a whole one.
+func (d *Display) settle(last <-chan struct{}) {
+	t := time.NewTimer(settleTime)
+	defer t.Stop()
+	for {
+		d.mu.Lock()
+		changed := d.changed
+		d.settled = true
+		whole := !d.updating
+		d.mu.Unlock()
+		if whole {
+			return
+		}
+		select {
+		case <-changed:
+		case <-last:
+			return
+		case <-t.C:
+			return
+		}
+	}
 }
 
 // end lets nobody wait for what will not come.

@@ -571,6 +571,76 @@ func TestNothingStaysPressed(t *testing.T) {
 	})
 }
 
+// The end comes in the middle of an update: the recording's last picture is the
+// last one there was, and a whole one.
+func TestEndsWithTheLastPicture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newFakeX(t, 320, 240)
+		r := display(t, x.dial, nil).started()
+		p := r.view(peerOptions{ViewOptions: owner})
+		pass(time.Second)
+		x.mu.Lock()
+		if err := x.picture.Fill(image.Rect(0, 0, 320, 240), 0x336699); err != nil {
+			t.Fatal(err)
+		}
+		update := rfb.AppendRaw(rfb.AppendUpdate(nil, 1), x.picture, x.picture.Bounds())
+		conn := x.conn
+		x.mu.Unlock()
+		if _, err := conn.Write(update[:len(update)/2]); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		r.stop()
+		synctest.Wait()
+		if _, err := conn.Write(update[len(update)/2:]); err != nil {
+			t.Errorf("the rest of the update was not read: %v", err)
+		}
+		if err := <-r.result; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if want := x.sum(); r.shownSum() != want {
+			t.Error("the picture at the end is not the X server's")
+		} else if got := r.replay().Sum(); got != want {
+			t.Error("the recording's last picture is another one")
+		}
+		<-p.gone
+	})
+}
+
+// An X server that stops in the middle of an update does not hold up the end,
+// and half a picture is not recorded.
+func TestEndsWithoutTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newFakeX(t, 320, 240)
+		r := display(t, x.dial, nil).started()
+		pass(time.Second)
+		whole := x.sum()
+		x.mu.Lock()
+		conn := x.conn
+		x.mu.Unlock()
+		half := rfb.NewFramebuffer(320, 240)
+		if err := half.Fill(half.Bounds(), 0xffffff); err != nil {
+			t.Fatal(err)
+		}
+		update := rfb.AppendRaw(rfb.AppendUpdate(nil, 1), half, half.Bounds())
+		if _, err := conn.Write(update[:len(update)/2]); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		began := time.Now()
+		r.stop()
+		if err := <-r.result; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the end took %v", took)
+		}
+		if r.replay().Sum() != whole {
+			t.Error("half a picture was recorded")
+		}
+	})
+}
+
 // A recording that cannot be written ends the session, saying so.
 func TestRecordingFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -9,8 +9,9 @@ import (
 )
 
 // record writes frames while there is something new, at most one per
-// RecordEvery, and the last state when ctx ends.
-func (d *Display) record(ctx context.Context) error {
+// RecordEvery, and when ctx has ended the picture that was the last one: last is
+// closed when nothing changes it any more.
+func (d *Display) record(ctx context.Context, last <-chan struct{}) error {
 	select {
 	case <-d.ready:
 	case <-ctx.Done():
@@ -27,6 +28,7 @@ func (d *Display) record(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			<-last
 			_, err := d.recordFrame(rec)
 			return err
 		}

@@ -26,8 +26,12 @@ func (d *Display) readScreen(r *rfb.ServerReader, init rfb.Init) error {
 		switch e.Kind {
 		case rfb.EventUpdate:
 			d.mu.Lock()
-			d.updating = true
+			d.updating = !d.settled
+			late := d.settled
 			d.mu.Unlock()
+			if late {
+				return fmt.Errorf("%w: the display ends", ErrScreen)
+			}
 		case rfb.EventPixels:
 			pixels = true
 		case rfb.EventUpdateEnd:

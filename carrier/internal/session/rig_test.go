@@ -267,7 +267,7 @@ func (r *rig) replay(session string) (*image.RGBA, error) {
 	return replay.Picture.Image(), nil
 }
 
-// colour is what the stub shows at a path.
+// colour is what the web server of the rig fills the page of a path with.
 func colour(path string) color.RGBA {
 	var sum byte
 	for i := range len(path) {

@@ -84,8 +84,11 @@ func TestSession(t *testing.T) {
 		t.Error("core was told of the end it asked for")
 	}
 
-	if _, err := r.replay(s.ID); err != nil {
+	// The last frame on record is the last picture there was.
+	if replay, err := r.replay(s.ID); err != nil {
 		t.Errorf("the whole recording: %v", err)
+	} else if n := differ(replay, l.screen.Snapshot()); n != 0 {
+		t.Errorf("the recording's last frame differs from the last picture in %d pixels", n)
 	}
 	r.warm(1) // the pool is filled again
 }

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -331,7 +335,12 @@ func TestImageMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	r.conf = func(c *Config) { c.Engine = e }
+	tried := &attempts{Engine: e}
+	var log logged
+	r.conf = func(c *Config) {
+		c.Engine = tried
+		c.Log = slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), &log), nil))
+	}
 	r.start()
 	const want = "image caponier-no-such-image is missing: run make images"
 	r.until(5*time.Second, "problem", func() error {
@@ -343,6 +352,46 @@ func TestImageMissing(t *testing.T) {
 	if ack := r.m.put(t.Context(), r.spec("con_no")); ack.Error == nil || ack.Error.Code != wire.CodeLimit || !strings.Contains(ack.Error.Public, want) {
 		t.Errorf("ack %+v", ack.Error)
 	}
+	// It tries again and again, and says so once.
+	r.until(20*time.Second, "it has tried four times", func() error {
+		if n := tried.n.Load(); n < 4 {
+			return fmt.Errorf("%d times", n)
+		}
+		return nil
+	})
+	if n := strings.Count(log.String(), "level=WARN msg=\"browsers cannot be started\""); n != 1 {
+		t.Errorf("%d lines say that browsers cannot be started, want one:\n%s", n, log.String())
+	}
+}
+
+// attempts counts how often a container was to be started by the pool.
+type attempts struct {
+	Engine
+	n atomic.Int32
+}
+
+func (a *attempts) Start(ctx context.Context, s browser.Spec) (string, error) {
+	a.n.Add(1)
+	return a.Engine.Start(ctx, s)
+}
+
+// logged keeps what was logged.
+type logged struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+// Write implements io.Writer.
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // Another root: the pool is made anew, a browser never meets two.

@@ -25,6 +25,7 @@ type pool struct {
 	stops   map[string]context.CancelFunc // guarded by mu; of who watches the parked ones
 	root    []byte                        // guarded by mu; whom browsers trust, DER; nil until core said
 	problem string                        // guarded by mu; why nothing can be started
+	told    string                        // guarded by mu; what was logged of that, until it is over
 }
 
 func newPool(m *Manager) *pool {
@@ -40,21 +41,32 @@ func (p *pool) refill() {
 	}
 }
 
-// say remembers why nothing can be started, nil that it can.
+// say remembers why nothing can be started, nil that it can. What somebody must
+// do something about is logged, once for as long as it lasts.
 func (p *pool) say(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.problem = ""
-	if err == nil {
+	log := true
+	switch b, n := (*browser.Problem)(nil), (*noRoom)(nil); {
+	case err == nil:
+		if p.told != "" {
+			p.m.log.Info("browsers can be started again")
+			p.told = ""
+		}
 		return
+	case errors.As(err, &b):
+		p.problem, err = b.Text, b // one line, whatever was being done
+	case errors.As(err, &n):
+		p.problem, log = n.why, false
+	case errors.Is(err, errNoRoot):
+		p.problem, log = errNoRoot.Error(), false
+	default:
+		p.problem = "browsers cannot be started"
 	}
-	p.problem = "browsers cannot be started"
-	if b, ok := errors.AsType[*browser.Problem](err); ok {
-		p.problem = b.Text
-	} else if n, ok := errors.AsType[*noRoom](err); ok {
-		p.problem = n.why
-	} else if errors.Is(err, errNoRoot) {
-		p.problem = errNoRoot.Error()
+	if log && p.m.ctx.Err() == nil && p.told != err.Error() {
+		p.told = err.Error()
+		p.m.log.Warn("browsers cannot be started", telemetry.KeyErr, err)
 	}
 }
 
@@ -85,10 +97,7 @@ func (p *pool) run() {
 		}
 		err := p.fill()
 		p.say(err)
-		if err != nil && p.m.ctx.Err() == nil && !errors.Is(err, errNoRoot) {
-			if _, full := errors.AsType[*noRoom](err); !full {
-				p.m.log.Warn("pool", telemetry.KeyErr, err)
-			}
+		if err != nil && !errors.Is(err, errNoRoot) {
 			wait = min(max(2*wait, time.Second), maxWait)
 			again = wait
 		} else if err == nil {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"time"
@@ -26,7 +27,6 @@ func (m *Manager) recover() bool {
 			break
 		}
 		m.pool.say(err)
-		m.log.Warn("containers of a former process", telemetry.KeyErr, err)
 		pause(m.ctx, time.Second)
 		if m.ctx.Err() != nil {
 			return false
@@ -111,7 +111,7 @@ func (m *Manager) clean(ctx context.Context) {
 	// known but not listed.
 	found, err := m.c.Engine.List(ctx)
 	if err != nil {
-		if ctx.Err() == nil {
+		if _, known := errors.AsType[*browser.Problem](err); !known && ctx.Err() == nil { // the pool tells of those
 			m.log.Warn("sweep", telemetry.KeyErr, err)
 		}
 		return

@@ -67,10 +67,12 @@ func build(_ context.Context, cfg *Config, p *node.Parts) error {
 		Resolver: cfg.resolver(), Deny: deny, System: roots, Log: p.Log})
 	ec := cfg.Edge(wire.WebProxy, p.Log)
 	ec.Control, ec.Status, ec.Drain = sessions.Control(), sessions.Status, sessions.Drain
+	var proxy *mitm.Server
+	ec.Stream = func(ctx context.Context, s tunnel.Stream) { proxy.ServeStream(ctx, s) }
 	if e, err = p.Edge(ec); err != nil {
 		return err
 	}
-	proxy := mitm.New(mitm.Config{Sessions: sessions, Authority: authority, Credentials: e.Credentials, MaxConns: cfg.MaxConnections, Log: p.Log})
+	proxy = mitm.New(mitm.Config{Sessions: sessions, Authority: authority, Credentials: e.Credentials, MaxConns: cfg.MaxConnections, Log: p.Log})
 	p.Go("sessions", sessions.Run)
 	p.Go("proxy", proxy.Run)
 	p.Go("authority", authority.Run)

@@ -333,6 +333,18 @@ func (c *checker) tls(t TLS) {
 	if _, err := ParseAnchors(t.Anchors); err != nil {
 		c.add("tls.anchors", "%s", err)
 	}
+	if !slices.Contains([]string{"", RevocationOff, RevocationSoft, RevocationHard}, t.Revocation) {
+		c.add("tls.revocation", "must be off, soft or hard")
+	}
+	if len(t.Responders) > 16 {
+		c.add("tls.responders", "must be at most 16")
+		return
+	}
+	for i, r := range t.Responders {
+		if _, err := parseEndpoint("http", r); err != nil {
+			c.add(fmt.Sprintf("tls.responders[%d]", i), "must be host or host:port of an OCSP service or revocation list")
+		}
+	}
 }
 
 // ParseAnchors reads certificates in PEM.

@@ -8,6 +8,8 @@
 // where no injection expects it is never replaced.
 package webrule
 
+import "slices"
+
 // Policy is everything about a web target that the webproxy must know.
 type Policy struct {
 	// Allow lists what may be asked for; the target's own origin is always
@@ -159,6 +161,38 @@ type TLS struct {
 	Legacy bool   `json:"legacy,omitempty"`
 	// ServerName overrides the name the certificate must carry.
 	ServerName string `json:"server_name,omitempty"`
+	// Revocation says how it is found out that a certificate was revoked. off,
+	// also when empty: only from an answer that the server brings along (OCSP
+	// stapling, RFC 6066 §8). soft: its authority is asked by OCSP (RFC 6960),
+	// then by revocation list (RFC 5280 §5); without an answer the server is
+	// believed, and the request log says so. hard: without an answer it is not.
+	Revocation string `json:"revocation,omitempty"`
+	// Responders are hosts (":port" for another than 80) of such authorities
+	// that are asked through the target's site, or at internal addresses. Any
+	// other is asked by the webproxy itself, at public addresses alone.
+	Responders []string `json:"responders,omitempty"`
+}
+
+// The values of TLS.Revocation.
+const (
+	RevocationOff  = "off"
+	RevocationSoft = "soft"
+	RevocationHard = "hard"
+)
+
+// Responder reports whether a host:port is one of the named responders.
+func (t *TLS) Responder(hostport string) bool {
+	if len(t.Responders) == 0 {
+		return false
+	}
+	e, err := parseEndpoint("http", hostport)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(t.Responders, func(r string) bool {
+		named, err := parseEndpoint("http", r)
+		return err == nil && named == e
+	})
 }
 
 // MaxPolicy bounds a policy as JSON, in bytes.

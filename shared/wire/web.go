@@ -20,7 +20,8 @@ package wire
 //	POST PathWebEnded       WebEnded         -> nothing           a session ended by itself
 //
 // Streams, all of kind StreamDial and with the session as Connection:
-// core opens ScreenControl, ScreenWatch and SessionFiles to the carrier; the
+// core opens ScreenControl, ScreenWatch and SessionFiles to the carrier,
+// SessionProxy to the webproxy; the
 // webproxy opens host:port to core, which reaches it through the target's site.
 const (
 	PathCarrierSessions  = "/carrier/v1/sessions"
@@ -45,6 +46,10 @@ const (
 	ScreenControl = "screen/control"
 	ScreenWatch   = "screen/watch"
 	SessionFiles  = "files"
+	// SessionProxy is opened to a webproxy: the bytes of an explicit HTTP
+	// proxy, for a session of API clients. Each request names the session and
+	// its key (Proxy-Authorization: Basic).
+	SessionProxy = "proxy"
 )
 
 // Limits of web sessions, in bytes.

@@ -27,6 +27,7 @@ type WebSpec struct {
 	Insecure bool           `json:"insecure,omitempty" doc:"permits a start_url with http, where everybody on the way can read and change what is sent"`
 	Policy   webrule.Policy `json:"policy,omitzero" doc:"what sessions may reach, how they sign in, how servers are believed"`
 	Browser  WebBrowser     `json:"browser,omitzero" doc:"what users may do"`
+	API      bool           `json:"api,omitempty" doc:"permits sessions for API clients, without a browser: the rules hold for them, limits on clipboard, uploads and downloads do not"`
 	ScanURL  string         `json:"scan_url,omitempty" maxLength:"500" doc:"ICAP service that sees every transferred file: icap://host:1344/service; the setting web.scan_url when left out"`
 }
 

@@ -18,6 +18,9 @@ import (
 type webCmd struct {
 	Account string `short:"l" help:"Account on the target." placeholder:"NAME"`
 	Print   bool   `help:"Print the address and open no browser."`
+	Proxy   bool   `help:"Open no browser but a proxy here, for curl and other programs; the target must permit them."`
+	Listen  string `help:"[ADDRESS:]PORT of the proxy; a free port of 127.0.0.1 by default." placeholder:"PORT"`
+	Reason  string `help:"Why, where the target asks for it; with --proxy." placeholder:"TEXT"`
 	Target  string `arg:"" help:"[ACCOUNT@]TARGET."`
 }
 
@@ -29,6 +32,9 @@ func (w webCmd) Run(e *env) error {
 	target, account, err := webTarget(e, c, w.Target, w.Account)
 	if err != nil {
 		return err
+	}
+	if w.Proxy {
+		return w.proxy(e, c, target, account)
 	}
 	at := viewerURL(p.URL, target, account)
 	if e.json {

@@ -196,6 +196,10 @@ func mayDial(v view, asker, dest string) (site, address string, err *wire.Error)
 	}
 	site, address, found := strings.Cut(dest, "/")
 	allowed := v.Rules.bySite[site]
+	if !found && v.Rules.target.Web.Policy.TLS.Responder(dest) && v.Site != "" && !reaches(v.Rules.never, dest) {
+		// Asked whether a server's certificate was revoked.
+		return v.Site, dest, nil
+	}
 	if !found {
 		site, address = v.Site, dest
 		allowed = v.Rules.bySite[""]

@@ -296,6 +296,10 @@ func (x *session) noted(ctx context.Context, p fleet.Peer, e wire.WebEventBody) 
 		if p.Kind == wire.WebProxy && x.visits.AllowN(x.s.cfg.Now(), 1) {
 			x.live.Channel("navigation", clip(withoutQuery(f["url"]), 1000))
 		}
+	case "request":
+		if x.forClients() && p.Kind == wire.WebProxy {
+			x.asked()
+		}
 	case "upload", "download":
 		x.transferred(ctx, p, e)
 	}

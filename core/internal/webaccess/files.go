@@ -266,6 +266,9 @@ func (s *Service) deleteFile(w http.ResponseWriter, r *http.Request) error {
 // the stream, as does ctx.
 func (x *session) exchange(ctx context.Context, method, to string, body io.Reader, size int64) (*http.Response, error) {
 	away := api.Unavailable("carrier_away", "The session's carrier is not connected at present. Try again in a moment.")
+	if x.forClients() {
+		return nil, api.Conflict("not_browser", "This session has no browser, and so no files.")
+	}
 	carrier, _ := x.pair()
 	st, err := x.s.cfg.Fleet.OpenStream(ctx, carrier, wire.Preface{Kind: wire.StreamDial, Class: wire.Bulk, Network: "tcp", Connection: x.row.ID, Dest: wire.SessionFiles})
 	if err != nil {

@@ -36,6 +36,7 @@ type Request struct {
 	Width, Height           int
 	TimeZone                string
 	UserAgent               string // client program, for the record
+	API                     bool   // for API clients: without a browser
 }
 
 // Open decides, records and starts a session, and returns when its browser has
@@ -54,7 +55,10 @@ func (s *Service) Open(ctx context.Context, p *api.Principal, r Request) (*sessi
 		return nil, err
 	}
 	start := "cold"
-	if x.isWarm() {
+	switch {
+	case r.API:
+		start = "api"
+	case x.isWarm():
 		start = "warm"
 	}
 	s.metrics.opened.WithLabelValues(start).Inc()
@@ -68,9 +72,15 @@ func (s *Service) open(ctx context.Context, p *api.Principal, r Request) (*sessi
 		return nil, err
 	}
 	t := v.Target
-	carriers, why := choose(s.candidates(wire.Carrier), demandOf(wire.Carrier, t))
-	if why != nil {
+	carriers := []candidate{{}} // none
+	if r.API {
+		if why := mayClients(t); why != nil {
+			return nil, why
+		}
+	} else if cs, why := choose(s.candidates(wire.Carrier), demandOf(wire.Carrier, t)); why != nil {
 		return nil, why
+	} else {
+		carriers = cs
 	}
 	proxies, why := choose(s.candidates(wire.WebProxy), demandOf(wire.WebProxy, t))
 	if why != nil {
@@ -214,6 +224,9 @@ func (x *session) begin(ctx context.Context, carriers, proxies []candidate) erro
 	if err := errors.Join(made, err); err != nil {
 		return err
 	}
+	if x.forClients() {
+		return nil
+	}
 	return x.placeCarrier(ctx, carriers)
 }
 
@@ -329,6 +342,9 @@ func notTaken(kind string, err error) error {
 // drop has a node forget a session that it may have taken all the same; when
 // it cannot be told, it is found and ended at its next connection.
 func (x *session) drop(kind wire.NodeKind, id string) {
+	if id == "" {
+		return
+	}
 	x.s.work.Go(func() {
 		ctx, cancel := context.WithTimeout(x.s.hard, askTimeout)
 		defer cancel()
@@ -410,6 +426,9 @@ func (s *Service) keep(ctx context.Context, x *session) error {
 	x.state = Open
 	x.mu.Unlock()
 	route := fleet.Route{Site: x.live.Spec().Site, NodeID: r.CarrierID, Node: r.CarrierName, Transport: "browser"}
+	if x.forClients() {
+		route.NodeID, route.Node, route.Transport = r.ProxyID, r.ProxyName, "proxy"
+	}
 	x.live.Connected(route)
 	s.mu.Lock()
 	run := s.run

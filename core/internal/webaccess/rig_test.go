@@ -569,6 +569,11 @@ func (b *box) count() int {
 // files are a small HTTP server.
 func (b *box) stream(_ context.Context, s tunnel.Stream) {
 	p := s.Preface()
+	if _, ok := b.forProxy(p.Connection); ok && p.Dest == wire.SessionProxy {
+		s.Write([]byte("proxy "))
+		io.Copy(s, s)
+		return
+	}
 	if _, ok := b.forCarrier(p.Connection); !ok {
 		s.Refuse(wire.Errorf(wire.CodeRefused, "no such session"))
 		return

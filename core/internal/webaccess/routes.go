@@ -21,6 +21,7 @@ import (
 type Session struct {
 	ID          string     `json:"id" doc:"the connection's"`
 	State       State      `json:"state" enum:"opening,open,ending,ended"`
+	Mode        string     `json:"mode" enum:"browser,api" doc:"api: for API clients, without a browser"`
 	Own         bool       `json:"own" doc:"whether it is the asker's own"`
 	UserID      string     `json:"user_id"`
 	UserName    string     `json:"user_name"`
@@ -75,6 +76,7 @@ func (s *Service) Routes(f *api.Frame) {
 	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/web-sessions/{id}/screen", ID: "web-session-screen", Tag: tag, Who: api.Self(), Status: 101,
 		Summary: "The picture over a websocket, RFB (RFC 6143) in binary messages; ?watch=1 to look on"}, s.handleScreen)
 	s.fileRoutes(f)
+	s.clientRoutes(f)
 	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}/web-proposals", ID: "list-web-proposals", Tag: "targets", Who: api.NeedsSomewhere(api.TargetsView),
 		Summary: "What sessions of a learning web target were refused, as rules that would allow it"}, s.handleProposals)
 	api.Register(f, api.Op{Method: "DELETE", Path: "/targets/{id}/web-proposals", ID: "clear-web-proposals", Tag: "targets", Who: api.NeedsSomewhere(api.TargetsManage), Status: 204,
@@ -85,6 +87,7 @@ type openIn struct {
 	UserAgent string `header:"User-Agent"`
 	Body      struct {
 		Target   string `json:"target_id" minLength:"1" maxLength:"320" doc:"ID or name of a web target"`
+		Mode     string `json:"mode,omitempty" enum:"browser,api" default:"browser" doc:"api: no browser, for API clients of a target that permits them; see proxy-login"`
 		Account  string `json:"account,omitempty" maxLength:"128" doc:"may be left out when only one fits"`
 		Reason   string `json:"reason,omitempty" maxLength:"1000"`
 		Width    int    `json:"width,omitempty" minimum:"320" maximum:"7680" default:"1280" doc:"pixels, at the start"`
@@ -104,7 +107,7 @@ func (s *Service) handleOpen(ctx context.Context, in *openIn) (*sessionOut, erro
 	}
 	x, err := s.Open(ctx, p, Request{
 		Target: in.Body.Target, Account: in.Body.Account, Reason: in.Body.Reason, UserAgent: in.UserAgent,
-		Width: in.Body.Width, Height: in.Body.Height, TimeZone: in.Body.TimeZone,
+		Width: in.Body.Width, Height: in.Body.Height, TimeZone: in.Body.TimeZone, API: in.Body.Mode == "api",
 	})
 	if err != nil {
 		return nil, problem(err)
@@ -192,6 +195,10 @@ func (w *row) show(p *api.Principal) *Session {
 		ID: w.ID, State: w.State, Own: w.UserID == p.UserID, UserID: w.UserID, UserName: w.UserName, TargetID: w.TargetID, TargetName: w.TargetName,
 		Account: w.Account, CreatedAt: w.OpenedAt, Recorded: w.Recorded, RecordingID: w.RecordingID, Policy: Policy{Watermark: []string{}},
 		Carrier: w.CarrierName, WebProxy: w.ProxyName, Warm: w.Warm, Watchers: []string{}, EndReason: string(w.EndReason), EndText: w.EndText,
+	}
+	v.Mode = "browser"
+	if w.CarrierID == "" {
+		v.Mode = "api"
 	}
 	if !w.EndedAt.IsZero() {
 		v.EndedAt = &w.EndedAt

@@ -132,6 +132,9 @@ func (s *Service) view(r *http.Request, c *websocket.Conn) error {
 	if reason, text := x.live.Ended(); reason != "" {
 		return &over{closeEnded, text}
 	}
+	if x.forClients() {
+		return &over{closeNotAllowed, "This session is for programs: it has no picture."}
+	}
 	if !x.enter() {
 		return &over{closeNotAllowed, "Too many windows show this session."}
 	}

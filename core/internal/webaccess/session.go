@@ -78,6 +78,8 @@ type session struct {
 	uses     map[string]int // uses of each injection
 	hosts    map[string]bool
 	viewers  int
+	clients  int       // connections of API clients
+	lastAsk  time.Time // when an API client last asked for anything
 	endText  string
 	rec      Recording // nil: not recorded, or not yet
 	// recordingID is that of rec.
@@ -358,7 +360,12 @@ func (x *session) look(ctx context.Context) bool {
 	}
 	told := x.sync(ctx, "")
 	now := x.s.cfg.Now()
-	if _, longest := x.limits(); longest > 0 && now.Sub(x.row.OpenedAt) >= longest+lateBy {
+	idle, longest := x.limits()
+	if x.forClients() && idle > 0 && x.idleFor(now) >= idle {
+		x.live.End(conn.EndedByIdle, fmt.Sprintf("The session was not used for %s.", idle))
+		return true
+	}
+	if longest > 0 && now.Sub(x.row.OpenedAt) >= longest+lateBy {
 		x.live.End(conn.EndedByDuration, fmt.Sprintf("The session has reached its longest permitted time of %s.", longest))
 		return true
 	}
@@ -436,7 +443,10 @@ func (x *session) sync(ctx context.Context, again wire.NodeKind) bool {
 	}
 	carrier, proxy := x.pair()
 	proxyNode, proxyOn := x.present(wire.WebProxy, proxy)
-	_, carrierOn := x.present(wire.Carrier, carrier)
+	carrierOn := false
+	if !x.forClients() {
+		_, carrierOn = x.present(wire.Carrier, carrier)
+	}
 	if c := proxyNode.Status.Web; c != nil && c.Address != "" {
 		x.mu.Lock()
 		x.address = c.Address

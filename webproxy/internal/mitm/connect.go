@@ -28,7 +28,7 @@ func (s *Server) proxy(w http.ResponseWriter, r *http.Request) {
 	}
 	ses := p.session
 	if ses == nil {
-		if ses = s.named(r); ses == nil {
+		if ses = s.named(r); ses == nil || p.only != nil && p.only != ses {
 			w.Header().Set("Proxy-Authenticate", `Basic realm="Caponier session", charset="UTF-8"`)
 			http.Error(w, "Give the session and its key as proxy credentials.", http.StatusProxyAuthRequired)
 			return

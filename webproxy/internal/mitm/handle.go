@@ -345,6 +345,9 @@ func (x *exchange) record() {
 		"bytes_in": strconv.FormatInt(x.received, 10), "bytes_out": strconv.FormatInt(x.sent.Load(), 10),
 		"ms": strconv.FormatInt(x.s.c.Now().Sub(x.since).Milliseconds(), 10), "type": clip(x.kind, 100), "injected": x.injected,
 	}
+	if note := x.rev.Up.Note(x.at); note != "" {
+		fields["revocation"] = note
+	}
 	err := x.ses.Event("request", fields)
 	if err == nil && x.in.Header.Get("Sec-Fetch-Mode") == "navigate" && x.in.Header.Get("Sec-Fetch-Dest") == "document" {
 		err = x.ses.Event("navigation", map[string]string{"url": x.url, "status": strconv.Itoa(x.status)})

@@ -124,6 +124,12 @@ func sentence(s string) string {
 
 // certificateText says for people what is wrong with a server's TLS.
 func certificateText(err error) string {
+	if e, ok := errors.AsType[*upstream.RevokedError](err); ok {
+		return e.Error()
+	}
+	if e, ok := errors.AsType[*upstream.UnknownStatusError](err); ok {
+		return e.Error()
+	}
 	if e, ok := errors.AsType[x509.HostnameError](err); ok {
 		names := e.Certificate.DNSNames
 		if len(names) > 3 {

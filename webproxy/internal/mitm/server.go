@@ -138,6 +138,38 @@ func (s *Server) ListenClear(ctx context.Context, l net.Listener) error {
 	})
 }
 
+// ServeStream serves a connection that core brings for a session of API
+// clients, and returns when it is over. As on the cleartext port each request
+// gives the session's key; of another session it is refused.
+func (s *Server) ServeStream(ctx context.Context, st tunnel.Stream) {
+	p := st.Preface()
+	ses := s.c.Sessions.Find(p.Connection)
+	if p.Dest != wire.SessionProxy || ses == nil || ses.Revision().Carrier != "" {
+		s.Refused.Add(1)
+		_ = st.Refuse(wire.Errorf(wire.CodeRefused, "there is no such session for API clients here"))
+		return
+	}
+	if s.conns.Add(1) > int64(s.c.MaxConns) {
+		s.conns.Add(-1)
+		s.Refused.Add(1)
+		_ = st.Refuse(wire.Errorf(wire.CodeLimit, "the webproxy has all the connections it takes"))
+		return
+	}
+	over := make(chan struct{})
+	closed := sync.OnceFunc(func() { s.conns.Add(-1); close(over) })
+	stop := context.AfterFunc(ctx, func() { st.Close() })
+	defer stop()
+	if st.Confirm() != nil || !s.in.push(&proxied{Conn: &counted{Conn: st, over: closed}, only: ses, leave: func() {}}) {
+		closed()
+		st.Close()
+		return
+	}
+	select {
+	case <-over:
+	case <-ctx.Done(): // the tunnel is lost
+	}
+}
+
 // listen accepts; admit takes over a connection or returns why not.
 func (s *Server) listen(ctx context.Context, l net.Listener, admit func(context.Context, net.Conn) error) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
@@ -316,7 +348,9 @@ func preamble(r io.Reader) (id, key string, err error) {
 type proxied struct {
 	net.Conn
 	session *session.Session
-	leave   func()
+	// only is the session that requests may name; nil: any.
+	only  *session.Session
+	leave func()
 }
 
 // Close implements net.Conn.

@@ -62,6 +62,8 @@ type Config struct {
 // Manager keeps the sessions. Safe for concurrent use; Run must run beside it.
 type Manager struct {
 	c Config
+	// revocations is what authorities said about servers' certificates.
+	revocations *upstream.Revocations
 
 	mu       sync.Mutex
 	sessions map[string]*Session // guarded by mu
@@ -80,7 +82,7 @@ func NewManager(c Config) *Manager {
 	if c.Problem == nil {
 		c.Problem = func() string { return "" }
 	}
-	m := &Manager{c: c, sessions: map[string]*Session{}, over: make(chan struct{})}
+	m := &Manager{c: c, revocations: upstream.NewRevocations(c.Now), sessions: map[string]*Session{}, over: make(chan struct{})}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -135,7 +137,7 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 		rev.Up = old.Up
 	} else {
 		rev.Up, err = upstream.New(upstream.Config{Session: s.ID, Policy: c, Site: in.Site, Tunnel: m.c.Tunnel, Resolver: m.c.Resolver,
-			Deny: m.c.Deny, System: m.c.System, ClientCertificate: s.clientCertificate})
+			Deny: m.c.Deny, System: m.c.System, Revocations: m.revocations, ClientCertificate: s.clientCertificate})
 		if err != nil {
 			return refuse(wire.CodeBadRequest, "the target's TLS rules are not valid: %s", err)
 		}

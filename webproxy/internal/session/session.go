@@ -241,7 +241,7 @@ func same(a, b *webrule.Compiled) bool {
 		}
 		return out
 	}
-	return a.Origin == b.Origin && a.TLS == b.TLS && reflect.DeepEqual(a.Private, b.Private) && reflect.DeepEqual(certs(a), certs(b))
+	return a.Origin == b.Origin && reflect.DeepEqual(a.TLS, b.TLS) && reflect.DeepEqual(a.Private, b.Private) && reflect.DeepEqual(certs(a), certs(b))
 }
 
 // refuse makes an acknowledgement that says no.

@@ -51,6 +51,8 @@ type Config struct {
 	ClientCertificate func(ctx context.Context, in webrule.Injection, url string) (*tls.Certificate, error)
 	// System are the roots believed by default; nil: the operating system's.
 	System *x509.CertPool
+	// Revocations is shared by all sessions; nil: one of its own.
+	Revocations *Revocations
 }
 
 // Upstream is one session's way out under one revision of its policy. Safe
@@ -60,13 +62,20 @@ type Upstream struct {
 	roots  *x509.CertPool
 	direct *dial.Dialer
 	named  *dial.Dialer // for names in Policy.Private
+	public *dial.Dialer // for authorities that no rule names
 	names  map[string]bool
 	resume tls.ClientSessionCache
 
+	revocations *Revocations
+
 	mu         sync.Mutex
-	transports map[route]*http.Transport // guarded by mu; bounded by the rules' sites
-	closed     bool                      // guarded by mu
+	transports map[route]*http.Transport   // guarded by mu; bounded by the rules' sites
+	notes      map[webrule.Endpoint]string // guarded by mu; what was not found out about servers
+	closed     bool                        // guarded by mu
 }
+
+// maxNotes bounds the servers about which something is noted.
+const maxNotes = 256
 
 type route struct {
 	site    string
@@ -75,7 +84,11 @@ type route struct {
 
 // New makes an Upstream.
 func New(c Config) (*Upstream, error) {
-	u := &Upstream{c: c, names: map[string]bool{}, transports: map[route]*http.Transport{}, resume: tls.NewLRUClientSessionCache(32)}
+	u := &Upstream{c: c, names: map[string]bool{}, transports: map[route]*http.Transport{}, notes: map[webrule.Endpoint]string{},
+		resume: tls.NewLRUClientSessionCache(32), public: publicDialer(c), revocations: c.Revocations}
+	if u.revocations == nil {
+		u.revocations = NewRevocations(nil)
+	}
 	anchors, err := webrule.ParseAnchors(c.Policy.TLS.Anchors)
 	if err != nil {
 		return nil, fmt.Errorf("anchors: %w", err)
@@ -195,6 +208,11 @@ func (u *Upstream) dialDirect(ctx context.Context, addr string) (net.Conn, error
 	if host, _, err := net.SplitHostPort(addr); err == nil && u.names[host] {
 		d = u.named
 	}
+	return u.dialBy(ctx, d, addr)
+}
+
+// dialBy dials by rule, and never core.
+func (u *Upstream) dialBy(ctx context.Context, d *dial.Dialer, addr string) (net.Conn, error) {
 	c, err := d.Dial(ctx, addr)
 	if err != nil {
 		return nil, err
@@ -229,7 +247,35 @@ func (u *Upstream) dialTLS(ctx context.Context, r route, addr string) (net.Conn,
 		}
 		return nil, &HandshakeError{Addr: addr, Err: err}
 	}
+	cs := c.ConnectionState()
+	note, err := u.checkRevocation(ctx, &cs)
+	if err != nil {
+		raw.Close()
+		return nil, &HandshakeError{Addr: addr, Err: err}
+	}
+	u.note(e, note)
 	return c, nil
+}
+
+// note keeps what was not found out about a server; empty: everything was.
+func (u *Upstream) note(e webrule.Endpoint, text string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if text == "" {
+		delete(u.notes, e)
+		return
+	}
+	if _, ok := u.notes[e]; ok || len(u.notes) < maxNotes {
+		u.notes[e] = text
+	}
+}
+
+// Note is what was not found out about a server when it was last connected
+// to: whether its certificate was revoked. Empty: nothing.
+func (u *Upstream) Note(e webrule.Endpoint) string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.notes[e]
 }
 
 // HandshakeError is a server with which no TLS connection could be made.

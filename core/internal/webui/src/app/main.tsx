@@ -2,13 +2,17 @@ import "./base";
 import { lazy, StrictMode, Suspense } from "react";
 import { createRoot } from "react-dom/client";
 import { Frame } from "./Frame";
-import { Loading, Unreachable } from "./Unreachable";
-import { SessionGate } from "./session";
+import FirstRun from "~/pages/firstrun";
+import SignIn from "~/pages/signin";
+import { SessionGate, wasSignedIn } from "./session";
+import { Splash } from "./Splash";
+import { Unreachable } from "./Unreachable";
 
-// Two halves: what a stranger loads (small), and the console itself.
-const SignIn = lazy(() => import("~/pages/signin"));
-const FirstRun = lazy(() => import("~/pages/firstrun"));
-const Console = lazy(() => import("./Console"));
+// Two halves: what a stranger loads (small, in one file), and the console
+// itself, which loads while core is asked where somebody was signed in before.
+const loadConsole = () => import("./Console");
+const Console = lazy(loadConsole);
+if (wasSignedIn()) void loadConsole();
 
 const root = document.getElementById("root");
 if (!root) throw new Error("index.html has no #root");
@@ -24,9 +28,9 @@ window.addEventListener("vite:preloadError", (e) => {
 createRoot(root).render(
   <StrictMode>
     <Frame>
-      <Suspense fallback={<Loading />}>
+      <Suspense fallback={<Splash />}>
         <SessionGate
-          loading={<Loading />}
+          loading={<Splash />}
           failed={(error, again) => <Unreachable error={error} again={again} />}
           signIn={(done, why) => (location.pathname.startsWith("/setup") ? <FirstRun done={done} /> : <SignIn done={done} why={why} />)}
         >

@@ -22,6 +22,11 @@ interface Session {
 
 type State = { at: "loading" } | { at: "out"; why?: string } | { at: "in"; me: Me } | { at: "error"; error: ApiError };
 
+// A mark of this browser profile, not of a person: what to load first.
+const mark = "caponier-signed-in";
+export const wasSignedIn = () => localStorage.getItem(mark) !== null;
+const remember = (signedIn: boolean) => (signedIn ? localStorage.setItem(mark, "1") : localStorage.removeItem(mark));
+
 const Context = createContext<Session | null>(null);
 
 // A managing permission includes the viewing one (api.Principal.Can in core).
@@ -55,9 +60,12 @@ export function SessionGate(props: {
   const [state, setState] = useState<State>({ at: "loading" });
   const refresh = useCallback(async () => {
     try {
-      setState({ at: "in", me: await readMe() });
+      const me = await readMe();
+      remember(true);
+      setState({ at: "in", me });
     } catch (e) {
       const error = asError(e);
+      if (error.status === 401) remember(false);
       setState((now) => (error.status === 401 ? { at: "out", why: now.at === "in" ? "Your session has ended. Sign in again to go on." : undefined } : now.at === "in" ? now : { at: "error", error }));
     }
   }, []);

@@ -1,14 +1,12 @@
 import { useEffect, useState } from "react";
-import { lazy, Suspense } from "react";
 import { type ApiError, api, asError, ask, type Schemas } from "~/api/client";
-import { Loading } from "~/app/Unreachable";
+import { Splash } from "~/app/Splash";
+import FirstRun from "~/pages/firstrun";
 import { Card } from "./Card";
 import { Form } from "./Form";
 import { Returning } from "./Returning";
 
 export type Options = Schemas["GetLoginOptionsOptionsOutputBody"];
-
-const FirstRun = lazy(() => import("~/pages/firstrun"));
 
 interface Props {
   done: () => Promise<void>;
@@ -35,8 +33,8 @@ export default function SignIn({ done, why }: Props) {
     };
     return <Returning provider={back[1]} done={done} leave={leave} />;
   }
-  if (options?.setup) return <Suspense fallback={<Loading />}><FirstRun done={done} /></Suspense>;
-  if (!options && !error) return <Loading />;
+  if (options?.setup) return <FirstRun done={done} />;
+  if (!options && !error) return <Splash />;
   return (
     <Card title="Sign in" hint={why}>
       <Form options={options} done={done} trouble={error} />

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -169,12 +170,7 @@ func realScanner(t *testing.T) *Client {
 			harness.Lacks(t, "%s, as root: %v: run make setup", tool, err)
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(harness.FreePort(t)))
 	dir := t.TempDir()
 	modules, err := filepath.Glob("/usr/lib/*/c_icap")
 	if err != nil || len(modules) != 1 {

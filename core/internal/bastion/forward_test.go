@@ -17,6 +17,7 @@ import (
 	"caponier/core/internal/access"
 	"caponier/core/internal/conn"
 	"caponier/core/internal/target"
+	"caponier/e2e/harness"
 )
 
 // greeter answers every line with "hello LINE" and closes when it has been
@@ -79,7 +80,7 @@ func TestForwardsThroughTarget(t *testing.T) {
 	b.add("db-1", b.startSSHD())
 	host, port := greeter(t)
 	to := net.JoinHostPort(host, strconv.Itoa(port))
-	local, remote, dynamic := freePort(t), freePort(t), freePort(t)
+	local, remote, dynamic := harness.FreePort(t), harness.FreePort(t), harness.FreePort(t)
 	out := b.start(b.sshArgs(b.to("db-1"), "-N", "-L", fmt.Sprintf("%d:%s", local, to), "-R", fmt.Sprintf("127.0.0.1:%d:%s", remote, to),
 		"-D", strconv.Itoa(dynamic), "-o", "ExitOnForwardFailure=yes", "--")...)
 	for name, p := range map[string]int{"-L": local, "-R": remote} {
@@ -214,7 +215,7 @@ func TestFeatureSwitches(t *testing.T) {
 			return b.run("you", "ssh", append([]string{"-o", "LogLevel=INFO"}, b.sshArgs(n, "-W", net.JoinHostPort(host, strconv.Itoa(port)), "--")...)...)
 		}, func(r result) bool { return r.out == "hello you" }, "Your role does not allow forward on"},
 		{"remote forward", access.RemoteForward, func(n string) result {
-			return b.ssh(n, "-R", fmt.Sprintf("127.0.0.1:%d:x:1", freePort(t)), "--", "echo in")
+			return b.ssh(n, "-R", fmt.Sprintf("127.0.0.1:%d:x:1", harness.FreePort(t)), "--", "echo in")
 		}, func(r result) bool { return r.err == "" }, "Your role does not allow remote_forward on"},
 		{"agent", access.AgentForward, func(n string) result {
 			s, err := b.mustDial(n).NewSession()

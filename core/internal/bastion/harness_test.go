@@ -23,6 +23,7 @@ import (
 
 	"caponier/core/internal/access"
 	"caponier/core/internal/target"
+	"caponier/e2e/harness"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -177,7 +178,7 @@ func (b *bench) startSSHDWith(wrap []string, extra ...string) *sshd {
 		return f
 	}
 	ca := write("ca.pub", string(ssh.MarshalAuthorizedKey(b.ca.signer.PublicKey())))
-	port := freePort(t)
+	port := harness.FreePort(t)
 	d := &sshd{addr: "127.0.0.1:" + strconv.Itoa(port), port: port, log: filepath.Join(dir, "log")}
 	lines := append(extra, // the first value of a key counts
 		"ListenAddress 127.0.0.1", "Port "+strconv.Itoa(port), "HostKey "+hostKey, "PidFile none", "StrictModes no",
@@ -211,16 +212,6 @@ func (b *bench) startSSHDWith(wrap []string, extra ...string) *sshd {
 		return err == nil
 	})
 	return d
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().(*net.TCPAddr).Port
 }
 
 // add makes a target of an sshd, reached by its own name only, and lets demo
@@ -325,7 +316,7 @@ func (b *bench) dial(name string, auth ...ssh.AuthMethod) (*ssh.Client, error) {
 		auth = []ssh.AuthMethod{ssh.PublicKeys(sg)}
 	}
 	return ssh.Dial("tcp", b.addr, &ssh.ClientConfig{
-		User: name, Auth: auth, HostKeyCallback: ssh.FixedHostKey(b.hostKey.PublicKey()), Timeout: 10 * time.Second})
+		User: name, Auth: auth, HostKeyCallback: ssh.FixedHostKey(b.hostKey.PublicKey()), Timeout: patience})
 }
 
 func (b *bench) mustDial(name string, auth ...ssh.AuthMethod) *ssh.Client {
@@ -350,17 +341,20 @@ func (b *bench) last() *record {
 	return l
 }
 
+// patience is how long what must happen may take on a busy machine.
+const patience = time.Minute
+
 // eventually waits for a condition that other goroutines or processes bring about.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("did not happen in 20 s: %s", what)
+			t.Fatalf("did not happen in %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}

@@ -35,16 +35,13 @@ func (b *bench) running(c *ssh.Client) (*ssh.Session, *lockedBuffer) {
 	return s, out
 }
 
+// The order ends the session by itself: no timer is near.
 func TestTerminationIsTold(t *testing.T) {
-	b := newBench(t)
+	b := newBench(t, func(c *Config) { c.Limits.Keepalive, c.Limits.Dead, c.Limits.Recheck = time.Hour, time.Hour, time.Hour })
 	b.add("db-1", b.startSSHD())
 	s, out := b.running(b.mustDial(b.to("db-1")))
-	began := time.Now()
 	b.conns.list()[0].cancel(&conn.Terminated{Reason: conn.EndedByAccess, Public: "Session ended: your access was removed."})
 	err := s.Wait()
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("took %s", took)
-	}
 	if e, ok := err.(*ssh.ExitError); !ok || e.ExitStatus() != exitRefused {
 		t.Errorf("got %v", err)
 	}
@@ -369,7 +366,7 @@ func TestRequestsAfterRefusedStart(t *testing.T) {
 	go func() { b.stop(); close(stopped) }()
 	select {
 	case <-stopped:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the bastion does not stop")
 	}
 }

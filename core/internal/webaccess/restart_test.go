@@ -107,7 +107,7 @@ func TestRightLostDuringRestart(t *testing.T) {
 // comes back in time does not.
 func TestNodeAway(t *testing.T) {
 	w := newWorld(t, dbtest.SQLite(t))
-	k := w.start(func(k *core, _ *Config) { k.limits.Lease = 3 * time.Second })
+	k := w.start(func(k *core, _ *Config) { k.limits.Lease = 10 * time.Second })
 	carrier, proxy := k.node(wire.Carrier, "c1"), k.node(wire.WebProxy, "p1")
 	k.wiki(nil)
 	s := k.open("eve", "wiki", map[string]any{"account": "alice"})

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -38,6 +39,7 @@ import (
 	"caponier/core/internal/recording"
 	"caponier/core/internal/target"
 	"caponier/core/internal/vault"
+	"caponier/e2e/harness"
 	"caponier/shared/config"
 	"caponier/shared/control"
 	"caponier/shared/dial"
@@ -58,16 +60,19 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
+// patience is how long what must happen may take on a busy machine.
+const patience = time.Minute
+
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-late:
-			t.Fatalf("not in 20 s: %s", what)
+			t.Fatalf("not in %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}
@@ -272,7 +277,9 @@ func newWorld(t testing.TB, d *db.DB) *world {
 	log := audit.New(d, time.Now)
 	v, err := vault.New(t.Context(), vault.Config{DB: d, Audit: log, Log: quiet(t), KEK: vault.GenerateKEK()})
 	must(t, err)
-	return &world{t: t, db: d, vault: v, audit: log, tapes: &shelf{tapes: map[string]*tape{}}, addr: "127.0.0.1:0",
+	// A core that comes back opens the same port again.
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(harness.FreePort(t)))
+	return &world{t: t, db: d, vault: v, audit: log, tapes: &shelf{tapes: map[string]*tape{}}, addr: addr,
 		law: &law{db: d, features: access.Web | access.FileTransfer, denied: map[string]bool{}, record: true, perms: map[string]map[api.Permission]bool{
 			"auditor": {api.ConnectionsWatch: true, api.ConnectionsView: true, api.ConnectionsManage: true},
 			"admin":   {api.EdgesManage: true, api.TargetsManage: true, api.TargetsView: true, api.SecretsManage: true, api.ConnectionsView: true},

@@ -39,6 +39,7 @@ import (
 	"caponier/core/internal/target"
 	"caponier/core/internal/user"
 	"caponier/core/internal/vault"
+	"caponier/e2e/harness"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -235,11 +236,8 @@ func (r *rig) sshd(keys string) {
 		t.Fatalf("ssh-keygen: %v: %s", err, out)
 	}
 	must(t, os.WriteFile(filepath.Join(dir, "ca"), []byte(keys), 0o600))
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	r.addr = ln.Addr().String()
-	port := ln.Addr().(*net.TCPAddr).Port
-	must(t, ln.Close())
+	port := harness.FreePort(t)
+	r.addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	conf := filepath.Join(dir, "conf")
 	must(t, os.WriteFile(conf, []byte(strings.Join([]string{
 		"ListenAddress 127.0.0.1", "Port " + strconv.Itoa(port), "HostKey " + host, "PidFile none", "StrictModes no", "UsePAM no", "PermitRootLogin yes",

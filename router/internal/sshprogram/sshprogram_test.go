@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -94,13 +95,8 @@ func newServer(t *testing.T) *server {
 	}
 	script := write("forced", strings.ReplaceAll(forced, "@DIR@", s.dir), 0o755)
 	write("authorized_keys", fmt.Sprintf("restrict,command=%q %s\n", script, login), 0o600)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.addr = l.Addr().String()
-	_, port, _ := net.SplitHostPort(s.addr)
-	l.Close()
+	port := strconv.Itoa(harness.FreePort(t))
+	s.addr = net.JoinHostPort("127.0.0.1", port)
 	config := write("sshd_config", fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized_keys\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nLogLevel ERROR\n", port, s.dir, s.dir), 0o600)
 	// A file, not a pipe: the sessions of sshd would keep that open.
 	log, err := os.Create(filepath.Join(s.dir, "log"))

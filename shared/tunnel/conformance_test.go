@@ -309,7 +309,7 @@ func TestVerdicts(t *testing.T) {
 }
 
 func readErr(st tunnel.Stream) error {
-	_ = st.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = st.SetReadDeadline(time.Now().Add(patience))
 	for {
 		if _, err := st.Read(make([]byte, 1024)); err != nil {
 			return err
@@ -475,7 +475,7 @@ func TestStalledReaders(t *testing.T) {
 			_, _ = core.Write(make([]byte, 64<<20))
 			_ = core.CloseWrite()
 		})
-		_ = edge.SetReadDeadline(time.Now().Add(30 * time.Second))
+		_ = edge.SetReadDeadline(time.Now().Add(patience))
 		if n, err := io.Copy(io.Discard, edge); n != 64<<20 || err != nil {
 			t.Errorf("the fifth stream passed %d bytes, %v", n, err)
 		}
@@ -486,7 +486,7 @@ func TestStalledReaders(t *testing.T) {
 // answer byte must come after one round trip.
 func TestOneRoundTrip(t *testing.T) {
 	onEach(t, func(t *testing.T, c carrier) {
-		const delay = 40 * time.Millisecond
+		const delay = 400 * time.Millisecond
 		p := c.connect(t, tunnel.Limits{}, delay)
 		serve(t, p.edge, echo)
 		for _, n := range []int{1, 32} {
@@ -526,7 +526,7 @@ func TestCloseTellsWhy(t *testing.T) {
 		}
 		select {
 		case <-p.edge.Done():
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("the edge does not notice")
 		}
 		if e, ok := errors.AsType[*wire.Error](p.edge.Err()); !ok || e.Code != wire.CodeReplaced {
@@ -553,14 +553,14 @@ func TestCloseTellsWhy(t *testing.T) {
 // until waits for a condition that another goroutine brings about.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (r *relayed) wait(t *testing.T) {
 	t.Helper()
 	select {
 	case <-r.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("the relays do not end")
 	}
 }
@@ -165,7 +165,7 @@ func TestRelayReset(t *testing.T) {
 		}
 		_ = r.target.SetLinger(0)
 		_ = r.target.Close()
-		_ = r.user.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = r.user.SetReadDeadline(time.Now().Add(patience))
 		if _, err := r.user.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("user: %v", err)
 		}
@@ -194,7 +194,7 @@ func TestRelayCancelled(t *testing.T) {
 			t.Errorf("far: %v", r.farErr)
 		}
 		for who, nc := range map[string]net.Conn{"user": r.user, "target": r.target} {
-			_ = nc.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = nc.SetReadDeadline(time.Now().Add(patience))
 			if _, err := nc.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("%s: %v", who, err)
 			}

@@ -109,8 +109,9 @@ func TestFailedOpen(t *testing.T) {
 	})
 }
 
-// A role is revoked while 200 connections are live: all of its own end within
-// a second, the others live on.
+// A role is revoked while 200 connections are live: all of its own end by the
+// note of it, the others live on. How soon is measured
+// end to end, see TestRoleRevokedEndsSession.
 func TestRevokeEndsLive(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d, func(_ *Config, r *rig) { r.limits.PerUser = 1000 })
@@ -130,21 +131,17 @@ func TestRevokeEndsLive(t *testing.T) {
 		}
 		r.until("decisions after open", func() bool { return r.judge.decisions() >= 200 })
 		r.judge.set(func(j *judge) { j.reason["rol_gone"] = access.NoRole })
+		before := r.judge.decisions()
 		start := time.Now()
 		r.notify("role", "rol_gone")
 		for _, l := range gone {
-			why := r.ended(l, time.Second)
+			why := r.ended(l)
 			if why.Reason != EndedByAccess || !strings.Contains(why.Public, "withdrawn") {
 				t.Fatalf("ended by %+v", why)
 			}
 		}
-		took := time.Since(start)
-		if took > time.Second {
-			t.Errorf("the last ended after %s, want at most 1s", took)
-		}
-		t.Logf("%d of 200 connections ended in %s", len(gone), took)
-		before := r.judge.decisions()
-		r.until("the others decided", func() bool { return r.judge.decisions() >= before })
+		t.Logf("%d of 200 connections ended in %s", len(gone), time.Since(start))
+		r.until("the others decided", func() bool { return r.judge.decisions() >= before+200 })
 		for _, l := range stay {
 			if l.Context().Err() != nil {
 				t.Fatalf("connection of another role ended: %v", context.Cause(l.Context()))
@@ -165,7 +162,7 @@ func TestDecidedAgainAfterOpen(t *testing.T) {
 	r := newRig(t, dbtest.SQLite(t))
 	r.judge.set(func(j *judge) { j.reason["rol_1"] = access.UserDisabled })
 	l := r.open(spec("demo", "db-1", "rol_1"))
-	if why := r.ended(l, time.Second); why.Reason != EndedByAccess || !strings.Contains(why.Public, "account") {
+	if why := r.ended(l); why.Reason != EndedByAccess || !strings.Contains(why.Public, "account") {
 		t.Errorf("ended by %+v", why)
 	}
 }
@@ -184,7 +181,7 @@ func TestLoginEnds(t *testing.T) {
 		t.Fatalf("ended while the login could not be checked: %v", context.Cause(l.Context()))
 	}
 	r.notify("user", "usr_demo")
-	if why := r.ended(l, time.Second); why.Reason != EndedByLogin {
+	if why := r.ended(l); why.Reason != EndedByLogin {
 		t.Errorf("ended by %+v", why)
 	}
 	if r.judge.decisions() != other {
@@ -210,7 +207,7 @@ func TestLostFeatureEnds(t *testing.T) {
 	r.until("the use is back", func() bool { return l.Use(access.FileTransfer) })
 	r.judge.set(func(j *judge) { j.lost = access.FileTransfer })
 	r.notify("grant", "grt_1")
-	if why := r.ended(l, time.Second); why.Reason != EndedByAccess {
+	if why := r.ended(l); why.Reason != EndedByAccess {
 		t.Errorf("ended by %+v", why)
 	}
 }
@@ -275,7 +272,7 @@ func TestClockEnds(t *testing.T) {
 				t.Fatal("ended at once")
 			}
 			tt.run(r, l)
-			why := r.ended(l, 2*time.Second)
+			why := r.ended(l)
 			if why.Reason != tt.want || why.Public == "" {
 				t.Errorf("ended by %+v, want %s", why, tt.want)
 			}
@@ -298,7 +295,7 @@ func TestTerminateAcrossCores(t *testing.T) {
 		if err := b.Terminate(t.Context(), l.ID, admin, "Maintenance begins."); err != nil {
 			t.Fatal(err)
 		}
-		why := a.ended(l, time.Second)
+		why := a.ended(l)
 		t.Logf("ended on the other core after %s", time.Since(start))
 		if why.Reason != EndedByAdmin || why.Public != "Maintenance begins." {
 			t.Errorf("ended by %+v", why)
@@ -326,7 +323,7 @@ func TestTerminateAcrossCores(t *testing.T) {
 			t.Errorf("terminated %d, %v; want 5", n, err)
 		}
 		for _, l := range ls {
-			a.ended(l, time.Second)
+			a.ended(l)
 		}
 		if other.Context().Err() != nil {
 			t.Error("a connection to another target ended")
@@ -335,7 +332,7 @@ func TestTerminateAcrossCores(t *testing.T) {
 		if err := b.Terminate(t.Context(), other.ID, other.Spec().Principal, ""); err != nil {
 			t.Fatal(err)
 		}
-		if why := a.ended(other, time.Second); why.Reason != EndedByUser {
+		if why := a.ended(other); why.Reason != EndedByUser {
 			t.Errorf("ended by %+v", why)
 		}
 	})
@@ -472,7 +469,7 @@ func TestShutdown(t *testing.T) {
 		if err := r.stop(); err != nil {
 			t.Fatal(err)
 		}
-		if why := r.ended(l, time.Second); why.Reason != EndedByShutdown {
+		if why := r.ended(l); why.Reason != EndedByShutdown {
 			t.Errorf("ended by %+v", why)
 		}
 		for _, id := range []string{l.ID, stuck.ID} {
@@ -496,7 +493,7 @@ func TestEventsBounded(t *testing.T) {
 		for i := 0; l.Context().Err() == nil && i < 100000; i++ {
 			l.Channel("exec", fmt.Sprint(i))
 		}
-		if why := r.ended(l, time.Second); why.Reason != EndedBySpool {
+		if why := r.ended(l); why.Reason != EndedBySpool {
 			t.Errorf("after %d events: ended by %+v", before, why)
 		}
 	}

@@ -160,7 +160,7 @@ func TestOutageWithinLease(t *testing.T) {
 		}
 	}
 	wire.set(false)
-	if why := r.ended(revoked, 15*time.Second); why.Reason != EndedByAccess {
+	if why := r.ended(revoked); why.Reason != EndedByAccess {
 		t.Errorf("revoked during the outage: %+v", why)
 	}
 	if x := r.record(closes.ID, Disconnected); x.EndReason != EndedByUser {
@@ -201,7 +201,7 @@ func TestOutageBeyondLease(t *testing.T) {
 	}
 	r.clock.add(2 * time.Second)
 	for _, l := range ls {
-		if why := r.ended(l, 2*time.Second); why.Reason != EndedByLease {
+		if why := r.ended(l); why.Reason != EndedByLease {
 			t.Fatalf("ended by %+v", why)
 		}
 	}

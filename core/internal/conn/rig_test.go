@@ -145,13 +145,17 @@ func (r *rig) open(s Spec) *Live {
 	return l
 }
 
+// patience is how long what must happen may take on a busy machine. The
+// clock of a rig stands still meanwhile: no timer does what a note should.
+const patience = time.Minute
+
 // ended waits for l to end and returns why.
-func (r *rig) ended(l *Live, within time.Duration) *Terminated {
+func (r *rig) ended(l *Live) *Terminated {
 	r.t.Helper()
 	select {
 	case <-l.Context().Done():
-	case <-time.After(within):
-		r.t.Fatalf("connection %s still live after %s", l.ID, within)
+	case <-time.After(patience):
+		r.t.Fatalf("connection %s still live after %s", l.ID, patience)
 	}
 	t, ok := errors.AsType[*Terminated](context.Cause(l.Context()))
 	if !ok {
@@ -163,10 +167,10 @@ func (r *rig) ended(l *Live, within time.Duration) *Terminated {
 // until waits for a condition.
 func (r *rig) until(what string, f func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !f() {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("not in 10 s: %s", what)
+			r.t.Fatalf("not in %s: %s", patience, what)
 		}
 		<-time.After(5 * time.Millisecond)
 	}

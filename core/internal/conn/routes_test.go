@@ -202,13 +202,13 @@ func TestOwnAndOthers(t *testing.T) {
 			t.Errorf("channels: %+v, %v", p2, err)
 		}
 		w.call("demo", "DELETE", "/connections/"+own.ID, "", 204)
-		if why := w.ended(own, time.Second); why.Reason != EndedByUser {
+		if why := w.ended(own); why.Reason != EndedByUser {
 			t.Errorf("own end: %+v", why)
 		}
 		w.record(own.ID, Disconnected)
 		w.call("demo", "DELETE", "/connections/"+own.ID, "", 409)
 		w.call("admin", "DELETE", "/connections/"+other.ID+"?reason=Maintenance", "", 204)
-		if why := w.ended(other, time.Second); why.Reason != EndedByAdmin || why.Public != "Maintenance" {
+		if why := w.ended(other); why.Reason != EndedByAdmin || why.Public != "Maintenance" {
 			t.Errorf("end by order: %+v", why)
 		}
 		a, b := w.open(spec("x", "db-1", "r")), w.open(spec("x", "db-2", "r"))
@@ -216,7 +216,7 @@ func TestOwnAndOthers(t *testing.T) {
 		if body := w.call("admin", "POST", "/connections/terminate", `{"user_id":"usr_x","reason":"out"}`, 200); !strings.Contains(body, `"terminated":2`) {
 			t.Errorf("terminate all: %s", body)
 		}
-		w.ended(a, time.Second)
-		w.ended(b, time.Second)
+		w.ended(a)
+		w.ended(b)
 	})
 }

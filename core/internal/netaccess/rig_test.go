@@ -366,7 +366,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, d *db.DB) *world {
-	w := &world{t: t, db: d, fleet: newBoxes(), targets: &shelf{by: map[string]*target.Target{}}, lease: 2 * time.Second, window: time.Hour}
+	w := &world{t: t, db: d, fleet: newBoxes(), targets: &shelf{by: map[string]*target.Target{}}, lease: 6 * time.Second, window: time.Hour}
 	w.law = &law{targets: w.targets, denied: map[string]bool{}}
 	return w
 }
@@ -534,10 +534,10 @@ func (c *core) show(id string) *Session {
 
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
-			w.t.Fatalf("not within 20 s: %s", what)
+			w.t.Fatalf("not within a minute: %s", what)
 		}
 		select {
 		case <-w.t.Context().Done():

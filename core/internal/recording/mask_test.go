@@ -201,7 +201,7 @@ func startTerminal(t *testing.T, name string, args ...string) *terminal {
 // expect waits until the program has shown text since mark and returns the new mark.
 func (x *terminal) expect(mark int, text string) int {
 	x.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		x.mu.Lock()
 		s := x.shown.String()
@@ -221,7 +221,7 @@ func (x *terminal) expect(mark int, text string) int {
 // earlier is shown, and is then no secret any more.
 func (x *terminal) echoOff() {
 	x.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		m, err := unix.IoctlGetTermios(int(x.ptm.Fd()), unix.TCGETS)
 		if err != nil {

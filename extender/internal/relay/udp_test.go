@@ -105,16 +105,28 @@ func TestDatagramTargetAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
+	const void = "into the void"
 	for range 3 {
-		if _, err := d.Write([]byte("into the void")); err != nil {
+		if _, err := d.Write([]byte(void)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for deadline := time.Now().Add(time.Minute); ; { // all have left the relay
+		var s wire.Status
+		r.Status(&s)
+		if s.BytesOut == uint64(len("one")+3*len(void)) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not sent within a minute: %+v", s)
+		}
+		wait(t, time.Millisecond)
 	}
 	d.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 	if _, err := d.Next(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("the flow ended with its target: %v", err)
 	}
-	d.SetReadDeadline(time.Now().Add(10 * time.Second))
+	d.SetReadDeadline(time.Now().Add(time.Minute))
 	echo(t, at)
 	if got, err := ask(d, []byte("two")); err != nil || string(got) != "two" {
 		t.Errorf("after a restart: %q, %v", got, err)
@@ -122,7 +134,7 @@ func TestDatagramTargetAway(t *testing.T) {
 }
 
 func TestDatagramIdle(t *testing.T) {
-	const idle = 300 * time.Millisecond
+	const idle = 2 * time.Second // beside which a busy machine's pauses are short
 	r := open(t, Config{FlowIdle: idle})
 	at, _ := echo(t, "127.0.0.1:0")
 	d, err := r.flow(t, at)

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 		herdMain()
 		return
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait")) // lingers half a second
 }
 
 // core is a fleet behind a real TLS listener on loopback.

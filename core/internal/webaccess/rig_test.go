@@ -49,7 +49,10 @@ import (
 	"caponier/shared/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A server lingers half a second after it refused a body.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 func must(t testing.TB, errs ...error) {
 	t.Helper()

@@ -37,7 +37,10 @@ import (
 	"caponier/webproxy/internal/session"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A server lingers half a second after it refused a body.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 // authority is a test CA of web servers, or core's root for browsers.
 type authority struct {
@@ -235,12 +238,12 @@ func until(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !f() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("%s: not within 20 s", what)
+			t.Fatalf("%s: not within a minute", what)
 		}
 	}
 }
@@ -389,7 +392,7 @@ func (r *rig) tellLocked() {
 // wait waits until f, called with the lock held, is true.
 func (r *rig) wait(what string, f func() bool) {
 	r.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		r.mu.Lock()
 		ok, ch := f(), r.changed
@@ -400,7 +403,7 @@ func (r *rig) wait(what string, f func() bool) {
 		select {
 		case <-ch:
 		case <-deadline:
-			r.t.Fatalf("%s: not within 20 s", what)
+			r.t.Fatalf("%s: not within a minute", what)
 		}
 	}
 }

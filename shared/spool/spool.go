@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -161,17 +162,53 @@ func (s *Spool) Event(kind string, fields map[string]string) error {
 	return s.add(wire.WebRecord{At: s.c.Now().UnixMicro(), Kind: wire.WebEvent, Payload: b})
 }
 
+// encode is the JSON of a wire.WebEventBody, written by hand: there is one of
+// these for each request of a page.
 func encode(kind string, fields map[string]string, most int) ([]byte, error) {
-	kept := make(map[string]string, len(fields))
+	names, size := make([]string, 0, len(fields)), len(kind)+32
 	for k, v := range fields {
-		if len(v) > most {
-			v = strings.ToValidUTF8(v[:most], "")
-		}
 		if v != "" {
-			kept[k] = v
+			names = append(names, k)
+			size += len(k) + min(len(v), most) + 8
 		}
 	}
-	return json.Marshal(wire.WebEventBody{Type: kind, Fields: kept})
+	slices.Sort(names)
+	b, err := appendText(append(make([]byte, 0, size), `{"type":`...), kind)
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, `,"fields":{`...)
+	first := true
+	for _, k := range names {
+		v := fields[k]
+		if len(v) > most {
+			if v = strings.ToValidUTF8(v[:most], ""); v == "" {
+				continue
+			}
+		}
+		if !first {
+			b = append(b, ',')
+		}
+		first = false
+		if b, err = appendText(b, k); err != nil {
+			return nil, err
+		}
+		if b, err = appendText(append(b, ':'), v); err != nil {
+			return nil, err
+		}
+	}
+	return append(b, "}}"...), nil
+}
+
+// appendText appends a JSON string.
+func appendText(b []byte, s string) ([]byte, error) {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			j, err := json.Marshal(s)
+			return append(b, j...), err
+		}
+	}
+	return append(append(append(b, '"'), s...), '"'), nil
 }
 
 func (s *Spool) add(r wire.WebRecord) error {
@@ -332,13 +369,21 @@ func (s *Spool) deliver(ctx context.Context, batch []byte) error {
 	return s.err
 }
 
+// squeezers are kept: making one costs more than a batch of events.
+var squeezers = sync.Pool{New: func() any {
+	z, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	if err != nil {
+		panic(err) // the level is one
+	}
+	return z
+}}
+
 func compressed(plain []byte) (Batch, error) {
 	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
-	if err != nil {
-		return Batch{}, fmt.Errorf("compress records: %w", err)
-	}
-	_, err = z.Write(plain)
+	z := squeezers.Get().(*gzip.Writer)
+	defer squeezers.Put(z)
+	z.Reset(&b)
+	_, err := z.Write(plain)
 	if err = errors.Join(err, z.Close()); err != nil {
 		return Batch{}, fmt.Errorf("compress records: %w", err)
 	}

@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"caponier/shared/wire"
 )
 
@@ -117,6 +119,28 @@ func body(t *testing.T, r wire.WebRecord) (b wire.WebEventBody) {
 }
 
 // Long values are cut at a character; clipboards only when no record holds them.
+// TestEncode: what is written by hand is what encoding/json writes.
+func TestEncode(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		texts := rapid.OneOf(rapid.String(), rapid.StringMatching(`[ -~]{0,40}`), rapid.Map(rapid.SliceOf(rapid.Byte()), func(b []byte) string { return string(b) }))
+		kind := texts.Draw(t, "kind")
+		fields := rapid.MapOf(texts, texts).Draw(t, "fields")
+		kept := map[string]string{}
+		for k, v := range fields {
+			if v != "" {
+				kept[k] = v
+			}
+		}
+		want, err := json.Marshal(wire.WebEventBody{Type: kind, Fields: kept})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := encode(kind, fields, maxField); string(got) != string(want) || err != nil {
+			t.Errorf("%s, %v\nwant %s", got, err, want)
+		}
+	})
+}
+
 func TestLongFields(t *testing.T) {
 	c := &core{next: 1}
 	if err := run(t, c, Config{}, func(t *testing.T, s *Spool) {

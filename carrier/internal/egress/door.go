@@ -204,7 +204,7 @@ func (d *Door) splice(c *net.UnixConn, to Conn, first []byte) {
 }
 
 // buffers are what pass copies through.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+var buffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
 // pass copies from src to dst until the end, an error, or silence in both
 // directions, and hands the end on.

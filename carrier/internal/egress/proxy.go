@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"caponier/shared/tlsconn"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
 )
@@ -164,13 +165,14 @@ func (p *Proxy) dial(ctx context.Context) (Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial webproxy: %w", err)
 	}
-	c := tls.Client(raw, &tls.Config{
+	c := tlsconn.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientSessionCache: p.cache,
 		ServerName: "webproxy.caponier.internal", // names the session to resume; nobody checks it
 		// Node certificates carry no host names and are not for servers: who
 		// the peer is decides VerifyConnection, on resumed sessions too.
-		InsecureSkipVerify: true,
-		VerifyConnection:   func(cs tls.ConnectionState) error { return p.verify(cs, roots) },
+		InsecureSkipVerify:          true,
+		VerifyConnection:            func(cs tls.ConnectionState) error { return p.verify(cs, roots) },
+		DynamicRecordSizingDisabled: true, // the browser's records are inside
 	})
 	line := fmt.Sprintf("CAPONIER/1 %s %s\r\n", p.c.Session, p.c.Address.Key)
 	err = c.HandshakeContext(ctx)

@@ -42,9 +42,10 @@ type chain []unit
 type Automaton struct {
 	class   [256]uint8
 	classes int
-	next    []int32    // state*classes + class
-	begin   [256]int32 // next of the start, by byte
-	accepts []int32    // by state: 1 + the chain that ends there, or 0
+	next    []int32        // state*classes + class
+	begin   [256]int32     // next of the start, by byte
+	pairs   [256][4]uint64 // bits: by two bytes, whether a value may begin with the first
+	accepts []int32        // by state: 1 + the chain that ends there, or 0
 	chains  []chain
 	longest int // spelling of any chain, in bytes
 }
@@ -291,6 +292,14 @@ func (a *Automaton) build() error {
 	}
 	for b := range a.begin {
 		a.begin[b] = a.next[a.class[b]]
+	}
+	for b, state := range a.begin {
+		for next := range 256 {
+			// Else the second byte is where nothing has begun before.
+			if state != 0 && a.next[int(state)*a.classes+int(a.class[next])] != a.begin[next] {
+				a.pairs[b][next>>6] |= 1 << (next & 63)
+			}
+		}
 	}
 	return nil
 }

@@ -106,10 +106,8 @@ func (s *Stream) push(dst, src []byte) []byte {
 	next, classes := a.next, a.classes
 	for i := 0; i < len(src); i++ {
 		if state == 0 {
-			// Most bytes begin nothing.
-			for i < len(src) && a.begin[src[i]] == 0 {
-				i++
-			}
+			// Most bytes begin nothing, which the next byte shows mostly.
+			i = a.skip(src, i)
 			if safe = i; i == len(src) {
 				break
 			}
@@ -145,6 +143,23 @@ func (s *Stream) push(dst, src []byte) []byte {
 	}
 	return dst
 }
+
+// skip returns the first place from i on where a value may begin, or len(b).
+func (a *Automaton) skip(b []byte, i int) int {
+	for ; i < len(b); i++ {
+		if a.begin[b[i]] == 0 {
+			continue
+		}
+		if i+1 == len(b) || a.pairs[b[i]][b[i+1]>>6]>>(b[i+1]&63)&1 != 0 {
+			break
+		}
+	}
+	return i
+}
+
+// Idle reports whether there is nothing to look for now, and nothing held back:
+// the next bytes may pass by the stream.
+func (s *Stream) Idle() bool { return s.a == nil && s.values.a.Load() == nil }
 
 // Flush appends what was held back; the stream (or message) is over.
 func (s *Stream) Flush(dst []byte) []byte {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -22,7 +21,7 @@ const (
 	// wholeBody is the size up to which an answer of known length is masked
 	// as a whole, so that it keeps a length.
 	wholeBody = 1 << 20
-	chunk     = 32 << 10
+	chunk     = 64 << 10
 	// writeTime is how long the browser may take for a chunk.
 	writeTime = 2 * time.Minute
 )
@@ -44,7 +43,8 @@ var errEncoding = errors.New("the server answered in an encoding that was not of
 // answer sends the server's answer to the browser.
 func (x *exchange) answer(ctx context.Context, resp *http.Response) error {
 	h := x.w.Header()
-	x.kind, _, _ = mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	x.kind = strings.ToLower(strings.TrimSpace(kind))
 	body := resp.Body
 	length := resp.ContentLength
 	empty := x.in.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified || length == 0
@@ -168,13 +168,14 @@ func (x *exchange) stream(ctx context.Context, body io.Reader, stages []stage, m
 	p := chunks.Get().(*[]byte)
 	defer chunks.Put(p)
 	rc := http.NewResponseController(x.w)
+	alone := len(stages) == 1 && masked != nil // there is only the search for credentials
 	var out []byte
 	var deadline time.Time
 	for {
 		n, err := body.Read(*p)
 		x.received += int64(n)
 		src := (*p)[:n]
-		if len(stages) > 0 {
+		if len(stages) > 0 && !(alone && masked.Idle()) {
 			out = pass(stages, out[:0], src)
 			if err == io.EOF {
 				out = finish(stages, out)
@@ -248,17 +249,13 @@ func finish(stages []stage, dst []byte) []byte {
 
 // dropped are headers of an answer that must not reach the browser: they
 // speak of other ways to the server.
-var dropped = []string{"Alt-Svc", "Alternate-Protocol", "Proxy-Connection", "Public-Key-Pins"}
+var dropped = slices.Concat(hopByHop, []string{"Alt-Svc", "Alternate-Protocol", "Public-Key-Pins"})
 
 // headers copies the answer's headers, masked.
 func (x *exchange) headers(to, from http.Header) {
-	for name := range strings.SplitSeq(strings.Join(from["Connection"], ","), ",") {
-		if name = strings.TrimSpace(name); name != "" {
-			from.Del(name)
-		}
-	}
-	for _, name := range slices.Concat(hopByHop, dropped) {
-		from.Del(name)
+	dropNamed(from, from["Connection"])
+	for _, name := range dropped {
+		delete(from, name)
 	}
 	for name, vs := range from {
 		if x.rev.Armed {
@@ -267,6 +264,15 @@ func (x *exchange) headers(to, from http.Header) {
 			}
 		}
 		to[name] = vs
+	}
+}
+
+// dropNamed deletes the headers that a Connection header names.
+func dropNamed(h http.Header, connection []string) {
+	for _, list := range connection {
+		for name := range strings.SplitSeq(list, ",") {
+			h.Del(strings.TrimSpace(name))
+		}
 	}
 }
 

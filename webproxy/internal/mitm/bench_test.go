@@ -13,8 +13,10 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/elazarl/goproxy"
+	"golang.org/x/sys/unix"
 
 	"caponier/shared/webrule"
 	"caponier/shared/wire"
@@ -118,6 +120,7 @@ func (s *leafStore) Fetch(host string, gen func() (*tls.Certificate, error)) (*t
 func benchGet(b *testing.B, c *http.Client, to string, size int64) {
 	b.SetBytes(size)
 	b.ReportAllocs()
+	spent := processor(b)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			resp, err := c.Get(to)
@@ -134,6 +137,17 @@ func benchGet(b *testing.B, c *http.Client, to string, size int64) {
 		}
 	})
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+	b.ReportMetric(float64((processor(b)-spent).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+// processor is the processor time this process has used: client, proxy and
+// server. It says more than the clock when the machine has other work.
+func processor(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkLeaf is the cost of a host's first connection, and of the next.

@@ -2,6 +2,7 @@ package mitm
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"caponier/shared/telemetry"
+	"caponier/shared/tlsconn"
 	"caponier/shared/webrule"
 	"caponier/webproxy/internal/session"
 )
@@ -110,7 +112,18 @@ func (s *Server) open(c net.Conn, r *bufio.Reader, leave func(), ses *session.Se
 	if err != nil {
 		return err
 	}
-	if !s.inIn.push(tls.Server(t, &tls.Config{Certificates: []tls.Certificate{*leaf}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true})) {
+	inner := tlsconn.Server(t, &tls.Config{Certificates: []tls.Certificate{*leaf}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, SessionTicketsDisabled: true,
+		DynamicRecordSizingDisabled: true})
+	hctx, cancel := context.WithTimeout(ses.Context(), handshakeTime)
+	defer cancel()
+	if err := inner.HandshakeContext(hctx); err != nil {
+		return err
+	}
+	to := net.Conn(inner)
+	if inner.ConnectionState().NegotiatedProtocol == "h2" {
+		to = inner.Conn // the server knows HTTP/2 by this type
+	}
+	if !s.inIn.push(to) {
 		return net.ErrClosed
 	}
 	return nil

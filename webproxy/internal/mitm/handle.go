@@ -38,7 +38,8 @@ type exchange struct {
 	received int64        // bytes of the answer's body
 }
 
-// hopByHop are the headers of one connection (RFC 9110 §7.6.1).
+// hopByHop are the headers of one connection (RFC 9110 §7.6.1), as net/http
+// spells them.
 var hopByHop = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings"}
 
 // handle decides on a request of a session and serves it.
@@ -187,14 +188,10 @@ func (x *exchange) outgoing(ctx context.Context) (*http.Request, error) {
 		}
 		upgrade = "websocket"
 	}
-	for name := range strings.SplitSeq(strings.Join(r.Header["Connection"], ","), ",") {
-		if name = strings.TrimSpace(name); name != "" {
-			out.Header.Del(name)
-		}
-	}
+	dropNamed(out.Header, r.Header["Connection"])
 	trailers := strings.Contains(strings.ToLower(strings.Join(r.Header["Te"], ",")), "trailers")
 	for _, name := range hopByHop {
-		out.Header.Del(name)
+		delete(out.Header, name)
 	}
 	if trailers {
 		out.Header.Set("Te", "trailers")

@@ -30,6 +30,7 @@ import (
 	"go.uber.org/goleak"
 
 	"caponier/shared/control"
+	"caponier/shared/tlsconn"
 	"caponier/shared/tunnel"
 	"caponier/shared/tunnel/tunneltest"
 	"caponier/shared/webrule"
@@ -474,16 +475,20 @@ func (r *rig) dial(ctx context.Context, carrier, id, key string) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	d := tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{ident.Certificate}, InsecureSkipVerify: true,
+	raw, err := new(net.Dialer).DialContext(ctx, "tcp", r.addr)
+	if err != nil {
+		return nil, err
+	}
+	c := tlsconn.Client(raw, &tls.Config{ServerName: "webproxy", DynamicRecordSizingDisabled: true, MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{ident.Certificate}, InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			kind, node, err := Peer(cs.PeerCertificates, ident.Roots)
 			if err == nil && (kind != "webproxy" || node != "nod_w") {
 				err = fmt.Errorf("reached %s %s", kind, node)
 			}
 			return err
-		}}}
-	c, err := d.DialContext(ctx, "tcp", r.addr)
-	if err != nil {
+		}})
+	if err := c.HandshakeContext(ctx); err != nil {
+		raw.Close()
 		return nil, err
 	}
 	if _, err := fmt.Fprintf(c, "CAPONIER/1 %s %s\r\n", id, key); err != nil {

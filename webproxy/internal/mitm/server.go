@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"caponier/shared/telemetry"
+	"caponier/shared/tlsconn"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
 	"caponier/webproxy/internal/session"
@@ -83,10 +84,7 @@ func New(c Config) *Server {
 		Protocols:   protocols(false)}
 	s.inner = &http.Server{Handler: http.HandlerFunc(s.inside), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ErrorLog: logger,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			if t, ok := c.(*tls.Conn); ok {
-				c = t.NetConn()
-			}
-			return context.WithValue(ctx, connKey{}, c)
+			return context.WithValue(ctx, connKey{}, tunnelOf(c))
 		},
 		Protocols: protocols(true),
 		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReceiveBufferPerConnection: 4 << 20, MaxReceiveBufferPerStream: 1 << 20, MaxReadFrameSize: 64 << 10}}
@@ -246,6 +244,7 @@ func (s *Server) carrierTLS() *tls.Config {
 		}
 		return &tls.Config{
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert,
+			DynamicRecordSizingDisabled: true,
 			VerifyConnection: func(cs tls.ConnectionState) error {
 				kind, _, err := Peer(cs.PeerCertificates, roots)
 				if err == nil && kind != string(wire.Carrier) {
@@ -260,7 +259,7 @@ func (s *Server) carrierTLS() *tls.Config {
 // admitCarrier proves who connects and for which session, and hands the
 // connection to the proxy.
 func (s *Server) admitCarrier(ctx context.Context, raw net.Conn) error {
-	c := tls.Server(raw, s.carriers)
+	c := tlsconn.Server(raw, s.carriers)
 	hctx, cancel := context.WithTimeout(ctx, handshakeTime)
 	defer cancel()
 	if err := c.HandshakeContext(hctx); err != nil {
@@ -366,6 +365,17 @@ type inTunnel struct {
 	session   *session.Session
 	scheme    string
 	authority string
+}
+
+// tunnelOf is the tunnel that a connection to the inner server came through.
+func tunnelOf(c net.Conn) net.Conn {
+	for {
+		below, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return c
+		}
+		c = below.NetConn()
+	}
 }
 
 // Read implements net.Conn.

@@ -164,6 +164,7 @@ func (s *Session) Event(kind string, fields map[string]string) error {
 
 // Send sends a request of the recipe's own, which no rule decides on.
 func (s *Session) Send(r *http.Request) (*http.Response, error) {
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0 // as browsers speak: on their connections
 	return s.rev.Load().Up.RoundTrip(r, "")
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"caponier/shared/dial"
+	"caponier/shared/tlsconn"
 	"caponier/shared/tunnel"
 	"caponier/shared/webrule"
 	"caponier/shared/wire"
@@ -78,8 +79,8 @@ type Upstream struct {
 const maxNotes = 256
 
 type route struct {
-	site    string
-	upgrade bool // HTTP/1.1 only
+	site string
+	h1   bool // HTTP/1.1 only
 }
 
 // New makes an Upstream.
@@ -137,7 +138,9 @@ func (u *Upstream) Close() {
 // Errors of the network side unwrap to *wire.Error, those of the server's
 // certificate to *tls.CertificateVerificationError.
 func (u *Upstream) RoundTrip(r *http.Request, site string) (*http.Response, error) {
-	t, err := u.transport(route{site, r.Header.Get("Upgrade") != ""})
+	// A browser that speaks HTTP/1.1 is answered from HTTP/1.1: to change between
+	// the versions costs more than both.
+	t, err := u.transport(route{site, r.ProtoMajor == 1 || r.Header.Get("Upgrade") != ""})
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +166,7 @@ func (u *Upstream) transport(r route) (*http.Transport, error) {
 		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			return u.dialTLS(ctx, r, addr)
 		},
-		ForceAttemptHTTP2:      !r.upgrade,
+		ForceAttemptHTTP2:      !r.h1,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    16,
 		MaxIdleConns:           128,
@@ -171,11 +174,11 @@ func (u *Upstream) transport(r route) (*http.Transport, error) {
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxHeader,
 		ExpectContinueTimeout:  time.Second,
-		ReadBufferSize:         32 << 10,
-		WriteBufferSize:        32 << 10,
+		ReadBufferSize:         16 << 10, // bulk passes it by
+		WriteBufferSize:        16 << 10,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 	}
-	if r.upgrade {
+	if r.h1 {
 		t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 	}
 	u.transports[r] = t
@@ -239,7 +242,7 @@ func (u *Upstream) dialTLS(ctx context.Context, r route, addr string) (net.Conn,
 	}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	c := tls.Client(raw, u.tlsConfig(ctx, e, r.upgrade))
+	c := tlsconn.Client(raw, u.tlsConfig(ctx, e, r.h1))
 	if err := c.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		if _, ok := errors.AsType[*wire.Error](err); !ok && ctx.Err() != nil {
@@ -254,6 +257,9 @@ func (u *Upstream) dialTLS(ctx context.Context, r route, addr string) (net.Conn,
 		return nil, &HandshakeError{Addr: addr, Err: err}
 	}
 	u.note(e, note)
+	if cs.NegotiatedProtocol == "h2" {
+		return c.Conn, nil // the client knows HTTP/2 by this type
+	}
 	return c, nil
 }
 
@@ -293,10 +299,11 @@ func (e *HandshakeError) Unwrap() error { return e.Err }
 // versions are TLS's by name.
 var versions = map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
-func (u *Upstream) tlsConfig(ctx context.Context, e webrule.Endpoint, upgrade bool) *tls.Config {
+func (u *Upstream) tlsConfig(ctx context.Context, e webrule.Endpoint, h1 bool) *tls.Config {
 	p := u.c.Policy
-	c := &tls.Config{RootCAs: u.roots, ServerName: e.Host(), MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: u.resume}
-	if upgrade {
+	c := &tls.Config{RootCAs: u.roots, ServerName: e.Host(), MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientSessionCache: u.resume,
+		DynamicRecordSizingDisabled: true}
+	if h1 {
 		c.NextProtos = []string{"http/1.1"}
 	}
 	if e.Origin() == p.Origin {

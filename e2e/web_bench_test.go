@@ -16,24 +16,32 @@ import (
 )
 
 // BenchmarkWeb measures web sessions as a person has them, by the pixels that
-// arrive, and prints a table. Run it by make bench, with -benchtime 1x.
+// arrive, and prints a table. Run it by make bench, with -benchtime 1x;
+// BenchmarkWeb/click is the first part alone.
 func BenchmarkWeb(b *testing.B) {
 	w := web(b)
 	s := w.site(b, sites.Config{Kind: sites.Form}, siteOptions{})
-	for b.Loop() {
-		rows := []benchRow{}
-		rows = append(rows, w.benchWarm(b, s, 12)...)
-		rows = append(rows, w.benchIdle(b, s, 10)...)
-		rows = append(rows, w.benchCold(b, s, 3))
-		rows = append(rows, w.benchKilled(b, s))
-		fmt.Printf("\nweb sessions, %d cores, %s\n", runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"))
-		for _, r := range rows {
-			said := "pass"
-			if r.value > r.most {
-				said = "short"
+	fmt.Printf("\nweb sessions, %d cores, %s\n", runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"))
+	for _, part := range []struct {
+		name string
+		rows func(b *testing.B) []benchRow
+	}{
+		{"click", func(b *testing.B) []benchRow { return w.benchWarm(b, s, 12) }},
+		{"idle", func(b *testing.B) []benchRow { return w.benchIdle(b, s, 10) }},
+		{"cold", func(b *testing.B) []benchRow { return []benchRow{w.benchCold(b, s, 3)} }},
+		{"killed", func(b *testing.B) []benchRow { return []benchRow{w.benchKilled(b, s)} }},
+	} {
+		b.Run(part.name, func(b *testing.B) {
+			for b.Loop() {
+				for _, r := range part.rows(b) {
+					said := "pass"
+					if r.value > r.most {
+						said = "short"
+					}
+					fmt.Printf("  %-58s %10.3f %-9s wanted ≤ %-7g %s\n", r.what, r.value, r.unit, r.most, said)
+				}
 			}
-			fmt.Printf("  %-58s %10.3f %-9s wanted ≤ %-7g %s\n", r.what, r.value, r.unit, r.most, said)
-		}
+		})
 	}
 }
 

@@ -28,7 +28,7 @@ func paint(r *rand.Rand, f *Framebuffer, area image.Rectangle) {
 			case 1:
 				row[x] = base ^ uint32(r.IntN(2))*0x7f7f7f
 			case 2:
-				row[x] = base + uint32(r.IntN(1+r.IntN(300)))*7&0xffffff
+				row[x] = (base + uint32(r.IntN(1+r.IntN(300)))*7) & 0xffffff
 			default:
 				row[x] = r.Uint32() & 0xffffff
 			}

@@ -9,6 +9,7 @@ import (
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/room"
 	"caponier/shared/config"
+	"caponier/shared/dial"
 	"caponier/shared/node"
 )
 
@@ -36,6 +37,11 @@ type Config struct {
 	// SpoolMB bounds what one session keeps while core is away, in MB, 1 to
 	// 4096. Default 64. A recorded session that needs more ends.
 	SpoolMB int `toml:"spool_mb"`
+
+	// Scanners lists addresses and subnets of scanners (ICAP) that may be asked
+	// although they are near: this machine's own, loopback, link-local. Others
+	// need no entry. Default none.
+	Scanners []string `toml:"scanners"`
 
 	Limits    LimitsConfig    `toml:"limits"`
 	Admission AdmissionConfig `toml:"admission"`
@@ -115,6 +121,12 @@ func (c *Config) Validate() []config.Problem {
 	}
 	if v := c.Admission.Pressure; !(v >= 0 && v <= 100) {
 		add("admission.pressure", "must be 0 to 100", "")
+	}
+	if _, err := dial.ParsePrefixes("scanners", c.Scanners); err != nil {
+		for line := range strings.SplitSeq(err.Error(), "\n") {
+			key, text, _ := strings.Cut(line, ": ")
+			add(key, text, "")
+		}
 	}
 	if _, err := c.profile(); err != nil {
 		add("seccomp", err.Error(), "")

@@ -16,6 +16,7 @@ import (
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/session"
 	"caponier/shared/control"
+	"caponier/shared/dial"
 	"caponier/shared/edge"
 	"caponier/shared/node"
 	"caponier/shared/spool"
@@ -111,6 +112,10 @@ func engine(cfg *Config, id string, log *slog.Logger) (*browser.Engine, error) {
 
 // serve runs sessions until ctx ends.
 func serve(ctx context.Context, cfg *Config, e *edge.Edge, w *work, log *slog.Logger) error {
+	scanners, err := dial.ParsePrefixes("scanners", cfg.Scanners)
+	if err != nil {
+		return err
+	}
 	docker, err := engine(cfg, e.Info().NodeID, log)
 	if err != nil {
 		return err
@@ -125,7 +130,7 @@ func serve(ctx context.Context, cfg *Config, e *edge.Edge, w *work, log *slog.Lo
 		Ended: func(ctx context.Context, end wire.WebEnded) error {
 			return call(ctx, e, http.MethodPost, wire.PathWebEnded, end, nil)
 		},
-		Post: spool.Post(e.Session), Scan: scan, Log: log,
+		Post: spool.Post(e.Session), Scan: scanner{dial.New(dial.Config{Rules: dial.Rules{Exempt: scanners}})}.scan, Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, docker.Close())

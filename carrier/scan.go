@@ -7,12 +7,17 @@ import (
 	"io"
 
 	"caponier/carrier/internal/files"
+	"caponier/shared/dial"
 	"caponier/shared/icap"
 )
 
-// scan has an ICAP service look at a file (RFC 3507).
-func scan(ctx context.Context, url string, d files.Direction, name string, in io.Reader, size int64, out io.Writer) error {
-	c, err := icap.New(icap.Config{URL: url})
+// scanner asks ICAP services (RFC 3507) that core names, at addresses that its
+// dialer permits.
+type scanner struct{ dialer *dial.Dialer }
+
+// scan has a service look at a file.
+func (s scanner) scan(ctx context.Context, url string, d files.Direction, name string, in io.Reader, size int64, out io.Writer) error {
+	c, err := icap.New(icap.Config{URL: url, Dial: icap.Through(s.dialer)})
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,10 @@ type Config struct {
 	// says. Loopback, link-local, metadata services, core and the machine's own
 	// addresses are refused unless a target names them as private.
 	Deny []string `toml:"deny"`
+	// Scanners lists addresses and subnets of scanners (ICAP) that may be asked
+	// although they are near: this machine's own, loopback, link-local. Others
+	// need no entry. Default none.
+	Scanners []string `toml:"scanners"`
 	// Roots is a file of certificates (PEM) believed for servers instead of
 	// the operating system's.
 	Roots string `toml:"roots"`
@@ -75,10 +79,12 @@ func (c *Config) Validate() []config.Problem {
 			add("resolver", "must be an IP address and a port", "a resolver's own name could not be resolved")
 		}
 	}
-	if _, err := dial.ParsePrefixes("deny", c.Deny); err != nil {
-		for line := range strings.SplitSeq(err.Error(), "\n") {
-			key, text, _ := strings.Cut(line, ": ")
-			add(key, text, "")
+	for key, list := range map[string][]string{"deny": c.Deny, "scanners": c.Scanners} {
+		if _, err := dial.ParsePrefixes(key, list); err != nil {
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				key, text, _ := strings.Cut(line, ": ")
+				add(key, text, "")
+			}
 		}
 	}
 	if c.Listen.Carriers.Off() && c.Listen.Clear.Off() {

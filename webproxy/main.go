@@ -41,6 +41,10 @@ func build(_ context.Context, cfg *Config, p *node.Parts) error {
 	if err != nil {
 		return err
 	}
+	scanners, err := dial.ParsePrefixes("scanners", cfg.Scanners)
+	if err != nil {
+		return err
+	}
 	roots, err := readRoots("roots", cfg.Roots)
 	if err != nil {
 		return err
@@ -64,7 +68,7 @@ func build(_ context.Context, cfg *Config, p *node.Parts) error {
 		return err
 	}
 	sessions := session.NewManager(session.Config{Tunnel: live, Max: cfg.MaxSessions, Address: address, Problem: authority.Problem,
-		Resolver: cfg.resolver(), Deny: deny, System: roots, Log: p.Log})
+		Resolver: cfg.resolver(), Deny: deny, Scanners: scanners, System: roots, Log: p.Log})
 	ec := cfg.Edge(wire.WebProxy, p.Log)
 	ec.Control, ec.Status, ec.Drain = sessions.Control(), sessions.Status, sessions.Drain
 	var proxy *mitm.Server

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"caponier/shared/dial"
 )
 
 const (
@@ -44,8 +46,10 @@ type Config struct {
 	URL string
 	// Timeout bounds each wait for the server; 0: 60 s.
 	Timeout time.Duration
-	// Dial connects to the server; nil: net.Dialer.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Dial connects to the server and decides which addresses it may have; see
+	// Through. Required: who names a scanner must not name any service near the
+	// asker.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 }
 
 // Client asks one service. Safe for concurrent use; a connection per question.
@@ -54,11 +58,41 @@ type Client struct {
 	addr string
 }
 
+// Through dials by the rules of d.
+func Through(d *dial.Dialer) func(ctx context.Context, addr string) (net.Conn, error) {
+	return func(ctx context.Context, addr string) (net.Conn, error) {
+		c, err := d.Dial(ctx, addr)
+		if err != nil {
+			return nil, err // not a nil connection that is no nil interface
+		}
+		return c, nil
+	}
+}
+
+// CheckURL reports what is wrong with the address of a service (RFC 3507
+// §4.2); the text continues "the address".
+func CheckURL(text string) error {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "icap" || u.Hostname() == "" || u.User != nil || strings.ContainsAny(text, "\r\n \t") {
+		return errors.New("must be icap://host[:port]/service")
+	}
+	if strings.Trim(u.Path, "/") == "" {
+		return errors.New("names no service: it must be icap://host[:port]/service, such as icap://scan.example.net:1344/avscan")
+	}
+	return nil
+}
+
 // New checks the address and makes a Client.
 func New(c Config) (*Client, error) {
+	if c.Dial == nil {
+		return nil, errors.New("a client of a scanner needs Dial")
+	}
+	if err := CheckURL(c.URL); err != nil {
+		return nil, fmt.Errorf("the scanner's address %w", err)
+	}
 	u, err := url.Parse(c.URL)
-	if err != nil || u.Scheme != "icap" || u.Hostname() == "" || u.Path == "" || u.User != nil || strings.ContainsAny(c.URL, "\r\n \t") {
-		return nil, errors.New("the scanner's address must look like icap://host:1344/service")
+	if err != nil {
+		return nil, fmt.Errorf("the scanner's address: %w", err)
 	}
 	port := u.Port()
 	if port == "" {
@@ -66,9 +100,6 @@ func New(c Config) (*Client, error) {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
-	}
-	if c.Dial == nil {
-		c.Dial = (&net.Dialer{}).DialContext
 	}
 	return &Client{c: c, addr: net.JoinHostPort(u.Hostname(), port)}, nil
 }
@@ -236,7 +267,7 @@ func (c *Client) ask(ctx context.Context, method string, reqHead, resHead []byte
 	}
 	dctx, cancel := context.WithTimeout(ctx, c.c.Timeout)
 	defer cancel()
-	conn, err := c.c.Dial(dctx, "tcp", c.addr)
+	conn, err := c.c.Dial(dctx, c.addr)
 	if err != nil {
 		return v, fmt.Errorf("reach the scanner: %w", err)
 	}

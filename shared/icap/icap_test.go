@@ -21,6 +21,8 @@ import (
 	"go.uber.org/goleak"
 
 	"caponier/e2e/harness"
+	"caponier/shared/dial"
+	"caponier/shared/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -28,6 +30,41 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // virus is the test file of the European Institute for Computer Antivirus
 // Research, put together here so that this source is not one.
 var virus = []byte(`X5O!P%@AP[4\PZX54(P^)7CC)7}` + `$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*`)
+
+// near dials scanners on loopback, where tests have theirs.
+func near(ctx context.Context, addr string) (net.Conn, error) {
+	loopback, err := dial.ParsePrefixes("exempt", []string{"127.0.0.0/8"})
+	if err != nil {
+		return nil, err
+	}
+	return Through(dial.New(dial.Config{Rules: dial.Rules{Exempt: loopback}}))(ctx, addr)
+}
+
+// A scanner's address is dialled by the same rules as every other: nothing near
+// the asker unless it is named.
+func TestAddresses(t *testing.T) {
+	asked := make(chan struct{}, 10)
+	c := scanner(t, func(*bufio.Reader, io.Writer) { asked <- struct{}{} })
+	for _, addr := range []string{c.addr, "localhost:1344", "169.254.169.254:80", "[fe80::1%25lo]:1344", "0.0.0.0:1344"} {
+		by, err := New(Config{URL: "icap://" + addr + "/avscan", Timeout: time.Second, Dial: Through(dial.New(dial.Config{}))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = by.Scan(t.Context(), File{Size: 3, Body: strings.NewReader("abc")}, io.Discard)
+		if we, ok := errors.AsType[*wire.Error](err); !ok || we.Code != wire.CodeRefused {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	if len(asked) > 0 {
+		t.Error("the scanner on loopback was asked")
+	}
+	if err := c.Scan(t.Context(), File{Size: 3, Body: strings.NewReader("abc")}, io.Discard); err == nil || len(asked) != 1 {
+		t.Errorf("with loopback permitted: asked %d times, %v", len(asked), err)
+	}
+	if _, err := New(Config{URL: "icap://scan.example/x"}); err == nil {
+		t.Error("a client without rules")
+	}
+}
 
 // scanner answers one question after another as its script says.
 func scanner(t *testing.T, f func(r *bufio.Reader, w io.Writer)) *Client {
@@ -49,7 +86,7 @@ func scanner(t *testing.T, f func(r *bufio.Reader, w io.Writer)) *Client {
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
-	c, err := New(Config{URL: "icap://" + l.Addr().String() + "/avscan", Timeout: 5 * time.Second})
+	c, err := New(Config{URL: "icap://" + l.Addr().String() + "/avscan", Timeout: 5 * time.Second, Dial: near})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +185,7 @@ func TestProtocol(t *testing.T) {
 			t.Errorf("%s: %v, want blocked by %q", c.name, err, c.error)
 		}
 	}
-	c, err := New(Config{URL: "icap://127.0.0.1:1/x", Timeout: time.Second})
+	c, err := New(Config{URL: "icap://127.0.0.1:1/x", Timeout: time.Second, Dial: near})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +193,7 @@ func TestProtocol(t *testing.T) {
 		t.Errorf("a scanner that is away: %v", err)
 	}
 	for _, bad := range []string{"", "http://a/b", "icap://", "icap://host", "icap://u:p@host/x", "icap://host/x y"} {
-		if _, err := New(Config{URL: bad}); err == nil {
+		if _, err := New(Config{URL: bad, Dial: near}); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}
 	}
@@ -215,7 +252,7 @@ func realScanner(t *testing.T) *Client {
 			t.Fatal("c-icap does not listen")
 		}
 	}
-	c, err := New(Config{URL: "icap://" + addr + "/avscan"})
+	c, err := New(Config{URL: "icap://" + addr + "/avscan", Dial: near})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +292,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte("ICAP/1.0 204 No Content\r\n\r\n"))
 	f.Add([]byte("ICAP/1.0 200 OK\r\nEncapsulated: res-hdr=0, res-body=19\r\n\r\nHTTP/1.1 200 OK\r\n\r\n3\r\nabc\r\n0\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		c, err := New(Config{URL: "icap://scanner/x", Timeout: time.Second, Dial: func(context.Context, string, string) (net.Conn, error) {
+		c, err := New(Config{URL: "icap://scanner/x", Timeout: time.Second, Dial: func(context.Context, string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
 			go func() {
 				defer theirs.Close()

@@ -95,8 +95,8 @@ type Injection struct {
 	Origin string `json:"origin"`
 	Method string `json:"method,omitempty"` // empty: POST for bodies, any for the others
 	Path   string `json:"path,omitempty"`   // as Rule.Path; empty: any
-	// Field is the form field, the JSON path ("user.password", "items.0.pw") or the
-	// header's name.
+	// Field is the form field, the JSON path ("user.password", "items.0.pw"; a
+	// dot inside a key is written \.) or the header's name.
 	Field string `json:"field,omitempty"`
 	Value Value  `json:"value,omitempty"`
 	// Prefix stands before the value in a header ("Token ").

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"image"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -272,6 +273,20 @@ func TestResize(t *testing.T) {
 		}
 		eventually(t, "the recording follows", func() bool { return r.replay().Sum() == r.shownSum() })
 	}
+	// A locked user changes nothing, this neither, and is told so.
+	if err := r.Lock("An administrator locked the session."); err != nil {
+		t.Fatal(err)
+	}
+	owner.send(rfb.AppendSetSize(nil, 900, 500))
+	eventually(t, "a locked user's wish is refused", func() bool {
+		owner.mu.Lock()
+		defer owner.mu.Unlock()
+		return slices.ContainsFunc(owner.sizes, func(e rfb.Event) bool { return e.Reason == 1 && e.Status == 1 })
+	})
+	if s := r.Stats(); s.Width != 800 || s.Height != 600 {
+		t.Errorf("a locked user made it %dx%d", s.Width, s.Height)
+	}
+	r.Unlock()
 	if err := r.Resize(1024, 768); err != nil {
 		t.Fatal(err)
 	}

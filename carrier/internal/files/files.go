@@ -111,15 +111,16 @@ func refuse(status int, format string, args ...any) error {
 
 // ServeHTTP implements http.Handler; see wire.SessionFiles.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.c.Touched != nil {
-		s.c.Touched()
-	}
 	rest, ok := strings.CutPrefix(r.URL.Path, "/files")
 	if !ok || rest != "" && rest[0] != '/' {
 		http.NotFound(w, r)
 		return
 	}
 	name := strings.Trim(rest, "/")
+	// A page that shows the list reads it again and again by itself.
+	if list := r.Method == http.MethodGet && name == ""; !list && s.c.Touched != nil {
+		s.c.Touched()
+	}
 	var err error
 	switch {
 	case name != "" && !proper(name):

@@ -25,6 +25,7 @@ type browser struct {
 	mu      sync.Mutex
 	handler atomic.Pointer[http.HandlerFunc]
 	put     map[string]string // guarded by mu
+	touched atomic.Int32      // signs of a user
 }
 
 func (b *browser) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -56,7 +57,7 @@ func service(t *testing.T, b *browser, p wire.BrowserPolicy, scan Scanner) (*Ser
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", srv.Listener.Addr().String())
 		},
-		Policy: func() wire.BrowserPolicy { return p }, Scan: scan, Temp: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Policy: func() wire.BrowserPolicy { return p }, Scan: scan, Touched: func() { b.touched.Add(1) }, Temp: t.TempDir(), Log: slog.New(slog.DiscardHandler),
 		Event: func(kind string, f map[string]string) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -80,6 +81,29 @@ func ask(s *Service, method, path, body string) (status int, text string, broken
 		s.ServeHTTP(w, r)
 	}()
 	return w.Code, w.Body.String(), broken
+}
+
+// A page that shows the list of files asks for it again and again: that is no
+// sign of its user. What he does with files is.
+func TestListingIsNoUse(t *testing.T) {
+	b := &browser{}
+	s, _ := service(t, b, wire.BrowserPolicy{DownloadMax: 100, UploadMax: 100}, nil)
+	b.set(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, `{"files":[]}`) })
+	for range 3 {
+		if status, text, _ := ask(s, "GET", "/files", ""); status != 200 {
+			t.Fatalf("%d %s", status, text)
+		}
+	}
+	if n := b.touched.Load(); n != 0 {
+		t.Errorf("%d signs of a user from listing", n)
+	}
+	b.set(nil)
+	for i, method := range []string{"PUT", "GET", "DELETE"} {
+		ask(s, method, "/files/f", "x")
+		if n := b.touched.Load(); n != int32(i+1) {
+			t.Errorf("%d signs of a user after %s", n, method)
+		}
+	}
 }
 
 // What a container says about its files is not believed.

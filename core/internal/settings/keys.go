@@ -67,7 +67,7 @@ var (
 
 // Settings about web sessions.
 var (
-	WebScanURL = urlKey("web.scan_url", "", []string{"icap"},
+	WebScanURL = scanKey("web.scan_url",
 		"ICAP service that sees every file moved in web sessions of targets that name none, such as icap://scan.example.net:1344/avscan; empty = none.")
 )
 
@@ -162,10 +162,8 @@ func charKey(name, def, from, text string) Key[string] {
 	return enumKey(name, def, values, text)
 }
 
-func urlKey(name, def string, schemes []string, text string) Key[string] {
-	return Key[string]{fallback: def, def: Definition{
-		Name: name, Type: "string", Description: text, Default: def, parse: parseURL(schemes),
-	}}
+func scanKey(name, text string) Key[string] {
+	return Key[string]{def: Definition{Name: name, Type: "string", Description: text, Default: "", parse: parseScanner}}
 }
 
 func prefixesKey(name string, def []netip.Prefix, text string) Key[[]netip.Prefix] {

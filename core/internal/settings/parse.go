@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"caponier/shared/config"
+	"caponier/shared/icap"
 )
 
 // parser turns a JSON value into the setting's Go value. Its errors are read
@@ -66,19 +66,19 @@ func parseEnum(values []string) parser {
 }
 
 // parseURL takes an address of one of the schemes, or nothing.
-func parseURL(schemes []string) parser {
-	return func(raw json.RawMessage) (any, error) {
-		var s string
-		err := strict(raw, &s)
-		if err == nil && s == "" {
-			return s, nil
-		}
-		u, perr := url.Parse(s)
-		if err != nil || perr != nil || len(s) > 500 || !slices.Contains(schemes, u.Scheme) || u.Hostname() == "" || u.User != nil {
-			return nil, fmt.Errorf("must be an address that begins with %s://, or empty", strings.Join(schemes, ":// or "))
-		}
+// parseScanner takes the address of an ICAP service, or nothing.
+func parseScanner(raw json.RawMessage) (any, error) {
+	var s string
+	if err := strict(raw, &s); err != nil || len(s) > 500 {
+		return nil, errors.New("must be an address that begins with icap://, or empty")
+	}
+	if s == "" {
 		return s, nil
 	}
+	if err := icap.CheckURL(s); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func parsePrefixes(raw json.RawMessage) (any, error) {

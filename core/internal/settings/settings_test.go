@@ -174,6 +174,10 @@ func TestBadValues(t *testing.T) {
 		{"login.allow_list", `["10.0.0.1/8"]`},
 		{"login.allow_list", `["everywhere"]`},
 		{"login.allow_list", `"10.0.0.0/8"`},
+		{"web.scan_url", `"icap://scan.example.net:1344"`},
+		{"web.scan_url", `"icap://scan.example.net/"`},
+		{"web.scan_url", `"http://scan.example.net/avscan"`},
+		{"web.scan_url", `"icap://ann@scan.example.net/avscan"`},
 		{"no.such", `1`},
 		{"session.idle", `{"a":`},
 	} {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"caponier/shared/icap"
 	"caponier/shared/webrule"
 	"caponier/shared/wire"
 )
@@ -166,7 +167,7 @@ func (t *Target) validateWeb(p *problems) {
 		}
 	}
 	if w.ScanURL != "" {
-		if err := CheckScanURL(w.ScanURL); err != nil {
+		if err := icap.CheckURL(w.ScanURL); err != nil {
 			p.add("web.scan_url", "%s", err)
 		}
 	}
@@ -194,16 +195,6 @@ func (w *WebSpec) validateBrowser(p *problems) {
 	if strings.Count(b.Watermark, "\n") >= maxWatermark || len(b.Watermark) > 300 {
 		p.add("web.browser.watermark", "at most %d lines and 300 bytes", maxWatermark)
 	}
-}
-
-// CheckScanURL reports what is wrong with the address of an ICAP service
-// (RFC 3507 §4.2).
-func CheckScanURL(text string) error {
-	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "icap" || u.Hostname() == "" || u.Path == "" || u.User != nil {
-		return errors.New("must be icap://host[:port]/service")
-	}
-	return nil
 }
 
 // webAuth checks how an account of a web target signs in: with a stored

@@ -61,11 +61,8 @@ func (s *Service) filesOf(ctx context.Context, id string, d recording.Direction)
 	if x, err = s.own(ctx, id); err != nil {
 		return nil, 0, err
 	}
-	if x.live.Context().Err() != nil {
-		return nil, 0, api.Conflict("ended", "The session has ended.")
-	}
-	if o, _ := x.live.Oversight(); o.Locked {
-		return nil, 0, api.Conflict("locked", "The session is locked: "+sentence(o.Text))
+	if err := x.usable(); err != nil {
+		return nil, 0, err
 	}
 	p := x.policy(x.wantedOrNone())
 	limit = p.DownloadMax
@@ -77,6 +74,17 @@ func (s *Service) filesOf(ctx context.Context, id string, d recording.Direction)
 		return nil, 0, api.Denied("no_files", fmt.Sprintf("You may not %s files in this session.", d))
 	}
 	return x, limit, nil
+}
+
+// usable refuses for a session that has ended or is locked.
+func (x *session) usable() error {
+	if x.live.Context().Err() != nil {
+		return api.Conflict("ended", "The session has ended.")
+	}
+	if o, _ := x.live.Oversight(); o.Locked {
+		return api.Conflict("locked", "The session is locked: "+sentence(o.Text))
+	}
+	return nil
 }
 
 // filePath checks a path of a session's folder and returns it clean.
@@ -102,6 +110,9 @@ type filesOut struct{ Body wire.WebFiles }
 func (s *Service) handleListFiles(ctx context.Context, in *IDIn) (*filesOut, error) {
 	x, err := s.own(ctx, in.ID)
 	if err != nil {
+		return nil, err
+	}
+	if err := x.usable(); err != nil {
 		return nil, err
 	}
 	p := x.policy(x.wantedOrNone())

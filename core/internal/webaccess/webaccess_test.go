@@ -820,6 +820,18 @@ func TestFiles(t *testing.T) {
 	if code := k.do("eve", "GET", base, nil, &list); code != 200 || len(list.Files) != 5 || list.Files[0].Path != "a b.txt" {
 		t.Errorf("%d %+v", code, list)
 	}
+	// While the session is locked its user sees no names either.
+	must(t, k.conns.Lock(t.Context(), s.ID, &api.Principal{UserID: "usr_auditor"}, "no", conn.BlockNone))
+	for _, method := range []string{"GET", "PUT", "DELETE"} {
+		path := base + "/dir%2Fc.txt"
+		if method == "GET" {
+			path = base
+		}
+		if code := k.do("eve", method, path, nil, &text); code != 409 || strings.Contains(text, "a b.txt") {
+			t.Errorf("%s while locked: %d %s", method, code, text)
+		}
+	}
+	must(t, k.conns.Unlock(t.Context(), s.ID, &api.Principal{UserID: "usr_auditor"}))
 	if code := k.do("eve", "DELETE", base+"/a%20b.txt", nil, nil); code != 204 {
 		t.Errorf("deleted with %d", code)
 	}

@@ -37,7 +37,13 @@ func replaceForm(body []byte, field string, put func(string) (string, bool)) (ou
 	return out, found
 }
 
-// replaceJSON offers the strings at a path ("user.password", "items.0.pw").
+// jsonKey writes an object's key as a step of a path: a dot of its own is
+// written \., so that the key "user.password" is another place than the key
+// password in the object user.
+var jsonKey = strings.NewReplacer(`\`, `\\`, ".", `\.`)
+
+// replaceJSON offers the strings at a path ("user.password", "items.0.pw",
+// `user\.password`).
 func replaceJSON(body []byte, path string, put func(string) (string, bool)) (out []byte, found bool) {
 	type frame struct {
 		array bool
@@ -51,7 +57,7 @@ func replaceJSON(body []byte, path string, put func(string) (string, bool)) (out
 			if f.array {
 				parts = append(parts, strconv.Itoa(f.n))
 			} else {
-				parts = append(parts, f.key)
+				parts = append(parts, jsonKey.Replace(f.key))
 			}
 		}
 		return strings.Join(parts, ".")

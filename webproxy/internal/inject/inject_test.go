@@ -45,6 +45,10 @@ func TestReplaceJSON(t *testing.T) {
 		{"user.pw", `{"pw":"PH","user":{"x":{},"pw":"PH"}}`, `{"pw":"PH","user":{"x":{},"pw":"p\"\\<ü"}}`},
 		{"items.1.pw", `{"items":[{"pw":"PH"},{"pw":"\u0050H"}]}`, `{"items":[{"pw":"PH"},{"pw":"p\"\\<ü"}]}`},
 		{"0", `["PH","PH"]`, `["p\"\\<ü","PH"]`},
+		{"user.pw", `{"user.pw":"PH","user":{"pw":"PH"}}`, `{"user.pw":"PH","user":{"pw":"p\"\\<ü"}}`},
+		{`user\.pw`, `{"user.pw":"PH","user":{"pw":"PH"}}`, `{"user.pw":"p\"\\<ü","user":{"pw":"PH"}}`},
+		{`a\\.pw`, `{"a\\":{"pw":"PH"},"a\\.pw":"PH"}`, `{"a\\":{"pw":"p\"\\<ü"},"a\\.pw":"PH"}`},
+		{"user.pw", `{"user.pw":"PH"}`, ""},
 		{"pw", `{"pw":1}`, ""}, {"pw", `{"pw":["PH"]}`, ""}, {"pw", `{"PH":"pw"}`, ""}, {"pw", `{"pw":"PH"`, ""}, {"pw", `not json`, ""}, {"pw", ``, ""},
 	} {
 		got, found := replaceJSON([]byte(c.in), c.path, swap(v))

@@ -43,8 +43,7 @@ var errEncoding = errors.New("the server answered in an encoding that was not of
 // answer sends the server's answer to the browser.
 func (x *exchange) answer(ctx context.Context, resp *http.Response) error {
 	h := x.w.Header()
-	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
-	x.kind = strings.ToLower(strings.TrimSpace(kind))
+	x.kind = mediaType(resp)
 	body := resp.Body
 	length := resp.ContentLength
 	empty := x.in.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified || length == 0
@@ -290,6 +289,12 @@ func (x *exchange) trailers(h, trailer http.Header, announced int) {
 	}
 }
 
+// mediaType is what an answer says it is, without parameters.
+func mediaType(resp *http.Response) string {
+	kind, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
+	return strings.ToLower(strings.TrimSpace(kind))
+}
+
 func isPage(kind string) bool { return kind == "text/html" || kind == "application/xhtml+xml" }
 
 // isDocument: the answer becomes a page or a frame, not the result of a script.
@@ -299,6 +304,21 @@ func isDocument(r *http.Request) bool {
 		return r.Method == http.MethodGet || r.Method == http.MethodPost
 	}
 	return false
+}
+
+// inPieces: the answer is a piece of a text. A value that is said back could be
+// fetched in pieces of which none shows it; so texts are fetched whole. Pieces
+// of large files pass: what resumes a download or seeks in a video.
+func inPieces(resp *http.Response) bool {
+	if resp.StatusCode != http.StatusPartialContent {
+		return false
+	}
+	kind := mediaType(resp)
+	switch kind {
+	case "", "multipart/byteranges", "application/x-www-form-urlencoded":
+		return true
+	}
+	return isText(kind)
 }
 
 func isText(kind string) bool {

@@ -143,6 +143,14 @@ func (x *exchange) serve(ctx context.Context, v webrule.Verdict) error {
 			return err
 		}
 	}
+	if x.rev.Armed && inPieces(resp) {
+		drain(resp)
+		out.Header.Del("Range")
+		out.Header.Del("If-Range")
+		if resp, err = x.rev.Up.RoundTrip(out, v.Site); err != nil {
+			return err
+		}
+	}
 	use.Answered(resp.StatusCode)
 	if x.injected = use.Injected(); x.injected != "" {
 		x.s.Injected.Add(1)
@@ -214,6 +222,11 @@ func (x *exchange) outgoing(ctx context.Context) (*http.Request, error) {
 		} else {
 			out.Header.Set("Accept-Encoding", "identity")
 		}
+	}
+	if x.rev.Armed && (r.Method != http.MethodGet || r.ContentLength != 0) {
+		// Ranges are for GET alone (RFC 9110 §14.2), and inPieces asks again.
+		out.Header.Del("Range")
+		out.Header.Del("If-Range")
 	}
 	if r.ContentLength == 0 {
 		out.Body = http.NoBody

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"caponier/shared/webrule"
 	"caponier/shared/wire"
@@ -400,6 +401,51 @@ func TestProxysOwnLogin(t *testing.T) {
 }
 
 // echoes are ways in which a server says the password back.
+// An echo of the credential cannot be fetched in pieces: texts come whole, and
+// masked. Large files keep their ranges.
+func TestPiecesOfEchoes(t *testing.T) {
+	r := newRig(t)
+	text := "before " + password + " after"
+	at := r.origin("app.test", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if kind := req.URL.Query().Get("kind"); kind != "" {
+			w.Header().Set("Content-Type", kind)
+		}
+		http.ServeContent(w, req, "", time.Time{}, strings.NewReader(text))
+	}), nil)
+	r.secret("basic", wire.WebCredential{Username: user, Password: password})
+	r.put("con_1", 1, at, webrule.Policy{Recipe: webrule.Recipe{Injections: []webrule.Injection{{ID: "basic", Kind: webrule.Basic, Origin: at}}}}, nil)
+	r.put("con_none", 1, at, webrule.Policy{}, nil)
+	c, none := r.browser("con_1", true), r.browser("con_none", true)
+	piece := func(c *http.Client, kind, ranges string) string {
+		t.Helper()
+		got := r.do(c, "GET", at+"/?kind="+url.QueryEscape(kind), "", "Range", "bytes="+ranges)
+		if want := map[bool]int{true: 206, false: 200}[len(got.body) < len(text)]; got.status != want {
+			t.Errorf("%s %s: status %d with %d bytes", kind, ranges, got.status, len(got.body))
+		}
+		return got.body
+	}
+	masked := "before " + maskText + " after"
+	for _, kind := range []string{"text/plain; charset=utf-8", "text/html", "application/json", "application/atom+xml", "application/x-www-form-urlencoded"} {
+		for _, ranges := range []string{"7-9", "0-10", "7-8,10-12", "-12"} {
+			if got := r.do(c, "GET", at+"/?kind="+url.QueryEscape(kind), "", "Range", "bytes="+ranges); got.status != 200 || got.body != masked {
+				t.Errorf("%s %s: %d %q", kind, ranges, got.status, got.body)
+			}
+		}
+		// The control: the server gives pieces to who has no credential.
+		if got := piece(none, kind, "7-9"); got != text[7:10] {
+			t.Errorf("control: %s: %q", kind, got)
+		}
+	}
+	for _, kind := range []string{"application/octet-stream", "video/mp4", "application/zip"} {
+		if got := piece(c, kind, "0-5"); got != text[:6] {
+			t.Errorf("%s: %q", kind, got)
+		}
+	}
+	if got := r.do(c, "GET", at+"/?kind=application/octet-stream", "", "Range", "bytes=0-1,4-6"); got.status != 200 || !strings.Contains(got.body, maskText) {
+		t.Errorf("several pieces at once: %d %q", got.status, got.body)
+	}
+}
+
 func TestEchoesAreMasked(t *testing.T) {
 	r := newRig(t)
 	forms := map[string]string{

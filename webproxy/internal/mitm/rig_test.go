@@ -172,7 +172,7 @@ func newRig(t testing.TB) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.sessions = session.NewManager(session.Config{Max: 50, Address: "proxy.test:18443", Problem: a.Problem, Resolver: local{}, System: x509.NewCertPool(), Log: logger,
+	r.sessions = session.NewManager(session.Config{Max: 50, Address: "proxy.test:18443", Problem: a.Problem, Scanners: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Resolver: local{}, System: x509.NewCertPool(), Log: logger,
 		Tunnel: func() tunnel.Session {
 			r.mu.Lock()
 			defer r.mu.Unlock()

@@ -54,6 +54,9 @@ type Config struct {
 	Problem  func() string
 	Resolver dial.Resolver  // nil: the system's
 	Deny     []netip.Prefix // never dialled from here
+	// Scanners are addresses of scanners that may be dialled although they are
+	// near: loopback, link-local, this machine's own.
+	Scanners []netip.Prefix
 	System   *x509.CertPool // roots believed by default; nil: the operating system's
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now
@@ -61,7 +64,8 @@ type Config struct {
 
 // Manager keeps the sessions. Safe for concurrent use; Run must run beside it.
 type Manager struct {
-	c Config
+	c       Config
+	scanner *dial.Dialer // to scanners
 	// revocations is what authorities said about servers' certificates.
 	revocations *upstream.Revocations
 
@@ -83,6 +87,7 @@ func NewManager(c Config) *Manager {
 		c.Problem = func() string { return "" }
 	}
 	m := &Manager{c: c, revocations: upstream.NewRevocations(c.Now), sessions: map[string]*Session{}, over: make(chan struct{})}
+	m.scanner = dial.New(dial.Config{Rules: dial.Rules{Deny: c.Deny, Exempt: c.Scanners}, Resolver: c.Resolver})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -112,7 +117,7 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 	rev := &Revision{Number: in.Revision, Carrier: in.Carrier, Site: in.Site, Policy: c, key: sha256.Sum256([]byte(in.Key)),
 		Armed: len(p.Recipe.Injections) > 0 || p.Recipe.Login != nil, lease: cmp.Or(time.Duration(in.LeaseS)*time.Second, defaultLease)}
 	if in.ScanURL != "" {
-		if rev.Scan, err = icap.New(icap.Config{URL: in.ScanURL}); err != nil {
+		if rev.Scan, err = icap.New(icap.Config{URL: in.ScanURL, Dial: icap.Through(m.scanner)}); err != nil {
 			return refuse(wire.CodeBadRequest, "the scanner's address is not valid: %s", err)
 		}
 	}

@@ -32,6 +32,8 @@ const (
 	Denied    Reason = "denied"
 	Ambiguous Reason = "ambiguous_path"
 	Malformed Reason = "malformed"
+	// NeedsApproval: it may leave when a second person has approved it.
+	NeedsApproval Reason = "needs_approval"
 )
 
 // Text tells a person about the reason.
@@ -45,6 +47,8 @@ func (r Reason) Text() string {
 		return "a rule of this target denies it"
 	case Ambiguous:
 		return "its path can be understood in more than one way"
+	case NeedsApproval:
+		return "it needs the approval of a second person"
 	}
 	return "it is not a valid request"
 }
@@ -60,10 +64,15 @@ type Verdict struct {
 	Site string
 	// Proposal is the rule that would allow it, when no rule did.
 	Proposal *Rule
+	// Approval is the rule that holds it, when the reason is NeedsApproval.
+	Approval *Approval
 }
 
-// Allowed reports whether the request may leave.
+// Allowed reports whether the request may leave as it is.
 func (v Verdict) Allowed() bool { return v.Reason == Allowed }
+
+// Held reports whether the request may leave once it was approved.
+func (v Verdict) Held() bool { return v.Reason == NeedsApproval }
 
 // Compiled is a policy made ready for decisions. Safe for concurrent use.
 type Compiled struct {
@@ -71,9 +80,10 @@ type Compiled struct {
 	// Origin is the target's own, "https://host[:port]".
 	Origin string
 
-	start Endpoint
-	allow index
-	deny  index
+	start   Endpoint
+	allow   index
+	deny    index
+	approve index
 }
 
 // Endpoint is where a request goes: one origin.
@@ -133,9 +143,17 @@ func (p Policy) Compile(start string) (*Compiled, error) {
 		return nil, fmt.Errorf("start URL: %w", err)
 	}
 	c := &Compiled{Policy: p, start: origin, Origin: origin.Origin()}
-	if c.allow, err = newIndex(p.Allow); err == nil {
-		c.deny, err = newIndex(p.Deny)
+	held := make([]Rule, len(p.Approve))
+	for i, a := range p.Approve {
+		held[i] = a.Rule
 	}
+	if c.allow, err = newIndex(p.Allow); err != nil {
+		return c, err
+	}
+	if c.deny, err = newIndex(p.Deny); err != nil {
+		return c, err
+	}
+	c.approve, err = newIndex(held)
 	return c, err
 }
 
@@ -262,6 +280,9 @@ func (c *Compiled) Decide(r Request) Verdict {
 	})
 	switch {
 	case v.Rule >= 0, v.Own && !c.Own:
+		if v.Approval = c.holds(e, method, path); v.Approval != nil {
+			v.Reason = NeedsApproval
+		}
 	case unclear:
 		v.Reason = Ambiguous
 	default:
@@ -269,6 +290,22 @@ func (c *Compiled) Decide(r Request) Verdict {
 		v.Proposal = c.propose(e, v.Own, method, path)
 	}
 	return v
+}
+
+// holds returns the rule that an allowed request waits for approval by. A path
+// that is not clear is held by every rule that looks at paths: somebody looks
+// at it.
+func (c *Compiled) holds(e Endpoint, method string, path paths) (held *Approval) {
+	c.approve.each(e.host, func(a rule) bool {
+		if !a.at(e) || !a.method(method) {
+			return false
+		}
+		if a.path == "" || !path.clear || under(path.plain, a.path) || under(path.merged, a.path) || under(path.bare, a.path) {
+			held = &c.Approve[a.n]
+		}
+		return held != nil
+	})
+	return held
 }
 
 // Reaches reports whether any request to this endpoint could be allowed, and

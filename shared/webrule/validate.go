@@ -9,11 +9,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Limits of a policy.
 const (
-	MaxRules      = 1000 // in Allow and in Deny
+	MaxRules      = 1000 // in Allow, in Deny and in Approve
+	MaxWhy        = 500  // bytes of Approval.Why
 	MaxInjections = 64
 	MaxFills      = 32
 	MaxFields     = 32 // of a fill
@@ -60,6 +62,7 @@ func (p Policy) Validate() error {
 	}
 	c.rules("allow", p.Allow)
 	c.rules("deny", p.Deny)
+	c.approvals(p.Approve)
 	c.recipe(&p)
 	c.tls(p.TLS)
 	if len(p.Private) > MaxRules {
@@ -119,6 +122,21 @@ func (c *checker) rules(name string, rules []Rule) {
 			c.add(at+".site", "is not the name of a site")
 		}
 	}
+}
+
+func (c *checker) approvals(list []Approval) {
+	rules := make([]Rule, len(list))
+	for i, a := range list {
+		rules[i] = a.Rule
+		at := fmt.Sprintf("approve[%d]", i)
+		if a.Site != "" {
+			c.add(at+".site", "belongs to the rule that allows the request")
+		}
+		if len(a.Why) > MaxWhy || strings.ContainsFunc(a.Why, unicode.IsControl) {
+			c.add(at+".why", "must be at most %d bytes on one line", MaxWhy)
+		}
+	}
+	c.rules("approve", rules)
 }
 
 func (c *checker) path(at, path string) {

@@ -10,6 +10,10 @@ func TestValidate(t *testing.T) {
 	good := Policy{
 		Allow: []Rule{{Host: "*.cdn.test", Methods: []string{"GET"}, Path: "/x$", Site: "vpc-b"}, {Host: "[::1]:8443"}},
 		Deny:  []Rule{{Methods: []string{"DELETE"}}},
+		Approve: []Approval{
+			{Rule: Rule{Host: "app.test", Methods: []string{"DELETE"}, Path: "/admin"}, Why: "Deletions are looked at by two."},
+			{Rule: Rule{Methods: []string{"PUT"}}},
+		},
 		Recipe: Recipe{
 			Injections: []Injection{
 				{ID: "user", Kind: Form, Origin: "https://app.test", Path: "/login", Field: "user", Value: Username},
@@ -33,6 +37,10 @@ func TestValidate(t *testing.T) {
 	bad := Policy{
 		Allow: []Rule{{}, {Host: "a b"}, {Host: "x", Scheme: "ftp", Methods: []string{"GE T"}, Path: "x", Site: "a/b"}, {Host: "x", Path: "/a%2fb"}},
 		Deny:  []Rule{{Host: "*."}},
+		Approve: []Approval{
+			{Rule: Rule{Host: "x", Site: "vpc-b"}, Why: strings.Repeat("y", MaxWhy+1)},
+			{Rule: Rule{Host: "x", Path: "admin", Methods: []string{"DEL ETE"}}, Why: "two\nlines"},
+		},
 		Recipe: Recipe{
 			Injections: []Injection{
 				{ID: "A", Kind: Form, Origin: "https://app.test"},
@@ -56,6 +64,7 @@ func TestValidate(t *testing.T) {
 		fields[p.Field] = true
 	}
 	for _, want := range []string{"allow[0].host", "allow[1].host", "allow[2].scheme", "allow[2].methods", "allow[2].path", "allow[2].site", "allow[3].path", "deny[0].host",
+		"approve[0].site", "approve[0].why", "approve[1].path", "approve[1].methods", "approve[1].why",
 		"recipe.injections[0].id", "recipe.injections[0].field", "recipe.injections[0].value", "recipe.injections[1].id", "recipe.injections[1].kind", "recipe.injections[1].origin",
 		"recipe.injections[2].origin", "recipe.injections[2].value", "recipe.injections[3].id", "recipe.injections[3].origin", "recipe.injections[3].field", "recipe.injections[3].prefix",
 		"recipe.fills[0].origin", "recipe.fills[0].fields[0].selector", "recipe.fills[0].fields[0].injection", "recipe.fills[1].fields",

@@ -17,6 +17,10 @@ type Policy struct {
 	Allow []Rule `json:"allow,omitempty"`
 	// Deny wins over Allow.
 	Deny []Rule `json:"deny,omitempty"`
+	// Approve lists requests that wait until a second person lets them through,
+	// each once. Such a rule allows nothing: what Deny says or Allow does not is
+	// refused as before.
+	Approve []Approval `json:"approve,omitempty"`
 	// Own limits the target's own origin to what Allow says.
 	Own bool `json:"own,omitempty"`
 	// Learn: what no rule allows is refused all the same, but recorded as a
@@ -46,6 +50,15 @@ type Rule struct {
 	// Site reaches these hosts through the extenders of another site than the
 	// target's (P11); "-" means directly.
 	Site string `json:"site,omitempty"`
+}
+
+// Approval names requests that need a second person. Its Site is empty: where
+// a request goes is said by the rule that allows it.
+type Approval struct {
+	Rule
+	// Why is told to the user who waits and to those who decide: "Deletions in
+	// production are looked at by two." At most 500 bytes.
+	Why string `json:"why,omitempty"`
 }
 
 // Kind is how a login is carried.

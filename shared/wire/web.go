@@ -16,6 +16,7 @@ package wire
 //	GET  PathWebAuthority   nothing          -> WebAuthority      carriers: whom browsers must trust
 //	POST PathWebAuthority   WebAuthorityAsk  -> WebAuthority      webproxies: an issuing certificate
 //	POST PathWebCredential  WebCredentialAsk -> WebCredentialSealed  webproxies: one use of a stored credential
+//	POST PathWebApproval    WebApprovalAsk   -> WebApproval       webproxies: a request waits for a second person
 //	POST PathWebRecords?session=ID           -> WebRecordsAck     body: AppendWebRecord, gzip permitted
 //	POST PathWebEnded       WebEnded         -> nothing           a session ended by itself
 //
@@ -29,6 +30,7 @@ const (
 
 	PathWebAuthority  = "/web/v1/authority"
 	PathWebCredential = "/web/v1/credential"
+	PathWebApproval   = "/web/v1/approval"
 	PathWebRecords    = "/web/v1/records"
 	PathWebEnded      = "/web/v1/ended"
 )
@@ -241,6 +243,60 @@ func (WebCredential) String() string { return "credential ***" }
 
 // GoString hides the values.
 func (WebCredential) GoString() string { return "credential ***" }
+
+// WebApprovalAsk tells core of a request that waits, and waits with it: core
+// answers when it is decided, or "waiting" after WebApprovalPoll. The webproxy
+// asks again with the same Hold until it has a decision, over whatever tunnel
+// it has then; it tells core with Gone that nobody waits any more.
+type WebApprovalAsk struct {
+	Session string `json:"session"`
+	// Hold names the request in this webproxy's memory: random, up to 64 bytes.
+	// An approval is worth one use of what that name stands for, and nothing
+	// once the webproxy has forgotten it.
+	Hold   string `json:"hold"`
+	Method string `json:"method"`
+	// URL is as in the session's log: secrets in its query are masked.
+	URL         string `json:"url"`
+	ContentType string `json:"content_type,omitempty"`
+	// Length is of the body in bytes, -1 when it is not known.
+	Length int64 `json:"length"`
+	// Digest is of method, URL and body (SHA-256, hexadecimal); empty when the
+	// body is longer than the webproxy keeps.
+	Digest string `json:"digest,omitempty"`
+	// Page: the user sees a page of ours meanwhile; else a script waits.
+	Page bool `json:"page,omitempty"`
+	// Rule is what holds it, in words; Why is the rule's.
+	Rule string `json:"rule"`
+	Why  string `json:"why,omitempty"`
+	Gone bool   `json:"gone,omitempty"`
+}
+
+// WebApprovalPoll is how many seconds core keeps an ask without a decision.
+const WebApprovalPoll = 20
+
+// ApprovalState is how far a request that needs approval is.
+type ApprovalState string
+
+// The states; all but the first are final.
+const (
+	ApprovalWaiting   ApprovalState = "waiting"
+	ApprovalApproved  ApprovalState = "approved"
+	ApprovalDenied    ApprovalState = "denied"
+	ApprovalExpired   ApprovalState = "expired"   // nobody decided in time
+	ApprovalWithdrawn ApprovalState = "withdrawn" // its user does not wait any more
+)
+
+// WebApproval answers a WebApprovalAsk. With Error set the request must not
+// leave; CodeDraining and CodeInternal are worth asking again.
+type WebApproval struct {
+	Error *Error        `json:"error,omitempty"`
+	State ApprovalState `json:"state,omitempty"`
+	// By and Text are who decided and the reason given, for the user.
+	By   string `json:"by,omitempty"`
+	Text string `json:"text,omitempty"`
+	// LeftS is how many seconds it may go on waiting.
+	LeftS int64 `json:"left_s,omitempty"`
+}
 
 // WebRecordsAck says up to where records of this source are kept: Next is the
 // sequence number that core wants next. Retry: the session is not carried by

@@ -33,6 +33,7 @@ const (
 	SecretsManage     Permission = "secrets:manage"
 	GroupsView        Permission = "groups:view"
 	GroupsManage      Permission = "groups:manage"
+	WebApprove        Permission = "web:approve"
 )
 
 // Groupable reports whether a permission can be limited to access groups.

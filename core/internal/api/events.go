@@ -45,6 +45,8 @@ func topicNeeds(topic string) (Permission, bool) {
 		return EdgesView, true
 	case "connection", "network", "web":
 		return ConnectionsView, true
+	case "web_approvals":
+		return WebApprove, true
 	case "router":
 		return EdgesView, true
 	case "recording":

@@ -209,6 +209,15 @@ const (
 	WebIssuerIssued    Type = "web.issuer_issued"
 	WebProposalsGone   Type = "web.proposals_cleared"
 
+	// A request of a web session that needs a second person. Actor: who decided,
+	// else the webproxy that holds it.
+	WebApprovalAsked     Type = "web.approval_asked"
+	WebApprovalApproved  Type = "web.approval_approved"
+	WebApprovalDenied    Type = "web.approval_denied"
+	WebApprovalExpired   Type = "web.approval_expired"
+	WebApprovalWithdrawn Type = "web.approval_withdrawn"
+	WebApprovalRefused   Type = "web.approval_refused" // a decision that was not this person's
+
 	GroupCreated       Type = "group.created"
 	GroupChanged       Type = "group.changed"
 	GroupDeleted       Type = "group.deleted"
@@ -282,6 +291,8 @@ var numbers = map[Type]uint32{
 	WebSessionOpened: 2200, WebSessionClosed: 2201, WebSessionExtended: 2202, WebCredentialUsed: 2203, WebRequestBlocked: 2204,
 	WebDialRefused: 2205, WebFileUploaded: 2206, WebFileDownloaded: 2207, WebFileDeleted: 2208, WebAuthorityMade: 2209,
 	WebIssuerIssued: 2210, WebProposalsGone: 2211,
+	WebApprovalAsked: 2220, WebApprovalApproved: 2221, WebApprovalDenied: 2222, WebApprovalExpired: 2223, WebApprovalWithdrawn: 2224,
+	WebApprovalRefused: 2225,
 
 	GroupCreated: 2300, GroupChanged: 2301, GroupDeleted: 2302, GroupAnchorAdded: 2303, GroupAnchorRemoved: 2304,
 }

@@ -10,6 +10,7 @@ import (
 	"caponier/core/internal/fleet"
 	"caponier/core/internal/settings"
 	"caponier/core/internal/target"
+	"caponier/core/internal/user"
 	"caponier/core/internal/webaccess"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
@@ -55,6 +56,11 @@ func (s *Server) buildWeb(ctx context.Context, pub *url.URL) (err error) {
 		DB: s.db, Audit: s.audit, Policy: s.policy, Conns: s.conns, Targets: s.targets, Fleet: s.fleet, Vault: s.vault,
 		Recordings: webaccess.FromStore(s.recordings), Auth: s.users, Origins: []string{pub.Scheme + "://" + pub.Host},
 		Limits: s.connLimits, Anchors: s.groups.Anchors, ScanURL: func() string { return settings.WebScanURL.Get(s.settings) },
+		ApprovalWait: func() time.Duration { return settings.WebApprovalWait.Get(s.settings) },
+		Person: func(ctx context.Context, id string) (bool, error) {
+			u, err := s.users.Get(ctx, id)
+			return err == nil && u.Kind == user.Person, err
+		},
 		Publish: func(e api.Event) { s.frame.Publish(e) },
 		Log:     s.log, Now: time.Now, Metrics: s.reg,
 	})

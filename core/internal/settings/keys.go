@@ -69,6 +69,8 @@ var (
 var (
 	WebScanURL = scanKey("web.scan_url",
 		"ICAP service that sees every file moved in web sessions of targets that name none, such as icap://scan.example.net:1344/avscan; empty = none.")
+	WebApprovalWait = durationKey("web.approval_wait", 5*time.Minute, 10*time.Second, 30*time.Minute,
+		"How long a request of a web session that needs a second person waits to be decided on; then it is refused.")
 )
 
 // Settings about recordings.
@@ -96,7 +98,7 @@ func All() []Definition {
 		LoginLockAfter.def, LoginLockFor.def, LoginKeyNeedsCode.def, LoginHashes.def, PasswordMinLength.def,
 		SessionIdle.def, SessionAbsolute.def, SessionBinding.def, TokenMaxAge.def,
 		ReauthorizeEvery.def, ConnectionIdle.def, ConnectionMax.def, ConnectionLease.def, ConnectionTellWatched.def, BastionSeparator.def,
-		NetworkLease.def, NetworkPresence.def, WebScanURL.def,
+		NetworkLease.def, NetworkPresence.def, WebScanURL.def, WebApprovalWait.def,
 		RecordingOwnView.def, RecordingFileMax.def,
 		RecordingRetention.def, ConnectionRetention.def, AuditRetention.def,
 	}

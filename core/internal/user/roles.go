@@ -23,6 +23,7 @@ var AllPermissions = []api.Permission{
 	api.UsersView, api.UsersManage, api.TargetsView, api.TargetsManage, api.EdgesView, api.EdgesManage,
 	api.ConnectionsView, api.ConnectionsManage, api.ConnectionsWatch, api.RecordingsView, api.AuditView,
 	api.SettingsView, api.SettingsManage, api.SecretsManage, api.GroupsView, api.GroupsManage,
+	api.WebApprove,
 }
 
 // Member is a user's place in a role, as its administrator sees it.

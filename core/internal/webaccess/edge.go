@@ -35,6 +35,7 @@ func (s *Service) Control() http.Handler {
 	mux.Handle("GET "+wire.PathWebAuthority, s.asked(s.serveRoot, wire.Carrier, wire.WebProxy))
 	mux.Handle("POST "+wire.PathWebAuthority, s.asked(s.serveIssuer, wire.WebProxy))
 	mux.Handle("POST "+wire.PathWebCredential, s.asked(s.serveCredential, wire.WebProxy))
+	mux.Handle("POST "+wire.PathWebApproval, s.asked(s.serveApproval, wire.WebProxy))
 	mux.Handle("POST "+wire.PathWebRecords, s.asked(s.serveRecords, wire.Carrier, wire.WebProxy))
 	mux.Handle("POST "+wire.PathWebEnded, s.asked(s.serveEnded, wire.Carrier, wire.WebProxy))
 	return mux

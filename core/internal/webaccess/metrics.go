@@ -10,6 +10,7 @@ type metrics struct {
 	open        prometheus.Histogram
 	credentials *prometheus.CounterVec
 	dials       *prometheus.CounterVec
+	approvals   *prometheus.CounterVec
 	bytes       *prometheus.CounterVec
 	in, out     prometheus.Counter // of bytes
 	records     prometheus.Counter
@@ -26,6 +27,7 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 		ended:       vec("sessions_ended_total", "Web sessions ended, by reason.", "reason"),
 		credentials: vec("credentials_total", "Uses of stored credentials that webproxies asked for, by outcome.", "outcome"),
 		dials:       vec("dials_total", "Connections of browsers into sites, by outcome.", "outcome"),
+		approvals:   vec("approvals_total", "Requests that needed a second person, by what became of them; waiting counts all.", "state"),
 		bytes:       vec("site_bytes_total", "Bytes between browsers and sites.", "direction"),
 		open: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "caponier_core_web_session_open_seconds", Help: "Time from the request to a browser that has its page.",
@@ -36,7 +38,7 @@ func newMetrics(r prometheus.Registerer, s *Service) *metrics {
 	}
 	m.in, m.out = m.bytes.WithLabelValues("in"), m.bytes.WithLabelValues("out")
 	if r != nil {
-		r.MustRegister(m.opened, m.refused, m.ended, m.open, m.credentials, m.dials, m.bytes, m.records, m.blocked,
+		r.MustRegister(m.opened, m.refused, m.ended, m.open, m.credentials, m.dials, m.approvals, m.bytes, m.records, m.blocked,
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Name: "caponier_core_web_sessions", Help: "Web sessions on this core, ending ones included.",
 			}, func() float64 { return float64(s.Count()) }),

@@ -43,6 +43,7 @@ type Session struct {
 	Locked      bool       `json:"locked"`
 	LockText    string     `json:"lock_text,omitempty"`
 	Watchers    []string   `json:"watchers" nullable:"false"`
+	Approvals   []Waiting  `json:"approvals" nullable:"false" doc:"requests that wait for a second person, or were decided on a moment ago"`
 	Problem     string     `json:"problem,omitempty" doc:"what does not work at present"`
 	EndReason   string     `json:"end_reason,omitempty"`
 	EndText     string     `json:"end_text,omitempty" doc:"what the user is told about the end"`
@@ -77,6 +78,7 @@ func (s *Service) Routes(f *api.Frame) {
 		Summary: "The picture over a websocket, RFB (RFC 6143) in binary messages; ?watch=1 to look on"}, s.handleScreen)
 	s.fileRoutes(f)
 	s.clientRoutes(f)
+	s.approvalRoutes(f)
 	api.Register(f, api.Op{Method: "GET", Path: "/targets/{id}/web-proposals", ID: "list-web-proposals", Tag: "targets", Who: api.NeedsSomewhere(api.TargetsView),
 		Summary: "What sessions of a learning web target were refused, as rules that would allow it"}, s.handleProposals)
 	api.Register(f, api.Op{Method: "DELETE", Path: "/targets/{id}/web-proposals", ID: "clear-web-proposals", Tag: "targets", Who: api.NeedsSomewhere(api.TargetsManage), Status: 204,
@@ -164,6 +166,7 @@ func (x *session) show(p *api.Principal) *Session {
 	x.mu.Unlock()
 	v.Locked, v.LockText, v.Watchers, v.Extend = o.Locked, o.Text, shown(o.Watchers), extend
 	v.EndReason, v.EndText = string(reason), text
+	v.Approvals = x.approvals()
 	if spec != nil {
 		b := x.policy(w)
 		v.Policy = Policy{ClipboardIn: b.ClipboardIn, ClipboardOut: b.ClipboardOut, UploadMax: b.UploadMax, DownloadMax: b.DownloadMax,
@@ -194,7 +197,7 @@ func (w *row) show(p *api.Principal) *Session {
 	v := &Session{
 		ID: w.ID, State: w.State, Own: w.UserID == p.UserID, UserID: w.UserID, UserName: w.UserName, TargetID: w.TargetID, TargetName: w.TargetName,
 		Account: w.Account, CreatedAt: w.OpenedAt, Recorded: w.Recorded, RecordingID: w.RecordingID, Policy: Policy{Watermark: []string{}},
-		Carrier: w.CarrierName, WebProxy: w.ProxyName, Warm: w.Warm, Watchers: []string{}, EndReason: string(w.EndReason), EndText: w.EndText,
+		Carrier: w.CarrierName, WebProxy: w.ProxyName, Warm: w.Warm, Watchers: []string{}, Approvals: []Waiting{}, EndReason: string(w.EndReason), EndText: w.EndText,
 	}
 	v.Mode = "browser"
 	if w.CarrierID == "" {
@@ -426,13 +429,27 @@ func (s *Service) Export(ctx context.Context, q db.Querier, userID string) (any,
 	for i, w := range rows {
 		out[i] = w.show(p)
 	}
-	return out, nil
+	asked, err := collect(ctx, q, scanApproval, exportApprovalsSQL, userID)
+	if err != nil {
+		return nil, fmt.Errorf("export requests for approval: %w", err)
+	}
+	now := s.cfg.Now()
+	approvals := make([]*Approval, len(asked))
+	for i, a := range asked {
+		approvals[i] = a.show(p, now)
+	}
+	return map[string]any{"sessions": out, "approvals": approvals}, nil
 }
 
 // Erase puts a pseudonym in place of a user's name; what happened stays.
 func (s *Service) Erase(ctx context.Context, tx *db.Tx, userID, pseudonym string) error {
 	if _, err := tx.ExecContext(ctx, eraseSQL, userID, pseudonym); err != nil {
 		return fmt.Errorf("erase user from web sessions: %w", err)
+	}
+	for _, query := range []string{eraseAskerSQL, eraseDeciderSQL} {
+		if _, err := tx.ExecContext(ctx, query, userID, pseudonym); err != nil {
+			return fmt.Errorf("erase user from requests for approval: %w", err)
+		}
 	}
 	return nil
 }

@@ -54,6 +54,9 @@ type session struct {
 	order chan struct{}
 	// using is held while a use of the credential is decided and counted.
 	using sync.Mutex
+	// asks is held while a request for approval is looked up or made.
+	asks   sync.Mutex
+	asking *rate.Limiter
 	// visits bounds the pages that are listed with the connection.
 	visits *rate.Limiter
 
@@ -81,6 +84,7 @@ type session struct {
 	clients  int       // connections of API clients
 	lastAsk  time.Time // when an API client last asked for anything
 	endText  string
+	held     []*held   // that wait for a second person, or were decided on a moment ago
 	rec      Recording // nil: not recorded, or not yet
 	// recordingID is that of rec.
 	recordingID string
@@ -106,7 +110,7 @@ type want struct {
 
 func newSession(s *Service, r row, l *conn.Live) *session {
 	return &session{
-		s: s, live: l, row: r, visits: rate.NewLimiter(20, 200), wakeup: make(chan struct{}, 1), ended: make(chan struct{}), order: make(chan struct{}, 1),
+		s: s, live: l, row: r, visits: rate.NewLimiter(20, 200), asking: rate.NewLimiter(1, 60), wakeup: make(chan struct{}, 1), ended: make(chan struct{}), order: make(chan struct{}, 1),
 		state: r.State, recordingID: r.RecordingID, carrier: node{r.CarrierID, r.CarrierName}, proxy: node{r.ProxyID, r.ProxyName}, extended: r.Extended, warm: r.Warm,
 		told: map[wire.NodeKind]want{}, away: map[string]time.Time{}, next: map[string]uint64{}, streams: map[string]*sync.Mutex{}, gaps: map[string]int{}, uses: map[string]int{}, hosts: map[string]bool{},
 	}
@@ -341,7 +345,7 @@ func (x *session) drive(ctx context.Context) {
 			x.finish(ctx)
 			return
 		case <-overseen:
-			x.announce(ctx)
+			x.announce(ctx) // what waits is denied at the next look
 		case <-x.wakeup:
 		case <-t.C:
 		}
@@ -351,6 +355,7 @@ func (x *session) drive(ctx context.Context) {
 // look does what is due: the target as it is now, new revisions, times. It
 // reports whether the nodes that are there know all.
 func (x *session) look(ctx context.Context) bool {
+	x.attend(ctx)
 	x.refresh(ctx)
 	x.mu.Lock()
 	open, known := x.state == Open, x.spec != nil
@@ -569,6 +574,7 @@ func (x *session) finish(ctx context.Context) {
 	x.mu.Lock()
 	x.state, x.endText = Ending, text
 	x.mu.Unlock()
+	x.giveUp(ctx, reason)
 	x.s.cfg.Log.Info("web session ends", "session", x.row.ID, "reason", string(reason))
 	// A stopping core has the time its group gives; nodes end by themselves.
 	ectx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)

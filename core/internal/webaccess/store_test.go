@@ -66,7 +66,8 @@ func TestExportAndErase(t *testing.T) {
 		k.open("bob", "wiki", map[string]any{"account": "alice"})
 		out, err := k.svc.Export(t.Context(), w.db, "usr_eve")
 		must(t, err)
-		list, ok := out.([]*Session)
+		all, ok := out.(map[string]any)
+		list, _ := all["sessions"].([]*Session)
 		if !ok || len(list) != 1 || list[0].ID != s.ID || list[0].UserName != "eve" {
 			t.Errorf("exported %+v", out)
 		}

@@ -137,6 +137,10 @@ type Config struct {
 	Anchors func(ctx context.Context, group string) ([]*x509.Certificate, error)
 	// ScanURL is the ICAP service for targets that name none; empty: none.
 	ScanURL func() string
+	// ApprovalWait is how long requests wait for a second person. Asked at each use.
+	ApprovalWait func() time.Duration
+	// Person reports whether a user is one, not an API client.
+	Person func(ctx context.Context, userID string) (bool, error)
 	// Publish tells open consoles what changes no row; may be nil.
 	Publish func(api.Event)
 	// Tick is how often times are checked; 0 = 1 s.
@@ -179,6 +183,8 @@ func New(ctx context.Context, c Config) (*Service, error) {
 		return nil, errors.New("web access: DB, Audit, Policy, Conns, Targets, Fleet and Vault are required")
 	case c.Recordings == nil, c.Auth == nil, c.Limits == nil, c.Anchors == nil, c.ScanURL == nil, c.Log == nil, c.Now == nil:
 		return nil, errors.New("web access: Recordings, Auth, Limits, Anchors, ScanURL, Log and Now are required")
+	case c.ApprovalWait == nil, c.Person == nil:
+		return nil, errors.New("web access: ApprovalWait and Person are required")
 	}
 	if c.Publish == nil {
 		c.Publish = func(api.Event) {}
@@ -336,6 +342,9 @@ func (s *Service) restore(ctx context.Context, r *row) (bool, error) {
 			x.rec = w // nobody else has it yet
 		}
 	}
+	if err := x.restoreHeld(ctx); err != nil {
+		return false, err
+	}
 	if r.State != Open {
 		fail(conn.EndedByCrash, "The server stopped while the session was being opened.")
 	}
@@ -383,6 +392,7 @@ func (s *Service) Run(ctx context.Context) error {
 	checked := s.cfg.Now()
 	changed := s.cfg.Fleet.Changed()
 	s.look(ctx)
+	s.clearStranded(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -405,6 +415,7 @@ func (s *Service) Run(ctx context.Context) error {
 				checked = now
 				s.again()
 				s.authority.maintain(ctx)
+				s.clearStranded(ctx)
 			}
 		}
 	}
@@ -417,6 +428,12 @@ func (s *Service) start(ctx context.Context, x *session) {
 
 // noted acts on a change made anywhere.
 func (s *Service) noted(n db.Note) {
+	switch n.Topic {
+	case topicApprovals:
+		s.approvalNoted(n.ID)
+	case db.TopicResync:
+		s.approvalNoted("")
+	}
 	for _, x := range s.snapshot() {
 		switch n.Topic {
 		case target.TopicTarget:

@@ -78,7 +78,7 @@ func (s *Service) approval(ctx context.Context, p fleet.Peer, ask wire.WebApprov
 	if h == nil { // withdrawn before core heard of it
 		return wire.WebApproval{State: wire.ApprovalWithdrawn}
 	}
-	defer x.leave(h)
+	defer x.unask(h)
 	if ask.Gone {
 		x.decided(ctx, h, wire.ApprovalWithdrawn, "Its user does not wait any more.", edgeActor(p))
 		return x.answer(h)
@@ -171,8 +171,8 @@ func (x *session) keep(a approvalRow) *held {
 	return h
 }
 
-// leave counts an ask out.
-func (x *session) leave(h *held) {
+// unask counts an ask out.
+func (x *session) unask(h *held) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	h.asking--
@@ -335,7 +335,7 @@ func (x *session) restoreHeld(ctx context.Context) error {
 		return fmt.Errorf("read requests for approval: %w", err)
 	}
 	for _, a := range rows {
-		x.leave(x.keep(*a))
+		x.unask(x.keep(*a))
 	}
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -96,7 +97,7 @@ type Manager struct {
 	lives    map[string]*live              // guarded by mu
 	opening  map[string]chan struct{}      // guarded by mu; sessions being made
 	ends     []wire.WebEnded               // guarded by mu; core does not know of them yet
-	busy     map[string]context.CancelFunc // guarded by mu; records delivered after the end
+	tails    map[string]*tail // guarded by mu; records delivered after the end
 	stopping bool                          // guarded by mu
 
 	warm, cold, refused, failed, ended atomic.Uint64
@@ -128,7 +129,7 @@ func New(c Config) (*Manager, error) {
 			return nil, fmt.Errorf("session: %w", err)
 		}
 	}
-	m := &Manager{c: c, log: c.Log, lives: map[string]*live{}, opening: map[string]chan struct{}{}, busy: map[string]context.CancelFunc{},
+	m := &Manager{c: c, log: c.Log, lives: map[string]*live{}, opening: map[string]chan struct{}{}, tails: map[string]*tail{},
 		sweepKick: make(chan struct{}, 1), tellKick: make(chan struct{}, 1), adopted: make(chan struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.www = newFileServer(m)
@@ -165,14 +166,11 @@ func (m *Manager) leave() {
 	for _, l := range m.lives {
 		lives = append(lives, l)
 	}
-	tails := make([]context.CancelFunc, 0, len(m.busy))
-	for _, stop := range m.busy {
-		tails = append(tails, stop)
-	}
+	tails := slices.Collect(maps.Values(m.tails))
 	m.mu.Unlock()
 	m.www.close()
-	for _, stop := range tails {
-		stop()
+	for _, rest := range tails {
+		rest.stop()
 	}
 	var wg sync.WaitGroup
 	for _, l := range lives {
@@ -379,11 +377,7 @@ func (m *Manager) end(l *live, kind reason, text, detail string) {
 func (m *Manager) delete(ctx context.Context, id string) error {
 	m.mu.Lock()
 	l, opening := m.lives[id], m.opening[id]
-	stop := m.busy[id]
 	m.mu.Unlock()
-	if stop != nil {
-		stop()
-	}
 	if opening != nil {
 		select {
 		case <-opening:
@@ -392,33 +386,51 @@ func (m *Manager) delete(ctx context.Context, id string) error {
 			return ctx.Err()
 		}
 	}
-	if l == nil {
+	if l != nil {
+		m.end(l, "", "", "core asked")
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	m.mu.Lock()
+	rest := m.tails[id]
+	m.mu.Unlock()
+	if rest == nil {
 		return nil
 	}
-	m.end(l, "", "", "core asked")
 	select {
-	case <-l.done:
+	case <-rest.over:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// tail goes on delivering the records of a session that has ended, then tells
+// tail is the delivery of what a session that has ended still had to tell.
+type tail struct {
+	stop context.CancelFunc
+	over chan struct{} // closed when it is delivered, or never will be
+}
+
+// follow goes on delivering the records of a session that has ended, then tells
 // core of the end.
-func (m *Manager) tail(l *live, kind reason, text string) {
+func (m *Manager) follow(l *live, kind reason, text string) {
 	ctx, stop := context.WithTimeout(m.ctx, tailTime)
+	rest := &tail{stop, make(chan struct{})}
 	m.mu.Lock()
-	m.busy[l.id] = stop
+	m.tails[l.id] = rest
 	m.mu.Unlock()
 	m.wg.Go(func() {
 		defer stop()
+		defer close(rest.over)
 		if err := l.spool.Flush(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			l.log.Warn("records of an ended session", telemetry.KeyErr, err)
 		}
 		l.records()
 		m.mu.Lock()
-		delete(m.busy, l.id)
+		delete(m.tails, l.id)
 		m.mu.Unlock()
 		if kind != "" {
 			m.tell(wire.WebEnded{Session: l.id, Reason: string(kind), Text: text})

@@ -429,7 +429,7 @@ func (l *live) finish(kind reason, text, detail string) {
 	wg.Wait()
 	if err != nil {
 		l.log.Warn("last records", telemetry.KeyErr, err)
-		l.m.tail(l, kind, text) // goes on without the session
+		l.m.follow(l, kind, text) // goes on without the session
 	} else {
 		l.records()
 		if kind != "" {

@@ -176,6 +176,17 @@ func (x *WebWriter) File(ctx context.Context, d Direction, path string) (*FileWr
 // Close completes the recording; see Writer.Close.
 func (x *WebWriter) Close() error { return x.w.Close() }
 
+// CloseIncomplete ends a recording that lacks its end, without the end mark:
+// what is there plays, and the recording says that it is incomplete and why.
+func (x *WebWriter) CloseIncomplete(why string) error {
+	x.w.mu.Lock()
+	if !x.w.closing {
+		x.w.lacking = why
+	}
+	x.w.mu.Unlock()
+	return x.w.Close()
+}
+
 // web adds a record in pieces. The caller keeps other records away.
 func (w *Writer) web(h webHead, payload []byte) error {
 	n := min(len(payload), maxWebPiece)

@@ -63,6 +63,7 @@ type Writer struct {
 	oldest   time.Time // of data not on disk; zero = none
 	err      error
 	closing  bool
+	lacking  string // why it is closed without an end mark
 	tot      totals
 	size     int64
 	started  time.Time
@@ -268,7 +269,7 @@ func (w *Writer) run() {
 		w.mu.Lock()
 		w.armed = false
 		w.mask.tick(w.st.cfg.Now())
-		closing := w.closing
+		closing, lacking := w.closing, w.lacking != ""
 		if closing {
 			w.mask.flush()
 		}
@@ -303,7 +304,7 @@ func (w *Writer) run() {
 			w.mu.Unlock()
 		}
 		if closing {
-			w.finish(false)
+			w.finish(lacking)
 			return
 		}
 		w.mu.Lock()
@@ -349,9 +350,10 @@ func (w *Writer) write(b []byte) bool {
 	return w.err == nil
 }
 
-// finish ends the file, with the end mark unless the recording failed.
-func (w *Writer) finish(failed bool) {
-	if !failed {
+// finish ends the file, with the end mark unless the recording failed or lacks
+// its end.
+func (w *Writer) finish(without bool) {
+	if !without {
 		w.mu.Lock()
 		t := w.tot
 		t.DurationUS = w.last.Microseconds()
@@ -430,9 +432,12 @@ func (w *Writer) recordLocked() ended {
 		id: w.ID, status: Complete, at: w.st.cfg.Now(), duration: w.last, size: w.size, blocks: int64(w.tot.Blocks),
 		conn: w.meta.ConnectionID, user: w.meta.UserName,
 	}
-	if w.err != nil {
+	switch {
+	case w.err != nil:
 		e.status, e.problem = Incomplete, "the recording could not be written to its end"
-	} else {
+	case w.lacking != "":
+		e.status, e.problem = Incomplete, w.lacking
+	default:
 		e.sha256 = hex.EncodeToString(w.sum.Sum(nil))
 	}
 	return e

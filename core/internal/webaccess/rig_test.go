@@ -162,6 +162,7 @@ type tape struct {
 	recs   []string // "source kind payload"
 	events []string
 	closed bool
+	lacks  string // why it was closed as incomplete
 	fail   error
 }
 
@@ -199,6 +200,13 @@ func (x *tape) Event(kind string, fields map[string]string) error {
 
 func (x *tape) File(context.Context, recording.Direction, string) (*recording.FileWriter, error) {
 	return nil, errors.New("no copies are kept here")
+}
+
+func (x *tape) CloseIncomplete(why string) error {
+	x.mu.Lock()
+	x.lacks = why
+	x.mu.Unlock()
+	return x.Close()
 }
 
 func (x *tape) Close() error {

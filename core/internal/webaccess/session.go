@@ -585,14 +585,15 @@ func (x *session) finish(ctx context.Context) {
 	}
 	carrier, proxy := x.pair()
 	var g sync.WaitGroup
-	g.Go(func() { x.end(ectx, wire.Carrier, carrier, text) })
-	g.Go(func() { x.end(ectx, wire.WebProxy, proxy, text) })
+	var missing [2]bool
+	g.Go(func() { missing[0] = !x.end(ectx, wire.Carrier, carrier, text) })
+	g.Go(func() { missing[1] = !x.end(ectx, wire.WebProxy, proxy, text) })
 	g.Wait()
 	if rec := x.recording(); rec != nil {
 		if err := rec.Event("session-ended", map[string]string{"reason": string(reason), "text": text}); err != nil {
 			x.s.cfg.Log.Error("end of a web session not in its recording", "session", x.row.ID, "err", err)
 		}
-		if err := rec.Close(); err != nil {
+		if err := complete(rec, missing[0], missing[1]); err != nil {
 			x.s.cfg.Log.Error("recording of a web session not closed", "session", x.row.ID, "err", err)
 		}
 	}
@@ -618,11 +619,24 @@ func (x *session) close(ctx context.Context, reason conn.EndReason, text string)
 	close(x.ended)
 }
 
-// end has a node clear the session away. A node that is away is waited for;
-// it ends the session by itself when its lease is over.
-func (x *session) end(ctx context.Context, kind wire.NodeKind, id, text string) {
+// complete closes a recording as what it is: a node that did not say that
+// nothing is left may have had more to tell.
+func complete(rec Recording, carrier, proxy bool) error {
+	switch {
+	case carrier:
+		return rec.CloseIncomplete("the carrier did not deliver the end of the session")
+	case proxy:
+		return rec.CloseIncomplete("the webproxy did not deliver the end of the session")
+	}
+	return rec.Close()
+}
+
+// end has a node clear the session away and deliver what it has to tell of it.
+// A node that is away is waited for; it ends the session by itself when its
+// lease is over. It reports whether nothing is left there.
+func (x *session) end(ctx context.Context, kind wire.NodeKind, id, text string) bool {
 	if id == "" {
-		return
+		return true
 	}
 	path := wire.PathCarrierSessions
 	if kind == wire.WebProxy {
@@ -639,7 +653,7 @@ func (x *session) end(ctx context.Context, kind wire.NodeKind, id, text string) 
 			if err != nil {
 				x.s.cfg.Log.Warn("web session not ended on a node; it ends with its lease", "session", x.row.ID, "node", id, "err", err)
 			}
-			return
+			return err == nil
 		}
 		if !errors.Is(err, fleet.ErrOffline) {
 			x.s.cfg.Log.Warn("web session not ended on a node; tried again", "session", x.row.ID, "node", id, "err", err)

@@ -88,6 +88,7 @@ type Recording interface {
 	Event(kind string, fields map[string]string) error
 	File(ctx context.Context, d recording.Direction, path string) (*recording.FileWriter, error)
 	Close() error
+	CloseIncomplete(why string) error
 }
 
 // FromStore makes recordings in a store.

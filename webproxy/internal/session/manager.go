@@ -227,13 +227,26 @@ func (s *Session) clientCertificate(ctx context.Context, in webrule.Injection, u
 	return &cert, err
 }
 
-// End ends a session; it returns when nothing of it is left.
+// End ends a session; it returns when nothing of it is left, its records
+// included. When ctx ends before, the session goes on ending.
 func (m *Manager) End(ctx context.Context, id string) wire.WebAck {
 	s := m.Find(id)
 	if s == nil {
 		return wire.WebAck{}
 	}
-	s.end(ctx)
+	m.mu.Lock()
+	if !m.closed { // else it is being ended
+		m.work.Go(func() {
+			s.end(m.ctx)
+			m.forget(s)
+		})
+	}
+	m.mu.Unlock()
+	select {
+	case <-s.left:
+	case <-ctx.Done():
+		return refuse(wire.CodeTimeout, "the session is still ending")
+	}
 	m.forget(s)
 	return wire.WebAck{Revision: s.rev.Load().Number}
 }
@@ -371,6 +384,8 @@ func (m *Manager) close() {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
+	late := time.AfterFunc(leaveTime, m.cancel)
+	defer late.Stop()
 	var wg sync.WaitGroup
 	for _, s := range m.list() {
 		wg.Go(func() {

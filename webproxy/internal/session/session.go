@@ -33,8 +33,10 @@ const (
 	MaxConns = 256
 	// maxLive bounds the requests of one session that are under way.
 	maxLive = 1024
-	// flushTime is how long an ending session waits for its records.
-	flushTime = 5 * time.Second
+	// flushTime bounds the delivery of an ended session's records, leaveTime
+	// that when the process ends.
+	flushTime = time.Minute
+	leaveTime = 5 * time.Second
 )
 
 // Revision is what a session may do now. Immutable.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -150,6 +151,34 @@ func TestCoreAway(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Core is slow to take the last records: that a session is over is answered
+// when core has them all.
+func TestEndDelivers(t *testing.T) {
+	r := newRig(t)
+	r.start()
+	r.warm(1)
+	s := r.spec("con_end")
+	l := r.open(s)
+	r.shows(l, colour("/con_end"), 20*time.Second)
+	r.core.set(func() { r.core.down = true })
+	l.event("browser", map[string]string{"what": "last words"})
+	ended := make(chan error, 1)
+	go func() { ended <- r.m.delete(t.Context(), s.ID) }()
+	<-l.done // the time that an end waits for core is over
+	select {
+	case err := <-ended:
+		t.Fatalf("over with records that core does not have: %v", err)
+	default:
+	}
+	r.core.set(func() { r.core.down = false })
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(r.core.events(s.ID, "browser"), func(e map[string]string) bool { return e["what"] == "last words" }) {
+		t.Error("core lacks the last words")
+	}
 }
 
 // What cannot be delivered is bounded, and ends a session that must be recorded.

@@ -94,11 +94,11 @@ type Manager struct {
 	adopted   chan struct{} // closed when sessions of a former process are known
 
 	mu       sync.Mutex
-	lives    map[string]*live              // guarded by mu
-	opening  map[string]chan struct{}      // guarded by mu; sessions being made
-	ends     []wire.WebEnded               // guarded by mu; core does not know of them yet
-	tails    map[string]*tail // guarded by mu; records delivered after the end
-	stopping bool                          // guarded by mu
+	lives    map[string]*live         // guarded by mu
+	opening  map[string]chan struct{} // guarded by mu; sessions being made
+	ends     []wire.WebEnded          // guarded by mu; core does not know of them yet
+	tails    map[string]*tail         // guarded by mu; records delivered after the end
+	stopping bool                     // guarded by mu
 
 	warm, cold, refused, failed, ended atomic.Uint64
 }

@@ -428,7 +428,7 @@ func (l *live) finish(kind reason, text, detail string) {
 	}
 	wg.Wait()
 	if err != nil {
-		l.log.Warn("last records", telemetry.KeyErr, err)
+		l.log.Warn("last records wait for core", telemetry.KeyErr, err)
 		l.m.follow(l, kind, text) // goes on without the session
 	} else {
 		l.records()

@@ -322,6 +322,26 @@ func TestWebResumeTampered(t *testing.T) {
 	})
 }
 
+// A recording that lacks its end plays and says what is the matter with it.
+func TestWebCloseIncomplete(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		w := r.createWeb()
+		must(t, w.Append("carrier", 0, []wire.WebRecord{webEvent(1, r.clock.now(), "request")}))
+		must(t, w.CloseIncomplete("the carrier did not deliver the end of the session"))
+		if x := r.row(w.ID); x.Status != Incomplete || !strings.Contains(x.Problem, "did not deliver") {
+			t.Errorf("row %+v", x)
+		}
+		if state, err := r.Verify(t.Context(), w.ID); err != nil || state.Status != Incomplete {
+			t.Errorf("the file: %+v, %v", state, err)
+		}
+		must(t, w.Close())
+		if x := r.row(w.ID); x.Status != Incomplete {
+			t.Errorf("closed again it is %s", x.Status)
+		}
+	})
+}
+
 // Recordings that nobody resumes become incomplete, and can still be resumed.
 func TestWebResumeLate(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {

@@ -413,6 +413,7 @@ type box struct {
 	ended    map[string]string // text
 	order    []string          // what it was asked, in order
 	refuse   *wire.Error
+	stuck    int             // how many times it says that a session is still ending
 	refusals int             // how many sessions are refused before one is taken
 	started  func(id string) // called when a session was started, before that is told
 	capacity wire.WebCapacity
@@ -558,6 +559,11 @@ func (b *box) end(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	id := r.PathValue("id")
+	if b.stuck > 0 {
+		b.stuck--
+		control.Reply(w, wire.WebAck{Error: wire.Errorf(wire.CodeTimeout, "the session is still ending")})
+		return
+	}
 	delete(b.carrier, id)
 	delete(b.proxy, id)
 	b.ended[id] = e.Text

@@ -139,6 +139,9 @@ type Manager struct {
 
 	// wakeFlush and wakeDecide hold at most one token.
 	wakeFlush, wakeDecide chan struct{}
+	// watch begins the IDs of this run's watchers: they are not those of an
+	// earlier run, which its successor removes.
+	watch string
 	// overseeing is held (by sending) while locks and watchers are read.
 	overseeing chan struct{}
 
@@ -181,6 +184,7 @@ func New(c Config) (*Manager, error) {
 		wakeFlush:  make(chan struct{}, 1),
 		wakeDecide: make(chan struct{}, 1),
 		overseeing: make(chan struct{}, 1),
+		watch:      "wat_" + strings.ToLower(rand.Text()[:10]),
 		live:       map[string]*Live{},
 		contact:    c.Now(),
 		idle:       make(chan struct{}),

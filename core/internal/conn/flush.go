@@ -224,7 +224,7 @@ func (m *Manager) readOrders(ctx context.Context) error {
 
 // recoverCrashed closes the rows that an earlier run of this core left live.
 func (m *Manager) recoverCrashed(ctx context.Context) error {
-	if _, err := m.cfg.DB.ExecContext(ctx, deleteWatchersSQL, m.cfg.CoreID); err != nil {
+	if _, err := m.cfg.DB.ExecContext(ctx, deleteWatchersSQL, m.cfg.CoreID, m.watch+"%"); err != nil {
 		return fmt.Errorf("remove watchers of an earlier run: %w", err)
 	}
 	n, err := m.CloseLeft(ctx, m.cfg.CoreID)

@@ -119,7 +119,7 @@ join connections c on c.id = w.connection_id where c.core_id = $1 order by w.use
 
 	insertWatcherSQL  = `insert into connection_watchers (id, connection_id, user_id, user_name, core_id, since) values ($1, $2, $3, $4, $5, $6)`
 	deleteWatcherSQL  = `delete from connection_watchers where id = $1`
-	deleteWatchersSQL = `delete from connection_watchers where core_id = $1`
+	deleteWatchersSQL = `delete from connection_watchers where core_id = $1 and id not like $2`
 	watchersSQL       = `select user_id, user_name, since from connection_watchers where connection_id = $1 order by since, id limit 100`
 	eraseWatcherSQL   = `update connection_watchers set user_name = $2 where user_id = $1`
 )
@@ -227,7 +227,7 @@ func (m *Manager) overseen(ctx context.Context, tx *db.Tx, id string, t audit.Ty
 // Watch notes that by watches a connection from now on (audited); leave notes
 // the end. The caller has decided that by may.
 func (m *Manager) Watch(ctx context.Context, id string, by *api.Principal) (leave func(context.Context) error, err error) {
-	wid := "wat_" + strings.ToLower(rand.Text())
+	wid := m.watch + strings.ToLower(rand.Text())
 	err = m.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
 		if _, err := tx.ExecContext(ctx, insertWatcherSQL, wid, id, by.UserID, by.UserName, m.cfg.CoreID, m.cfg.Now().UnixMicro()); err != nil {
 			return db.Classify(err)

@@ -144,3 +144,27 @@ func TestWatchersAreTold(t *testing.T) {
 		t.Errorf("told %+v though nobody should be", o)
 	}
 }
+
+// What an earlier run left in the list of watchers goes; who watches since this
+// one began stays, however late it looks.
+func TestWatchersOfEarlierRun(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		l := r.open(spec("alice", "db-1", "rol_ops"))
+		dead, err := New(r.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for who, m := range map[string]*Manager{"bob": dead, "carol": r.Manager} {
+			if _, err := m.Watch(t.Context(), l.ID, &api.Principal{UserID: "usr_" + who, UserName: who}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.recoverCrashed(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := r.Watchers(t.Context(), l.ID); err != nil || len(all) != 1 || all[0].UserName != "carol" {
+			t.Errorf("watchers %+v, %v; want carol", all, err)
+		}
+	})
+}

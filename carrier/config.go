@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/room"
@@ -61,6 +62,9 @@ type LimitsConfig struct {
 	FilesMB int64 `toml:"files_mb"`
 	// Pids is how many processes and threads there may be. Default 400.
 	Pids int64 `toml:"pids"`
+	// Alone is how long it goes on when its carrier ends and does not come back,
+	// 10s to 24h. Default 15m.
+	Alone config.Duration `toml:"alone"`
 	// CPUs is how many processors' worth it may use. Default 2.
 	CPUs float64 `toml:"cpus"`
 }
@@ -85,7 +89,7 @@ func defaults(c *Config) {
 	if dir, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
 		c.RunDir = dir
 	}
-	c.Limits = LimitsConfig{MemoryMB: 1200, ShmMB: 256, TmpMB: 512, FilesMB: 512, Pids: 400, CPUs: 2}
+	c.Limits = LimitsConfig{MemoryMB: 1200, ShmMB: 256, TmpMB: 512, FilesMB: 512, Pids: 400, CPUs: 2, Alone: config.Duration(15 * time.Minute)}
 	c.Admission = AdmissionConfig{FreeMB: 1024, SessionMB: 250, Pressure: 30}
 }
 
@@ -116,6 +120,9 @@ func (c *Config) Validate() []config.Problem {
 			add(r.key, fmt.Sprintf("must be %d to %d", r.min, r.max), "")
 		}
 	}
+	if v := c.Limits.Alone.Std(); v < 10*time.Second || v > 24*time.Hour {
+		add("limits.alone", "must be 10s to 24h", "")
+	}
 	if v := c.Limits.CPUs; !(v >= 0.1 && v <= 256) {
 		add("limits.cpus", "must be 0.1 to 256", "")
 	}
@@ -145,7 +152,7 @@ func (c *Config) profile() (string, error) {
 
 func (c *Config) limits() browser.Limits {
 	l := c.Limits
-	return browser.Limits{Memory: l.MemoryMB << 20, Shm: l.ShmMB << 20, Tmp: l.TmpMB << 20, Files: l.FilesMB << 20, Pids: l.Pids, CPUs: l.CPUs}
+	return browser.Limits{Memory: l.MemoryMB << 20, Shm: l.ShmMB << 20, Tmp: l.TmpMB << 20, Files: l.FilesMB << 20, Pids: l.Pids, CPUs: l.CPUs, Alone: l.Alone.Std()}
 }
 
 func (c *Config) room() room.Limits {

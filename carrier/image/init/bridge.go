@@ -13,8 +13,8 @@ const maxJoined = 16
 // offer keeps one connection to the carrier's socket waiting. The carrier says
 // that it wants to use it by sending one byte, whatever it is; the connection
 // is then given to use, and the next one waits. When the carrier is away it is
-// tried again, for as long as a carrier may take to be replaced.
-func offer(socket string, use func(*net.UnixConn)) {
+// tried again, for as long as patience: a carrier takes a while to be replaced.
+func offer(socket string, patience time.Duration, use func(*net.UnixConn)) {
 	room := make(chan struct{}, maxJoined)
 	met := time.Now()
 	for time.Since(met) < patience {
@@ -34,9 +34,6 @@ func offer(socket string, use func(*net.UnixConn)) {
 		}()
 	}
 }
-
-// patience is how long a container outlives its carrier.
-const patience = 15 * time.Minute
 
 // wanted connects and waits until the connection is wanted; nil when that does
 // not happen. reached says that there is a carrier.

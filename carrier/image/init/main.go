@@ -76,9 +76,13 @@ func run() error {
 	served := newQueue()
 	srv := &http.Server{Handler: fileServer{root}, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
 	go srv.Serve(served)
+	patience, err := patience(os.Getenv("CAPONIER_ALONE"))
+	if err != nil {
+		return err
+	}
 	alone := make(chan struct{})
 	go func() {
-		offer(files, func(c *net.UnixConn) { served.push(c) })
+		offer(files, patience, func(c *net.UnixConn) { served.push(c) })
 		close(alone)
 	}()
 
@@ -93,8 +97,8 @@ func run() error {
 	if err := await(ctx, display, xvnc); err != nil {
 		return err
 	}
-	go offer(rfb, func(c *net.UnixConn) { join(c, screen) })
-	go offer(x11, func(c *net.UnixConn) { join(c, display) })
+	go offer(rfb, patience, func(c *net.UnixConn) { join(c, screen) })
+	go offer(x11, patience, func(c *net.UnixConn) { join(c, display) })
 	if _, err := start(env, "openbox", "--sm-disable"); err != nil {
 		return err
 	}
@@ -104,6 +108,18 @@ func run() error {
 		return err
 	}
 	return wait(ctx, alone, xvnc, browser)
+}
+
+// patience is how long a container outlives its carrier; empty is 15 minutes.
+func patience(s string) (time.Duration, error) {
+	if s == "" {
+		return 15 * time.Minute, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("CAPONIER_ALONE %q is no time", s)
+	}
+	return d, nil
 }
 
 // geometry checks WIDTHxHEIGHT; empty is 1280x800.

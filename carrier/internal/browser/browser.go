@@ -8,6 +8,7 @@
 package browser
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,8 @@ type Limits struct {
 	Files  int64   // bytes of uploads and downloads
 	Pids   int64   // processes and threads
 	CPUs   float64 // 1.5: one and a half
+	// Alone is how long it outlives a carrier that does not come back; 0: 15 min.
+	Alone time.Duration
 }
 
 // Engine makes and removes containers. Safe for concurrent use.
@@ -150,6 +153,7 @@ func ptr[T any](v T) *T { return &v }
 // started is removed. It begins with a small share of the CPU; see Raise.
 func (e *Engine) Start(ctx context.Context, s Spec) (string, error) {
 	l := e.c.Limits
+	l.Alone = cmp.Or(l.Alone, 15*time.Minute)
 	security := []string{"no-new-privileges:true"}
 	if e.c.Seccomp != "" {
 		security = append(security, "seccomp="+e.c.Seccomp)
@@ -161,7 +165,7 @@ func (e *Engine) Start(ctx context.Context, s Spec) (string, error) {
 		Name: "caponier-" + s.Slot,
 		Config: &container.Config{
 			Image: e.c.Image, User: User, Hostname: "browser", NetworkDisabled: true,
-			Env:    []string{"CAPONIER_SCREEN=" + s.Screen},
+			Env:    []string{"CAPONIER_SCREEN=" + s.Screen, "CAPONIER_ALONE=" + l.Alone.String()},
 			Labels: map[string]string{LabelCarrier: e.c.Node, LabelSlot: s.Slot},
 		},
 		HostConfig: &container.HostConfig{

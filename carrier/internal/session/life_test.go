@@ -281,6 +281,54 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
+// A browser whose carrier does not come back ends by itself; the next carrier
+// tells core that it is lost.
+func TestAlone(t *testing.T) {
+	r := newRig(t)
+	limit := r.limit
+	limit.Alone = 5 * time.Second
+	e, err := browser.New(browser.Config{Host: docker.host, Image: docker.image, Node: r.node, Limits: limit, Log: slogger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	r.conf = func(c *Config) { c.Engine = e }
+	r.start()
+	r.warm(1)
+	l := r.open(r.spec("con_alone"))
+	r.shows(l, colour("/con_alone"), 20*time.Second)
+	left := time.Now()
+	r.stop()
+	var c browser.Container
+	r.until(60*time.Second, "the container ends", func() error {
+		var ok bool
+		if c, ok, err = e.Inspect(t.Context(), l.slot.ID); err != nil || !ok || c.Running {
+			return fmt.Errorf("%+v, %v, %w", c, ok, err)
+		}
+		return nil
+	})
+	if d := time.Since(left); d < limit.Alone {
+		t.Errorf("it ended %v after its carrier, want %v at least", d, limit.Alone)
+	}
+	if c.ExitCode != 1 || c.OOM {
+		t.Errorf("it ended as %+v", c)
+	}
+	if logs := e.Logs(t.Context(), l.slot.ID); !strings.Contains(logs, "there is no carrier any more") {
+		t.Errorf("it says %q", logs)
+	}
+	r.start()
+	r.until(20*time.Second, "core is told", func() error {
+		if end, ok := r.core.end("con_alone"); !ok || end.Reason != "error" || !strings.Contains(end.Text, "was lost") {
+			return fmt.Errorf("%+v", end)
+		}
+		return nil
+	})
+}
+
 // foreign makes a container of somebody else.
 func (r *rig) foreign() string {
 	r.t.Helper()

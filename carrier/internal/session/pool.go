@@ -26,6 +26,7 @@ type pool struct {
 	root    []byte                        // guarded by mu; whom browsers trust, DER; nil until core said
 	problem string                        // guarded by mu; why nothing can be started
 	told    string                        // guarded by mu; what was logged of that, until it is over
+	doubted bool                          // guarded by mu; the engine was away: parked browsers may have ended with it
 }
 
 func newPool(m *Manager) *pool {
@@ -72,7 +73,7 @@ func (p *pool) say(err error) {
 
 // Times of the pool.
 const (
-	parkTime  = 60 * time.Second // until a started browser waits
+	parkTime  = 3 * time.Minute // until a started browser waits; one at low priority on a busy machine
 	lookEvery = 5 * time.Second
 	askEvery  = 5 * time.Minute // whom browsers trust
 	maxWait   = 30 * time.Second
@@ -155,6 +156,9 @@ func (p *pool) ask() bool {
 // fill starts browsers until there are enough.
 func (p *pool) fill() error {
 	for p.m.ctx.Err() == nil {
+		if err := p.verify(p.m.ctx); err != nil {
+			return err
+		}
 		p.mu.Lock()
 		n, root := len(p.parked), p.root
 		p.mu.Unlock()
@@ -174,26 +178,49 @@ func (p *pool) fill() error {
 		if err != nil {
 			return err
 		}
-		t := time.NewTimer(parkTime)
-		select {
-		case <-s.Door.Parked():
-			err = nil
-		case <-t.C:
-			err = errors.New("the browser did not come up in time")
-			if logs := s.Logs(p.m.ctx); logs != "" {
-				p.m.log.Warn("container", "log", logs)
-			}
-		case <-p.m.ctx.Done():
-			err = p.m.ctx.Err()
-		}
-		t.Stop()
-		if err != nil {
+		if err := p.up(s); err != nil {
 			p.remove(s)
+			if p.away() { // it ended with the engine
+				continue
+			}
 			return err
 		}
 		p.park(s)
 	}
 	return nil
+}
+
+// up waits until a browser that was started is parked.
+func (p *pool) up(s *slot.Slot) error {
+	ctx, stop := context.WithTimeout(p.m.ctx, parkTime)
+	defer stop()
+	ended := make(chan struct{})
+	p.m.wg.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := s.Ended(ctx); err == nil {
+				close(ended)
+				return
+			}
+			p.doubt()
+			pause(ctx, time.Second)
+		}
+	})
+	var err error
+	select {
+	case <-s.Door.Parked():
+		return nil
+	case <-ended:
+		err = errors.New("the browser ended before it was up")
+	case <-ctx.Done():
+		err = errors.New("the browser did not come up in time")
+	}
+	if p.m.ctx.Err() != nil {
+		return p.m.ctx.Err()
+	}
+	if logs := s.Logs(p.m.ctx); logs != "" {
+		p.m.log.Warn("container", "log", logs)
+	}
+	return err
 }
 
 // start starts a container that is known to the sweep from its beginning.
@@ -230,6 +257,7 @@ func (p *pool) park(s *slot.Slot) {
 	p.m.wg.Go(func() {
 		for ctx.Err() == nil {
 			if _, err := s.Ended(ctx); err != nil {
+				p.doubt()
 				pause(ctx, time.Second)
 				continue
 			}
@@ -241,6 +269,51 @@ func (p *pool) park(s *slot.Slot) {
 			return
 		}
 	})
+}
+
+// doubt says that the engine was away.
+func (p *pool) doubt() {
+	p.mu.Lock()
+	p.doubted = true
+	p.mu.Unlock()
+	p.refill()
+}
+
+// away reports whether the engine was away since verify looked.
+func (p *pool) away() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.doubted
+}
+
+// verify drops parked browsers that ended while the engine was away, before
+// anybody is given one.
+func (p *pool) verify(ctx context.Context) error {
+	if !p.away() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	found, err := p.m.c.Engine.List(ctx)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.doubted = false
+	var ended []*slot.Slot
+	p.parked = slices.DeleteFunc(p.parked, func(s *slot.Slot) bool {
+		if slices.ContainsFunc(found, func(c browser.Container) bool { return c.ID == s.ID && c.Running }) {
+			return false
+		}
+		ended = append(ended, s)
+		return true
+	})
+	p.mu.Unlock()
+	for _, s := range ended {
+		p.m.log.Warn("a parked browser ended with the engine", "slot", s.Name)
+		p.m.wg.Go(func() { p.remove(s) }) // somebody may wait for another one
+	}
+	return nil
 }
 
 // drop takes a browser out of the pool if it is still there.
@@ -255,6 +328,9 @@ func (p *pool) drop(s *slot.Slot) bool {
 // take returns the browser that has waited longest, or starts one.
 func (p *pool) take(ctx context.Context) (*slot.Slot, error) {
 	defer p.refill()
+	if err := p.verify(ctx); err != nil {
+		return nil, err
+	}
 	p.mu.Lock()
 	if len(p.parked) > 0 {
 		s := p.parked[0]

@@ -1,13 +1,19 @@
 package e2e
 
 import (
+	"bufio"
+	"crypto/tls"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"caponier/e2e/harness"
 	"caponier/e2e/sites"
@@ -131,6 +137,29 @@ func TestWebCage(t *testing.T) {
 	if got := speak(fmt.Sprintf(`CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n`, own)); !strings.Contains(got, " 200 ") {
 		t.Errorf("the target through the proxy: %q", got)
 	}
+	// A connection to the target carries requests to the target alone, whatever
+	// host they name inside.
+	inner := w.trap(t, "host-a", harness.HostAddr+":8996")
+	door := w.tunnel(t, u, own)
+	for _, x := range []struct {
+		host string
+		want func(status int) bool
+	}{
+		{own, func(status int) bool { return status == http.StatusOK }},
+		{harness.HostAddr + ":8996", func(status int) bool {
+			return status == http.StatusForbidden || status == http.StatusMisdirectedRequest
+		}},
+		{harness.CoreAddr, func(status int) bool {
+			return status == http.StatusForbidden || status == http.StatusMisdirectedRequest
+		}},
+	} {
+		if got := door(x.host); !x.want(got) {
+			t.Errorf("inside a connection to %s a request to %s: %d", own, x.host, got)
+		}
+	}
+	if n := inner.Load(); n != 0 {
+		t.Errorf("%d connections to the host named inside", n)
+	}
 	// What it says to CONNECT is not what counts: nobody is dialled, and what is
 	// said through it reaches nobody.
 	dialled := w.trap(t, "host-a", harness.HostAddr+":8998")
@@ -149,6 +178,40 @@ func TestWebCage(t *testing.T) {
 	}
 	if got := speak(fmt.Sprintf(`CAPONIER/1 %s AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\nGET http://x/ HTTP/1.1\r\n\r\n`, u.ID)); strings.Contains(got, " 200 ") {
 		t.Errorf("somebody else's session: %q", got)
+	}
+}
+
+// tunnel speaks through a session's own way out, as its browser would: CONNECT
+// to a host, TLS, then requests that name any host.
+func (w *webWorld) tunnel(t *testing.T, u *webUse, to string) func(host string) (status int) {
+	t.Helper()
+	return func(host string) int {
+		t.Helper()
+		raw, err := net.Dial("unix", filepath.Join(w.runDir, w.slotOf(t, u), "egress.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		if err := raw.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintf(raw, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", to); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.ReadResponse(bufio.NewReader(raw), nil)
+		if err != nil || res.StatusCode != http.StatusOK {
+			t.Fatalf("CONNECT %s: %+v %v", to, res, err)
+		}
+		name, _, _ := net.SplitHostPort(to)
+		c := tls.Client(raw, &tls.Config{ServerName: name, InsecureSkipVerify: true}) // who answers is not the question
+		if _, err := fmt.Fprintf(c, "GET /plain HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", host); err != nil {
+			t.Fatal(err)
+		}
+		if res, err = http.ReadResponse(bufio.NewReader(c), nil); err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
 	}
 }
 

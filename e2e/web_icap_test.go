@@ -20,11 +20,16 @@ import (
 func TestWebScans(t *testing.T) {
 	w := web(t)
 	virus := sites.EICAR()
-	icap, err := harness.StartICAP(t.Context(), w.net, "core", harness.CoreAddr+":1344", filepath.Join(w.dir, "icap"), virus)
-	if err != nil {
-		harness.Lacks(t, "%v", err)
+	start := func() *harness.ICAP {
+		t.Helper()
+		icap, err := harness.StartICAP(t.Context(), w.net, "core", harness.CoreAddr+":1344", filepath.Join(w.dir, "icap"), virus)
+		if err != nil {
+			harness.Lacks(t, "%v", err)
+		}
+		t.Cleanup(icap.Proc.Kill)
+		return icap
 	}
-	t.Cleanup(icap.Proc.Kill)
+	icap := start()
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{scan: icap.URL})
 	u := w.open(t, s)
 	u.shows(t, "the page")
@@ -55,7 +60,7 @@ func TestWebScans(t *testing.T) {
 	if code, _ := u.files(t, http.MethodPut, "/virus.com", virus); code < 400 {
 		t.Errorf("the virus put: %d", code)
 	}
-	until(t, 10*time.Second, "it is on record", func() error {
+	until(t, patience, "it is on record", func() error {
 		events, err := w.core.Admin.Timeline(t.Context(), u.RecordingID)
 		if err != nil {
 			return err
@@ -78,4 +83,17 @@ func TestWebScans(t *testing.T) {
 	if got, err := s.Run(ctx, "guest", "return 'answered'"); err == nil {
 		t.Errorf("without a scanner the page answers %q (%d requests)", got, asked)
 	}
+	// When it is back so is all that is harmless, and nothing else.
+	start()
+	until(t, patience, "a harmless file is put again", func() error {
+		if code, text := u.files(t, http.MethodPut, "/again.txt", []byte("harmless")); code >= 300 {
+			return fmt.Errorf("%d %s", code, text)
+		}
+		return nil
+	})
+	if code, _ := u.files(t, http.MethodPut, "/virus-again.com", virus); code < 400 {
+		t.Errorf("the virus put, with the scanner back: %d", code)
+	}
+	v := w.open(t, s)
+	v.shows(t, "a page scanned again")
 }

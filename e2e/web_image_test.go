@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 	"caponier/e2e/sites"
@@ -26,7 +25,7 @@ func TestWebImageMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Proc.Kill)
-	if _, err := w.core.Admin.WebReady(t.Context(), 20*time.Second, c, func(e harness.WebEdge) error {
+	if _, err := w.core.Admin.WebReady(t.Context(), patience, c, func(e harness.WebEdge) error {
 		if !strings.Contains(e.Web.Problem, "make images") || e.Web.Room != 0 {
 			return fmt.Errorf("it says %+v", *e.Web)
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 	"caponier/e2e/sites"
@@ -44,7 +43,7 @@ func TestWebForbiddenKeys(t *testing.T) {
 	if err := u.Screen.Type("k"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 5*time.Second, "the page sees keys", func() error {
+	until(t, patience, "the page sees keys", func() error {
 		if got := u.run(t, "return document.title"); got != "k" {
 			return errors.New(got)
 		}

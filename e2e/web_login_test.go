@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"caponier/e2e/sites"
 )
@@ -71,7 +70,7 @@ func TestWebLoginMetaPolicy(t *testing.T) {
 	w := web(t)
 	s := w.site(t, sites.Config{Kind: sites.CSRF, MetaPolicy: true}, siteOptions{})
 	u := w.open(t, s)
-	if err := u.Screen.Shows(t.Context(), 20*time.Second, "the page after signing in", s.Color()); err != nil {
+	if err := u.Screen.Shows(t.Context(), patience, "the page after signing in", s.Color()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -29,20 +29,20 @@ func TestWebWatchLockTerminate(t *testing.T) {
 			return nil
 		}
 	}
-	until(t, 10*time.Second, "the field is there", typed(""))
+	until(t, patience, "the field is there", typed(""))
 	watcher, err := w.core.Admin.Screen(t.Context(), u.ID, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer watcher.Close()
-	if err := watcher.Shows(t.Context(), 5*time.Second, "the watcher sees the page", s.Color()); err != nil {
+	if err := watcher.Shows(t.Context(), patience, "the watcher sees the page", s.Color()); err != nil {
 		t.Fatal(err)
 	}
 	// Who watches cannot type.
 	if err := errors.Join(watcher.Type("watcher"), u.Screen.Type("owner")); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 5*time.Second, "only the owner types", typed("owner"))
+	until(t, patience, "only the owner types", typed("owner"))
 	if got, err := u.api.WebSession(t.Context(), u.ID); err != nil {
 		t.Fatal(err)
 	} else if got.Locked {
@@ -53,14 +53,14 @@ func TestWebWatchLockTerminate(t *testing.T) {
 	if err := w.core.Admin.Do(t.Context(), http.MethodPost, conn+"/lock", map[string]string{"reason": "look at this", "block_new": "none"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 3*time.Second, "the session is locked", func() error {
+	until(t, patience, "the session is locked", func() error {
 		if got, err := u.api.WebSession(t.Context(), u.ID); err != nil || !got.Locked {
 			return fmt.Errorf("%+v %w", got, err)
 		}
 		return nil
 	})
 	// The lock shows; from then on nothing gets through.
-	if err := u.Screen.Wait(t.Context(), 5*time.Second, "the owner is told", func(p *image.RGBA) error {
+	if err := u.Screen.Wait(t.Context(), patience, "the owner is told", func(p *image.RGBA) error {
 		if bytes.Equal(p.Pix, before.Pix) {
 			return errors.New("the picture is as before")
 		}
@@ -74,13 +74,13 @@ func TestWebWatchLockTerminate(t *testing.T) {
 	if err := w.core.Admin.Do(t.Context(), http.MethodPost, conn+"/unlock", map[string]string{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 3*time.Second, "the session is unlocked", func() error {
+	until(t, patience, "the session is unlocked", func() error {
 		if got, err := u.api.WebSession(t.Context(), u.ID); err != nil || got.Locked {
 			return fmt.Errorf("%+v %w", got, err)
 		}
 		return nil
 	})
-	until(t, 5*time.Second, "what is typed arrives again, and what was typed while locked is gone", func() error {
+	until(t, patience, "what is typed arrives again, and what was typed while locked is gone", func() error {
 		if err := u.Screen.Type("free"); err != nil {
 			return err
 		}
@@ -93,13 +93,13 @@ func TestWebWatchLockTerminate(t *testing.T) {
 	if err := w.core.Admin.Do(t.Context(), http.MethodDelete, conn+"?reason=enough", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	if why, err := u.Screen.Ended(t.Context(), 5*time.Second); err != nil || why.Code != 4000 || !strings.Contains(why.Reason, "enough") {
+	if why, err := u.Screen.Ended(t.Context(), patience); err != nil || why.Code != 4000 || !strings.Contains(why.Reason, "enough") {
 		t.Errorf("the owner was told %+v %v", why, err)
 	}
-	if why, err := watcher.Ended(t.Context(), 5*time.Second); err != nil || why.Code != 4000 {
+	if why, err := watcher.Ended(t.Context(), patience); err != nil || why.Code != 4000 {
 		t.Errorf("the watcher was told %+v %v", why, err)
 	}
-	u.ended(t, 5*time.Second)
+	u.ended(t, patience)
 }
 
 // A grant that is taken away ends the session within seconds.
@@ -126,43 +126,13 @@ func TestWebRoleRevoked(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	if why, err := u.Screen.Ended(t.Context(), 10*time.Second); err != nil || why.Code != 4000 {
+	if why, err := u.Screen.Ended(t.Context(), patience); err != nil || why.Code != 4000 {
 		t.Errorf("the owner was told %+v %v", why, err)
 	}
 	t.Logf("ended %v after the grant was taken away", time.Since(began).Round(time.Millisecond))
-	u.ended(t, 5*time.Second)
+	u.ended(t, patience)
 	if _, err := w.user.OpenWeb(t.Context(), s.target); err == nil {
 		t.Error("it opens again")
-	}
-}
-
-// An idle session says so on the screen, and ends when nobody stirs.
-func TestWebIdle(t *testing.T) {
-	w := web(t)
-	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"idle_s": 6, "notice_s": 3}})
-	u := w.open(t, s)
-	u.shows(t, "the page")
-	if err := u.Screen.Click(500, 500); err != nil {
-		t.Fatal(err)
-	}
-	stirred, plain := time.Now(), u.Screen.Picture()
-	if err := u.Screen.Wait(t.Context(), 8*time.Second, "a notice", func(p *image.RGBA) error {
-		if bytes.Equal(p.Pix, plain.Pix) {
-			return errors.New("the picture is as before")
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	why, err := u.Screen.Ended(t.Context(), 12*time.Second)
-	if err != nil || why.Code != 4000 {
-		t.Fatalf("the owner was told %+v %v", why, err)
-	}
-	if took := time.Since(stirred); took < 4*time.Second {
-		t.Errorf("it ended after %v, want 6 s", took)
-	}
-	if got := u.ended(t, 5*time.Second); got.EndReason != "idle" {
-		t.Errorf("ended: %+v", got)
 	}
 }
 
@@ -189,7 +159,7 @@ func TestWebRecordingTampered(t *testing.T) {
 			}
 			return report.Status
 		}
-		until(t, 10*time.Second, "the recording holds together", func() error {
+		until(t, patience, "the recording holds together", func() error {
 			if got := verify(); got != "complete" && got != "ok" {
 				return errors.New(got)
 			}

@@ -35,16 +35,11 @@ func pictureMoves(t *testing.T, u *webUse, limit time.Duration) {
 func TestWebRestarts(t *testing.T) {
 	w := web(t)
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
+	w.nothingLeft(t)
+	before := w.held(t)
 	u := w.open(t, s)
 	u.shows(t, "the page")
-	u.drive(t, "/canvas")
-	until(t, 10*time.Second, "the moving picture", func() error {
-		if got := u.run(t, "window.kept = 'kept'; return location.pathname"); got != "/canvas" {
-			return errors.New(got)
-		}
-		return nil
-	})
-	pictureMoves(t, u, 5*time.Second)
+	u.canvas(t)
 	restart := func(name string, kill func() error, start func() error) {
 		t.Helper()
 		if err := kill(); err != nil {
@@ -54,7 +49,7 @@ func TestWebRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		until(t, 10*time.Second, "the picture is back after "+name, func() error {
+		until(t, patience, "the picture is back after "+name, func() error {
 			if err := w.user.Do(t.Context(), http.MethodGet, "/web-sessions/"+u.ID, nil, &u.WebSession); err != nil {
 				return err
 			}
@@ -94,6 +89,7 @@ func TestWebRestarts(t *testing.T) {
 	restart("core", killed(w.core.Proc), func() error { return w.core.Start(t.Context()) })
 	u.end(t)
 	w.nothingLeft(t)
+	w.holdsNoMore(t, before)
 	// Keyframes are at most so far apart only if frames never stopped for long.
 	events, err := w.core.Admin.Timeline(t.Context(), u.RecordingID)
 	if err != nil {

@@ -50,6 +50,14 @@ var (
 	webErr   error
 )
 
+// patience is how long anything may take that must happen at all: it keeps a
+// test from hanging, and is no claim.
+const patience = time.Minute
+
+// refillTime is how long a busy machine may take to start the browsers that are
+// to wait, at low priority; no session waits for that.
+const refillTime = 4 * time.Minute
+
 // web is the world of web sessions that tests share.
 func web(t testing.TB) *webWorld {
 	t.Helper()
@@ -92,7 +100,7 @@ func makeWeb(ctx context.Context, t testing.TB) (*webWorld, error) {
 	if w.runDir, err = os.MkdirTemp("/run", "capw-"); err != nil {
 		return w, err
 	}
-	if w.proxy, err = w.edge(ctx, "webproxy", "proxy-1", w.bin.WebProxy, fmt.Sprintf("address = \"%s:18443\"\n", webproxyAddr)); err != nil {
+	if w.proxy, err = w.edge(ctx, "webproxy", "proxy-1", w.bin.WebProxy, fmt.Sprintf("address = \"%s:18443\"\ndebug = \"127.0.0.1:9473\"\n", webproxyAddr)); err != nil {
 		return w, err
 	}
 	if w.carrier, err = w.edge(ctx, "carrier", "carrier-1", w.bin.Carrier, w.carrierTOML(w.runDir, "caponier-browser", webWarm)); err != nil {
@@ -101,10 +109,10 @@ func makeWeb(ctx context.Context, t testing.TB) (*webWorld, error) {
 	if w.user, err = w.as(ctx, "demo", w.demo); err != nil {
 		return w, err
 	}
-	if _, err = w.core.Admin.WebReady(ctx, 20*time.Second, w.proxy, harness.HasRoom(0)); err != nil {
+	if _, err = w.core.Admin.WebReady(ctx, patience, w.proxy, harness.HasRoom(0)); err != nil {
 		return w, err
 	}
-	_, err = w.core.Admin.WebReady(ctx, 60*time.Second, w.carrier, harness.HasRoom(webWarm))
+	_, err = w.core.Admin.WebReady(ctx, refillTime, w.carrier, harness.HasRoom(webWarm))
 	return w, err
 }
 
@@ -266,7 +274,7 @@ type webUse struct {
 // open opens a site as demo, in a browser that waits for its user.
 func (w *webWorld) open(t testing.TB, s *webSite) *webUse {
 	t.Helper()
-	if _, err := w.core.Admin.WebReady(t.Context(), 60*time.Second, w.carrier, harness.HasRoom(1)); err != nil {
+	if _, err := w.core.Admin.WebReady(t.Context(), refillTime, w.carrier, harness.HasRoom(1)); err != nil {
 		t.Fatal(err)
 	}
 	return w.openAs(t, w.user, s)
@@ -274,7 +282,13 @@ func (w *webWorld) open(t testing.TB, s *webSite) *webUse {
 
 func (w *webWorld) openAs(t testing.TB, api *harness.API, s *webSite) *webUse {
 	t.Helper()
-	session, err := api.OpenWeb(t.Context(), s.target)
+	return w.openIn(t, api, s, "")
+}
+
+// openIn opens a site for somebody in a time zone.
+func (w *webWorld) openIn(t testing.TB, api *harness.API, s *webSite, zone string) *webUse {
+	t.Helper()
+	session, err := api.OpenWebIn(t.Context(), s.target, zone)
 	if err != nil {
 		t.Fatalf("open %s: %v", s.name, err)
 	}
@@ -290,7 +304,7 @@ func (u *webUse) look(t testing.TB) {
 	if u.Screen != nil {
 		u.Screen.Close()
 	}
-	if err := harness.Until(t.Context(), 10*time.Second, "the screen opens", func() error {
+	if err := harness.Until(t.Context(), patience, "the screen opens", func() error {
 		var err error
 		u.Screen, err = u.api.Screen(t.Context(), u.ID, false)
 		return err
@@ -327,7 +341,7 @@ func (u *webUse) end(t testing.TB) {
 	if err := u.api.EndWeb(t.Context(), u.ID); err != nil {
 		t.Fatal(err)
 	}
-	u.ended(t, 10*time.Second)
+	u.ended(t, patience)
 }
 
 // ended waits until the session has ended and returns it.
@@ -356,7 +370,7 @@ func (u *webUse) signedIn(t testing.TB) {
 // shows waits for the site's colour.
 func (u *webUse) shows(t testing.TB, what string) {
 	t.Helper()
-	if err := u.Screen.Shows(t.Context(), 20*time.Second, what, u.site.Color()); err != nil {
+	if err := u.Screen.Shows(t.Context(), patience, what, u.site.Color()); err != nil {
 		t.Fatalf("%v\nlogins: %+v", err, u.site.Logins())
 	}
 }
@@ -372,7 +386,7 @@ func (u *webUse) who() string {
 // run runs a script in the page.
 func (u *webUse) run(t testing.TB, script string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	text, err := u.site.Run(ctx, u.who(), script)
 	if err != nil {
@@ -400,7 +414,7 @@ func (u *webUse) click(t testing.TB, selector string) {
 // drive sends the page elsewhere.
 func (u *webUse) drive(t testing.TB, to string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := u.site.Drive(ctx, u.who(), to); err != nil {
 		t.Fatal(err)
@@ -411,7 +425,7 @@ func (u *webUse) drive(t testing.TB, to string) {
 // webproxy no session.
 func (w *webWorld) nothingLeft(t testing.TB) {
 	t.Helper()
-	until(t, 30*time.Second, "nothing of any session is left", func() error {
+	until(t, refillTime, "nothing of any session is left", func() error {
 		for _, e := range []*harness.EdgeNode{w.carrier, w.proxy} {
 			is, err := w.core.Admin.WebEdge(t.Context(), e.Name)
 			if err != nil {

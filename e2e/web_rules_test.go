@@ -49,14 +49,18 @@ func TestWebRulesChange(t *testing.T) {
 	change := func(what, want string, f func(*webrule.Policy)) {
 		t.Helper()
 		w.update(t, s, f)
-		began := time.Now()
-		until(t, 2*time.Second, what, func() error {
-			if got := u.run(t, fetch(part)); (got == "200") != (want == "200") {
-				return errors.New(got)
+		changed := time.Now()
+		for {
+			asked := time.Since(changed)
+			got := u.run(t, fetch(part))
+			if (got == "200") == (want == "200") {
+				t.Logf("%s %v after the change", what, asked.Round(time.Millisecond))
+				return
 			}
-			return nil
-		})
-		t.Logf("%s after %v", what, time.Since(began).Round(time.Millisecond))
+			if asked > 2*time.Second {
+				t.Fatalf("%s: asked %v after the change, the answer is %s", what, asked, got)
+			}
+		}
 	}
 	change("allowed", "200", func(p *webrule.Policy) { allowHosts(other.origin)(nil, p) })
 	n := len(other.Requests())
@@ -97,7 +101,7 @@ func TestWebLearns(t *testing.T) {
 			Count int          `json:"count"`
 		} `json:"proposals"`
 	}
-	until(t, 10*time.Second, "every host is proposed", func() error {
+	until(t, patience, "every host is proposed", func() error {
 		if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/targets/"+s.target+"/web-proposals", nil, &got); err != nil {
 			return err
 		}
@@ -116,7 +120,7 @@ func TestWebLearns(t *testing.T) {
 			p.Allow = append(p.Allow, x.Rule)
 		}
 	})
-	until(t, 5*time.Second, "the page is whole", func() error {
+	until(t, patience, "the page is whole", func() error {
 		u.drive(t, "/many")
 		if got := u.run(t, "return document.getElementById('many').dataset.script + ' ' + [...document.images].every(i => i.naturalWidth > 0)"); got != "ran true" {
 			return errors.New(got)
@@ -132,7 +136,7 @@ func TestWebBadCertificates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := w.site(t, sites.Config{Kind: sites.Form}, siteOptions{fault: fault})
 			u := w.open(t, s)
-			until(t, 15*time.Second, "the failure is on record", func() error {
+			until(t, patience, "the failure is on record", func() error {
 				events, err := w.core.Admin.Timeline(t.Context(), u.RecordingID)
 				if err != nil {
 					return err
@@ -179,7 +183,7 @@ func TestWebReachesOnlyTheTarget(t *testing.T) {
 		u.run(t, fmt.Sprintf("const f = document.createElement('iframe'); f.src = %q; document.body.append(f); return 1", url))
 	}
 	u.drive(t, neighbour.origin+"/plain")
-	if err := u.Screen.Wait(t.Context(), 10*time.Second, "the page is left", func(p *image.RGBA) error {
+	if err := u.Screen.Wait(t.Context(), patience, "the page is left", func(p *image.RGBA) error {
 		if harness.Share(p, s.Color()) > 0.01 {
 			return errors.New("it is not")
 		}

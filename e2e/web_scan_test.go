@@ -82,26 +82,30 @@ func TestWebCanary(t *testing.T) {
 	}
 }
 
-// containerOf is the container that a session runs in: the carrier logs which
-// slot it is, and labels it.
-func (w *webWorld) containerOf(t *testing.T, u *webUse) string {
+// slotOf is the slot that a session runs in: the carrier logs it.
+func (w *webWorld) slotOf(t *testing.T, u *webUse) string {
 	t.Helper()
 	for line := range strings.Lines(w.carrier.Proc.Output()) {
 		if !strings.Contains(line, "msg=session session="+u.ID+" ") {
 			continue
 		}
-		_, slot, ok := strings.Cut(strings.TrimSpace(line), " slot=")
-		if !ok {
-			continue
+		if _, slot, ok := strings.Cut(strings.TrimSpace(line), " slot="); ok {
+			return slot
 		}
-		id, err := w.docker.Docker(t.Context(), "ps", "-q", "--no-trunc", "--filter", "label=caponier.slot="+slot)
-		if err != nil || id == "" {
-			t.Fatalf("container of slot %s: %q %v", slot, id, err)
-		}
-		return id
 	}
 	t.Fatalf("the carrier's log does not tell where %s runs", u.ID)
 	return ""
+}
+
+// containerOf is the container that a session runs in.
+func (w *webWorld) containerOf(t *testing.T, u *webUse) string {
+	t.Helper()
+	slot := w.slotOf(t, u)
+	id, err := w.docker.Docker(t.Context(), "ps", "-q", "--no-trunc", "--filter", "label=caponier.slot="+slot)
+	if err != nil || id == "" {
+		t.Fatalf("container of slot %s: %q %v", slot, id, err)
+	}
+	return id
 }
 
 // pidsOf are the processes of a container, as this machine sees them.

@@ -7,6 +7,7 @@ import (
 	"image/color"
 	"image/draw"
 	"image/png"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -40,7 +41,7 @@ func TestWebSession(t *testing.T) {
 	}
 	// A person's hands: a click on a link and keys.
 	u.click(t, `a[href="/note"]`)
-	until(t, 10*time.Second, "the note is there", func() error {
+	until(t, patience, "the note is there", func() error {
 		if got := u.run(t, "return location.pathname + ' ' + (document.activeElement||{}).id"); got != "/note note" {
 			return errors.New(got)
 		}
@@ -49,20 +50,20 @@ func TestWebSession(t *testing.T) {
 	if err := u.Screen.Type("Typed By Hand 123"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 5*time.Second, "what was typed arrives", func() error {
+	until(t, patience, "what was typed arrives", func() error {
 		if got := u.run(t, "return document.getElementById('note').value"); got != "Typed By Hand 123" {
 			return errors.New(got)
 		}
 		return nil
 	})
 	u.end(t)
-	if why, err := u.Screen.Ended(t.Context(), 5*time.Second); err != nil || why.Code != 4000 || why.Reason == "" {
+	if why, err := u.Screen.Ended(t.Context(), patience); err != nil || why.Code != 4000 || why.Reason == "" {
 		t.Errorf("the viewer was told %+v, %v", why, err)
 	}
 	w.nothingLeft(t)
 
 	// What is on record.
-	until(t, 10*time.Second, "the recording is complete", func() error {
+	until(t, patience, "the recording is complete", func() error {
 		var rec recordingItem
 		if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/recordings/"+u.RecordingID, nil, &rec); err != nil {
 			return err
@@ -96,10 +97,30 @@ func TestWebSession(t *testing.T) {
 			t.Errorf("%s is not on record; there are %v", want, asked)
 		}
 	}
+	// What is on record is what the site was asked, no more and no less; orders
+	// of the test are under way at the end.
+	onRecord, received := map[string]int{}, map[string]int{}
+	for _, e := range events {
+		if path := strings.TrimPrefix(strings.Split(e.Fields["url"], "?")[0], s.origin); e.Kind == "request" && !strings.HasPrefix(path, "/drive") {
+			onRecord[e.Fields["method"]+" "+path]++
+		}
+	}
+	for _, r := range s.Requests() {
+		if !strings.HasPrefix(r.Path, "/drive") {
+			received[r.Method+" "+r.Path]++
+		}
+	}
+	if !maps.Equal(onRecord, received) {
+		t.Errorf("on record are\n%v\nand the site received\n%v", onRecord, received)
+	}
 	if injected == 0 {
 		t.Error("no use of the credential on record")
 	}
-	if got := w.recordedPicture(t, u.RecordingID, events, "/home"); harness.Share(got, s.Color()) < 0.33 {
+	// The page after signing in was on the screen when the link on it was used.
+	next := slices.IndexFunc(events, func(e harness.TimelineEvent) bool {
+		return e.Kind == "request" && strings.HasSuffix(e.Fields["url"], "/note")
+	})
+	if got := w.recordedPicture(t, u.RecordingID, events[next].T-0.05); harness.Share(got, s.Color()) < 0.33 {
 		t.Error("the recording's picture after signing in is not the page")
 	}
 	w.audited(t, "limit=200", "the credential's use", func(e harness.Event) bool {
@@ -107,18 +128,63 @@ func TestWebSession(t *testing.T) {
 	})
 }
 
-// recordedPicture is the picture of a recording one second after the first
-// request to a path, or at the end.
-func (w *webWorld) recordedPicture(t *testing.T, recording string, events []harness.TimelineEvent, path string) *image.RGBA {
-	t.Helper()
-	i := slices.IndexFunc(events, func(e harness.TimelineEvent) bool {
-		return e.Kind == "request" && strings.Contains(e.Fields["url"], path)
-	})
-	if i < 0 {
-		t.Fatalf("no request to %s on record", path)
+// The session ends the moment its user has seen a change: the recording's last
+// picture is what he saw last, pixel by pixel, but for the pointer, which his own
+// browser draws.
+func TestWebLastPicture(t *testing.T) {
+	w := web(t)
+	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
+	u := w.open(t, s)
+	u.shows(t, "the page")
+	pointer := image.Rect(680, 480, 740, 540)
+	if err := u.Screen.Click(700, 500); err != nil {
+		t.Fatal(err)
 	}
+	whole := harness.Share(u.Screen.Picture(), s.Color())
+	other := color.RGBA{0xf0, 0x80, 0x10, 0xff}
+	u.run(t, "document.documentElement.style.background = '#f08010'; return 1")
+	if err := u.Screen.Wait(t.Context(), patience, "the change is seen", func(p *image.RGBA) error {
+		if got := harness.Share(p, other); got < whole {
+			return fmt.Errorf("%.3f of the picture, want %.3f", got, whole)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	u.end(t)
+	if _, err := u.Screen.Ended(t.Context(), patience); err != nil {
+		t.Fatal(err)
+	}
+	seen, kept := u.Screen.Picture(), w.recordedPicture(t, u.RecordingID, w.recordedLength(t, u.RecordingID))
+	if seen.Rect != kept.Rect {
+		t.Fatalf("a picture of %v was recorded as %v", seen.Rect, kept.Rect)
+	}
+	for y := range seen.Rect.Dy() {
+		for x := range seen.Rect.Dx() {
+			if a, b := seen.RGBAAt(x, y), kept.RGBAAt(x, y); a != b && !image.Pt(x, y).In(pointer) {
+				t.Fatalf("at %d,%d %v was seen and %v is on record", x, y, a, b)
+			}
+		}
+	}
+}
+
+// recordedLength is how long a recording is, in seconds.
+func (w *webWorld) recordedLength(t *testing.T, recording string) float64 {
+	t.Helper()
+	var is struct {
+		Seconds float64 `json:"duration_s"`
+	}
+	if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/recordings/"+recording+"/keyframes", nil, &is); err != nil {
+		t.Fatal(err)
+	}
+	return is.Seconds
+}
+
+// recordedPicture is the picture of a recording at a moment, in seconds.
+func (w *webWorld) recordedPicture(t *testing.T, recording string, at float64) *image.RGBA {
+	t.Helper()
 	var b []byte
-	if err := w.core.Admin.Do(t.Context(), http.MethodGet, fmt.Sprintf("/recordings/%s/picture?at=%.3f", recording, events[i].T+1), nil, &b); err != nil {
+	if err := w.core.Admin.Do(t.Context(), http.MethodGet, fmt.Sprintf("/recordings/%s/picture?at=%.3f", recording, at), nil, &b); err != nil {
 		t.Fatal(err)
 	}
 	p, err := png.Decode(bytes.NewReader(b))
@@ -144,7 +210,7 @@ func TestWebSideBySide(t *testing.T) {
 	look := "return document.cookie + '|' + localStorage.mark + '|' + history.length"
 	// Both pages wait for orders of the same user: end the first's wait.
 	a.drive(t, "about:blank")
-	if err := a.Screen.Wait(t.Context(), 10*time.Second, "the first is blank", func(p *image.RGBA) error {
+	if err := a.Screen.Wait(t.Context(), patience, "the first is blank", func(p *image.RGBA) error {
 		if harness.Share(p, s.Color()) > 0.01 {
 			return errors.New("it is not")
 		}
@@ -157,23 +223,19 @@ func TestWebSideBySide(t *testing.T) {
 	if got := b.run(t, look); strings.Contains(got, "mark") || !strings.Contains(got, "|undefined|") {
 		t.Errorf("the second sees %q of the first", got)
 	}
-	ids, err := w.docker.Containers(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(ids) < 2 {
-		t.Errorf("%d containers for two sessions", len(ids))
+	used := map[string]bool{w.containerOf(t, a): true, w.containerOf(t, b): true}
+	if len(used) != 2 {
+		t.Errorf("two sessions are in %d containers", len(used))
 	}
 	// Nor does the next one, in a container that was never used.
-	used := map[string]bool{}
-	for _, id := range ids {
-		used[id] = true
-	}
 	a.end(t)
 	b.end(t)
 	w.nothingLeft(t)
 	c := w.open(t, s)
 	c.shows(t, "the third")
+	if id := w.containerOf(t, c); used[id] {
+		t.Errorf("the third is in container %s, which was used", id)
+	}
 	if got := c.run(t, look); strings.Contains(got, "mark") {
 		t.Errorf("the third sees %q of the others", got)
 	}

@@ -107,8 +107,9 @@ func lockDir(dir string) (*os.File, error) {
 	return lock, nil
 }
 
-// Start runs the daemon, for the first time or again, until it answers.
-func (d *Docker) Start(ctx context.Context) error {
+// Start runs the daemon, for the first time or again, until it answers; more
+// are further options of dockerd.
+func (d *Docker) Start(ctx context.Context, more ...string) error {
 	// A killed one leaves it behind, and the next refuses to start.
 	if err := os.Remove(filepath.Join(d.run, "pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -117,8 +118,8 @@ func (d *Docker) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, "--data-root", filepath.Join(d.root, "data"), "--exec-root", filepath.Join(d.run, "exec"),
-		"--pidfile", filepath.Join(d.run, "pid"), "--host", d.Host, "--bridge", "none", "--iptables=false")
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), path, append([]string{"--data-root", filepath.Join(d.root, "data"), "--exec-root", filepath.Join(d.run, "exec"),
+		"--pidfile", filepath.Join(d.run, "pid"), "--host", d.Host, "--bridge", "none", "--iptables=false"}, more...)...)
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.ExtraFiles = []*os.File{d.lock}
 	if d.proc, err = Start("dockerd", d.root, cmd, d.keep); err != nil {

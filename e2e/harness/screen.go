@@ -338,9 +338,8 @@ func (s *Screen) Copied() []string {
 // Share is how much of a picture has a colour, more or less: 0 to 1.
 func Share(p *image.RGBA, c color.RGBA) float64 {
 	n := 0
-	near := func(a, b byte) bool { return max(a, b)-min(a, b) <= 12 }
 	for i := 0; i+3 < len(p.Pix); i += 4 {
-		if near(p.Pix[i], c.R) && near(p.Pix[i+1], c.G) && near(p.Pix[i+2], c.B) {
+		if Near(color.RGBA{p.Pix[i], p.Pix[i+1], p.Pix[i+2], 0xff}, c, 12) {
 			n++
 		}
 	}

@@ -109,6 +109,7 @@ type WebSession struct {
 	Warm        bool   `json:"warm"`
 	IdleS       int    `json:"idle_s"`
 	NoticeS     int    `json:"notice_s"`
+	Extend      bool   `json:"extend"`
 	EndReason   string `json:"end_reason"`
 	EndText     string `json:"end_text"`
 	Problem     string `json:"problem"`
@@ -118,8 +119,13 @@ type WebSession struct {
 
 // OpenWeb opens a web target in a browser of 1024 by 768 pixels.
 func (a *API) OpenWeb(ctx context.Context, target string) (WebSession, error) {
+	return a.OpenWebIn(ctx, target, "")
+}
+
+// OpenWebIn opens a web target for somebody in a time zone.
+func (a *API) OpenWebIn(ctx context.Context, target, zone string) (WebSession, error) {
 	var s WebSession
-	return s, a.Do(ctx, http.MethodPost, "/web-sessions", map[string]any{"target_id": target, "width": 1024, "height": 768}, &s)
+	return s, a.Do(ctx, http.MethodPost, "/web-sessions", map[string]any{"target_id": target, "width": 1024, "height": 768, "time_zone": zone}, &s)
 }
 
 // WebSession reads a session.

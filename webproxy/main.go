@@ -67,7 +67,7 @@ func build(_ context.Context, cfg *Config, p *node.Parts) error {
 	if err != nil {
 		return err
 	}
-	sessions := session.NewManager(session.Config{Tunnel: live, Max: cfg.MaxSessions, Address: address, Problem: authority.Problem,
+	sessions := session.NewManager(session.Config{Tunnel: live, Max: cfg.MaxSessions, Address: address, Problem: authority.Problem, Issuer: authority.Want,
 		Resolver: cfg.resolver(), Deny: deny, Scanners: scanners, System: roots, Log: p.Log})
 	ec := cfg.Edge(wire.WebProxy, p.Log)
 	ec.Control, ec.Status, ec.Drain = sessions.Control(), sessions.Status, sessions.Drain

@@ -161,6 +161,9 @@ type WebProxySession struct {
 	LeaseS  int64  `json:"lease_s"`
 	// ScanURL is an ICAP service for bodies (RFC 3507); empty: none.
 	ScanURL string `json:"scan_url,omitempty"`
+	// Issuer is the generation of issuing certificates in force (WebAuthority);
+	// a webproxy that has another asks for a new one first.
+	Issuer string `json:"issuer,omitempty"`
 }
 
 // WebAck answers a WebProxySession or an end.
@@ -206,6 +209,8 @@ type WebAuthorityAsk struct {
 type WebAuthority struct {
 	Root        []byte `json:"root"`
 	Certificate []byte `json:"certificate,omitempty"`
+	// Generation names root and constraints of Certificate.
+	Generation string `json:"generation,omitempty"`
 }
 
 // WebCredentialAsk asks for one use of the session's credential. Core decides

@@ -40,6 +40,7 @@ import (
 	"caponier/shared/dial"
 	"caponier/shared/telemetry"
 	"caponier/shared/tunnel"
+	"caponier/shared/wire"
 )
 
 // Deps is what New needs besides the configuration.
@@ -415,6 +416,7 @@ func (s *Server) handler() http.Handler {
 	s.health.Register(mux)
 	mux.Handle("/api/", s.frame.Handler())
 	mux.Handle("/edge/", s.fleet.Handler())
+	mux.Handle(webaccess.PublicPath, s.web.Public())
 	mux.Handle("/", s.console)
 	return hsts(mux)
 }
@@ -426,11 +428,14 @@ func hsts(next http.Handler) http.Handler {
 	})
 }
 
-// plainHandler serves the http listener: revocation lists, which clients must
-// be able to read without TLS (RFC 5280 §8), and a redirect for people.
+// plainHandler serves the http listener: certificates of our authorities and
+// their revocation lists, which clients must be able to read without TLS (RFC
+// 5280 §8), and a redirect for people.
 func (s *Server) plainHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /edge/v1/crl", s.fleet.Handler())
+	mux.Handle("GET "+wire.PathCRL, s.fleet.Handler())
+	mux.Handle("GET "+wire.PathCA, s.fleet.Handler())
+	mux.Handle("GET "+webaccess.PublicPath, s.web.Public())
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, s.cfg.Public.URL+r.URL.RequestURI(), http.StatusMovedPermanently)
 	})

@@ -2,8 +2,11 @@ package server
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 
 	"caponier/core/internal/api"
@@ -50,6 +53,25 @@ func (d *webDoor) ProbeTLS(ctx context.Context, t *target.Target) []fleet.DialSt
 // Problem implements policy.WebProber.
 func (d *webDoor) Problem() string { return d.room.Problem() }
 
+// plainURL is where the http listener is found from outside: core's public
+// name and the listener's port. Empty when there is none.
+func plainURL(host string, l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	a, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	if a.Port == 80 {
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		return "http://" + host
+	}
+	return "http://" + net.JoinHostPort(host, strconv.Itoa(a.Port))
+}
+
 // buildWeb makes the door to web targets.
 func (s *Server) buildWeb(ctx context.Context, pub *url.URL) (err error) {
 	s.web, err = webaccess.New(ctx, webaccess.Config{
@@ -61,8 +83,10 @@ func (s *Server) buildWeb(ctx context.Context, pub *url.URL) (err error) {
 			u, err := s.users.Get(ctx, id)
 			return err == nil && u.Kind == user.Person, err
 		},
-		Publish: func(e api.Event) { s.frame.Publish(e) },
-		Log:     s.log, Now: time.Now, Metrics: s.reg,
+		Names:    func() []string { return settings.WebPermittedNames.Get(s.settings) },
+		PlainURL: func() string { return plainURL(pub.Hostname(), s.listen.http) },
+		Publish:  func(e api.Event) { s.frame.Publish(e) },
+		Log:      s.log, Now: time.Now, Metrics: s.reg,
 	})
 	s.webDoor.room = s.web
 	return err

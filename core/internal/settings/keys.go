@@ -71,6 +71,8 @@ var (
 		"ICAP service that sees every file moved in web sessions of targets that name none, such as icap://scan.example.net:1344/avscan; empty = none.")
 	WebApprovalWait = durationKey("web.approval_wait", 5*time.Minute, 10*time.Second, 30*time.Minute,
 		"How long a request of a web session that needs a second person waits to be decided on; then it is refused.")
+	WebPermittedNames = namesKey("web.permitted_names", nil,
+		"Names and networks that webproxies may issue certificates for in web sessions, such as example.net (with all below) or 10.0.0.0/8; empty = all. The certificates say so themselves (X.509 name constraints). Targets elsewhere cannot be opened then.")
 )
 
 // Settings about recordings.
@@ -98,7 +100,7 @@ func All() []Definition {
 		LoginLockAfter.def, LoginLockFor.def, LoginKeyNeedsCode.def, LoginHashes.def, PasswordMinLength.def,
 		SessionIdle.def, SessionAbsolute.def, SessionBinding.def, TokenMaxAge.def,
 		ReauthorizeEvery.def, ConnectionIdle.def, ConnectionMax.def, ConnectionLease.def, ConnectionTellWatched.def, BastionSeparator.def,
-		NetworkLease.def, NetworkPresence.def, WebScanURL.def, WebApprovalWait.def,
+		NetworkLease.def, NetworkPresence.def, WebScanURL.def, WebApprovalWait.def, WebPermittedNames.def,
 		RecordingOwnView.def, RecordingFileMax.def,
 		RecordingRetention.def, ConnectionRetention.def, AuditRetention.def,
 	}
@@ -166,6 +168,12 @@ func charKey(name, def, from, text string) Key[string] {
 
 func scanKey(name, text string) Key[string] {
 	return Key[string]{def: Definition{Name: name, Type: "string", Description: text, Default: "", parse: parseScanner}}
+}
+
+func namesKey(name string, def []string, text string) Key[[]string] {
+	return Key[[]string]{fallback: def, def: Definition{
+		Name: name, Type: "names", Description: text, Default: []string{}, parse: parseNames,
+	}}
 }
 
 func prefixesKey(name string, def []netip.Prefix, text string) Key[[]netip.Prefix] {

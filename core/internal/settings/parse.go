@@ -100,6 +100,53 @@ func parsePrefixes(raw json.RawMessage) (any, error) {
 	return list, nil
 }
 
+// parseNames reads names (each with all below) and networks.
+func parseNames(raw json.RawMessage) (any, error) {
+	var texts []string
+	if err := strict(raw, &texts); err != nil {
+		return nil, errors.New(`must be a list of names and networks, such as ["example.net", "10.0.0.0/8"]`)
+	}
+	if len(texts) > maxPrefixes {
+		return nil, fmt.Errorf("must have at most %d entries", maxPrefixes)
+	}
+	list := make([]string, 0, len(texts))
+	for _, t := range texts {
+		if p, err := netip.ParsePrefix(t); err == nil && p == p.Masked() {
+			list = append(list, t)
+			continue
+		}
+		if !isName(t) {
+			return nil, fmt.Errorf("%.60q is neither a name like example.net nor a network like 10.1.0.0/16, without host bits", t)
+		}
+		list = append(list, t)
+	}
+	return list, nil
+}
+
+// isName reports whether t is a lower-case host name (RFC 1123 §2.1), which is
+// no address.
+func isName(t string) bool {
+	if len(t) > 253 {
+		return false
+	}
+	letter := false
+	for label := range strings.SplitSeq(t, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range label {
+			switch {
+			case 'a' <= c && c <= 'z':
+				letter = true
+			case '0' <= c && c <= '9', c == '-', c == '_':
+			default:
+				return false
+			}
+		}
+	}
+	return letter
+}
+
 // strict decodes one JSON value; null is an error (it would leave dst alone).
 func strict(raw json.RawMessage, dst any) error {
 	if bytes.Equal(bytes.TrimSpace(raw), []byte("null")) {

@@ -26,7 +26,7 @@ type Schema struct {
 	Name            string   `json:"name"`
 	Section         string   `json:"section"`
 	Scope           string   `json:"scope" enum:"fleet" doc:"All settings hold for every core of the fleet."`
-	Type            string   `json:"type" enum:"integer,duration,boolean,string,networks"`
+	Type            string   `json:"type" enum:"integer,duration,boolean,string,networks,names"`
 	Description     string   `json:"description"`
 	Default         any      `json:"default"`
 	Minimum         any      `json:"minimum,omitempty"`

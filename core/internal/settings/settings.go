@@ -34,7 +34,7 @@ const Topic = "setting"
 type Definition struct {
 	// Name is "section.name".
 	Name        string
-	Type        string // integer, duration, boolean, string, networks
+	Type        string // integer, duration, boolean, string, networks, names
 	Description string
 	Default     any
 	Minimum     any      // of integer and duration

@@ -178,6 +178,13 @@ func TestBadValues(t *testing.T) {
 		{"web.scan_url", `"icap://scan.example.net/"`},
 		{"web.scan_url", `"http://scan.example.net/avscan"`},
 		{"web.scan_url", `"icap://ann@scan.example.net/avscan"`},
+		{"web.permitted_names", `"example.net"`},
+		{"web.permitted_names", `["10.0.0.1/8"]`},
+		{"web.permitted_names", `["10.0.0.1"]`},
+		{"web.permitted_names", `["*.example.net"]`},
+		{"web.permitted_names", `["Example.net"]`},
+		{"web.permitted_names", `["-a.example"]`},
+		{"web.permitted_names", `[""]`},
 		{"no.such", `1`},
 		{"session.idle", `{"a":`},
 	} {

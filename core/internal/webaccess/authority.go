@@ -43,13 +43,17 @@ type authority struct {
 	c Config
 
 	mu   sync.Mutex
+	id   string            // guarded by mu
 	cert *x509.Certificate // guarded by mu
 	key  *ecdsa.PrivateKey // guarded by mu
+
+	listing sync.Mutex
+	lists   map[string]revocations // guarded by listing; by the root's ID
 }
 
 // openAuthority reads the newest root, or makes it on first use.
 func openAuthority(ctx context.Context, c Config) (*authority, error) {
-	a := &authority{c: c}
+	a := &authority{c: c, lists: map[string]revocations{}}
 	if err := a.load(ctx); err != nil {
 		return nil, fmt.Errorf("open web authority: %w", err)
 	}
@@ -58,56 +62,63 @@ func openAuthority(ctx context.Context, c Config) (*authority, error) {
 
 // load reads the newest root; one that ends soon is succeeded.
 func (a *authority) load(ctx context.Context) error {
+	var id string
 	var cert *x509.Certificate
 	var key *ecdsa.PrivateKey
 	err := a.c.DB.Tx(ctx, func(tx *db.Tx) error {
 		if err := tx.Lock(ctx, "web authority"); err != nil {
 			return err
 		}
-		var id string
 		var der, sealed []byte
 		var notAfter int64
 		err := db.Classify(tx.QueryRowContext(ctx, authoritiesSQL+" limit 1").Scan(&id, &der, &sealed, &notAfter))
 		if errors.Is(err, db.ErrNotFound) || err == nil && time.Unix(notAfter, 0).Before(a.c.Now().Add(rootRenew)) {
-			cert, key, err = a.create(ctx, tx)
+			id, cert, key, err = a.create(ctx, tx)
 			return err
 		}
 		if err != nil {
 			return err
 		}
-		if cert, err = x509.ParseCertificate(der); err != nil {
-			return fmt.Errorf("root %s: %w", id, err)
-		}
-		raw, err := a.c.Vault.Open(rootPlace(id), sealed)
-		if err != nil {
-			return fmt.Errorf("key of root %s: %w", id, err)
-		}
-		defer clear(raw)
-		if key, err = x509.ParseECPrivateKey(raw); err != nil {
-			return fmt.Errorf("key of root %s: %w", id, err)
-		}
-		return nil
+		cert, key, err = a.open(id, der, sealed)
+		return err
 	})
 	if err != nil {
 		return err
 	}
 	a.mu.Lock()
-	a.cert, a.key = cert, key
+	a.id, a.cert, a.key = id, cert, key
 	a.mu.Unlock()
 	return nil
+}
+
+// open reads a stored root and its key.
+func (a *authority) open(id string, der, sealed []byte) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, nil, fmt.Errorf("root %s: %w", id, err)
+	}
+	raw, err := a.c.Vault.Open(rootPlace(id), sealed)
+	if err != nil {
+		return nil, nil, fmt.Errorf("key of root %s: %w", id, err)
+	}
+	defer clear(raw)
+	key, err := x509.ParseECPrivateKey(raw)
+	if err != nil {
+		return nil, nil, fmt.Errorf("key of root %s: %w", id, err)
+	}
+	return cert, key, nil
 }
 
 func rootPlace(id string) vault.Place {
 	return vault.Place{Table: "web_authorities", Column: "sealed_key", Row: id}
 }
 
-func (a *authority) create(ctx context.Context, tx *db.Tx) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
+func (a *authority) create(ctx context.Context, tx *db.Tx) (id string, cert *x509.Certificate, key *ecdsa.PrivateKey, err error) {
+	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return "", nil, nil, err
 	}
 	now := a.c.Now()
-	id := "wca_" + strings.ToLower(rand.Text())
+	id = "wca_" + strings.ToLower(rand.Text())
 	// The name is another for each: a browser that knows two roots of one name
 	// takes the wrong one.
 	name := pkix.Name{CommonName: "Caponier web sessions " + id[4:10], Organization: []string{"Caponier"}}
@@ -117,25 +128,24 @@ func (a *authority) create(ctx context.Context, tx *db.Tx) (*x509.Certificate, *
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
-		return nil, nil, fmt.Errorf("sign root: %w", err)
+		return "", nil, nil, fmt.Errorf("sign root: %w", err)
 	}
 	raw, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
-		return nil, nil, err
+		return "", nil, nil, err
 	}
 	defer clear(raw)
 	sealed, err := a.c.Vault.Seal(rootPlace(id), raw)
 	if err != nil {
-		return nil, nil, fmt.Errorf("seal root: %w", err)
+		return "", nil, nil, fmt.Errorf("seal root: %w", err)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, nil, err
+	if cert, err = x509.ParseCertificate(der); err != nil {
+		return "", nil, nil, err
 	}
 	if _, err := tx.ExecContext(ctx, insertAuthoritySQL, id, der, sealed, cert.NotAfter.Unix(), now.UnixMicro()); err != nil {
-		return nil, nil, fmt.Errorf("store root: %w", err)
+		return "", nil, nil, fmt.Errorf("store root: %w", err)
 	}
-	return cert, key, a.c.Audit.Append(ctx, tx, audit.Event{
+	return id, cert, key, a.c.Audit.Append(ctx, tx, audit.Event{
 		Type: audit.WebAuthorityMade, Outcome: audit.OK, Actor: audit.System, Object: audit.Object{Kind: "web authority", ID: id},
 		Fields: map[string]string{"serial": cert.SerialNumber.Text(16), "not_after": cert.NotAfter.UTC().Format(time.RFC3339)},
 	})
@@ -187,27 +197,30 @@ func (a *authority) issue(ctx context.Context, p fleet.Peer, der []byte) (wire.W
 		return wire.WebAuthority{}, &requestError{"the key must be ECDSA P-256"}
 	}
 	a.mu.Lock()
-	root, key := a.cert, a.key
+	id, root, key := a.id, a.cert, a.key
 	a.mu.Unlock()
-	now := a.c.Now()
+	now, names, generation := a.c.Now(), a.names(), a.generation()
 	tmpl := &x509.Certificate{
 		SerialNumber: newSerial(), Subject: pkix.Name{CommonName: "Caponier webproxy " + p.Name, Organization: []string{"Caponier"}},
 		NotBefore: now.Add(-clockSlack), NotAfter: now.Add(issuerLife),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
 		KeyUsage: x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
+	constrain(tmpl, names)
+	if a.c.PlainURL != nil {
+		if base := a.c.PlainURL(); base != "" {
+			tmpl.CRLDistributionPoints = []string{base + PublicPath + id + ".crl"}
+			tmpl.IssuingCertificateURL = []string{base + PublicPath + id + ".crt"}
+		}
+	}
 	cert, err := x509.CreateCertificate(rand.Reader, tmpl, root, pub, key)
 	if err != nil {
 		return wire.WebAuthority{}, fmt.Errorf("sign issuing certificate: %w", err)
 	}
-	err = a.c.DB.Tx(ctx, func(tx *db.Tx) error {
-		return a.c.Audit.Append(ctx, tx, audit.Event{
-			Type: audit.WebIssuerIssued, Outcome: audit.OK, Actor: edgeActor(p), Object: audit.Object{Kind: "edge", ID: p.ID, Name: p.Name},
-			Fields: map[string]string{"serial": tmpl.SerialNumber.Text(16), "not_after": tmpl.NotAfter.UTC().Format(time.RFC3339)},
-		})
-	})
+	err = a.c.DB.Tx(ctx, func(tx *db.Tx) error { return a.issued(ctx, tx, id, p, tmpl, names) })
 	if err != nil {
 		return wire.WebAuthority{}, fmt.Errorf("issue for %s: %w", p.Name, err)
 	}
-	return wire.WebAuthority{Root: root.Raw, Certificate: cert}, nil
+	a.forgetLists()
+	return wire.WebAuthority{Root: root.Raw, Certificate: cert, Generation: generation}, nil
 }

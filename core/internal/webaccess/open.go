@@ -82,6 +82,9 @@ func (s *Service) open(ctx context.Context, p *api.Principal, r Request) (*sessi
 	} else {
 		carriers = cs
 	}
+	if why := s.authority.mayIssue(t.Host, t.Name); why != nil {
+		return nil, why
+	}
 	proxies, why := choose(s.candidates(wire.WebProxy), demandOf(wire.WebProxy, t))
 	if why != nil {
 		return nil, why

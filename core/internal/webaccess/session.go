@@ -106,6 +106,7 @@ type want struct {
 	address  string // of the webproxy
 	carrier  string
 	scan     string
+	issuer   string // what issuing certificates are like
 }
 
 func newSession(s *Service, r row, l *conn.Live) *session {
@@ -226,10 +227,10 @@ func (x *session) extensible(d access.Decision) bool {
 func (x *session) wanted() want {
 	d := x.live.Decision()
 	o, _ := x.live.Oversight()
-	limits, scan := x.s.cfg.Limits(), x.s.cfg.ScanURL()
+	limits, scan, issuer := x.s.cfg.Limits(), x.s.cfg.ScanURL(), x.s.authority.generation()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	w := want{features: d.Features & access.FileTransfer, locked: o.Locked, text: o.Text, carrier: x.carrier.ID, address: x.address, scan: scan}
+	w := want{features: d.Features & access.FileTransfer, locked: o.Locked, text: o.Text, carrier: x.carrier.ID, address: x.address, scan: scan, issuer: issuer}
 	w.idle, w.max = times(&x.spec.Web.Browser, d, limits, x.extended)
 	w.version, w.anchors = x.spec.Version, x.anchors
 	return w
@@ -290,7 +291,7 @@ func (x *session) forProxy(w want, revision uint64) (wire.WebProxySession, error
 	}
 	return wire.WebProxySession{
 		ID: x.row.ID, Revision: revision, User: x.row.UserName, Target: x.spec.Name, StartURL: x.spec.Web.StartURL,
-		Carrier: x.carrier.ID, Key: x.key, Site: x.spec.Site, Policy: rules, Account: x.injected(), LeaseS: x.lease(), ScanURL: scan,
+		Carrier: x.carrier.ID, Key: x.key, Site: x.spec.Site, Policy: rules, Account: x.injected(), LeaseS: x.lease(), ScanURL: scan, Issuer: w.issuer,
 	}, nil
 }
 

@@ -60,6 +60,7 @@ type Targets interface {
 // Fleet reaches nodes and, through extenders, sites; *fleet.Fleet is the real one.
 type Fleet interface {
 	Online(kind wire.NodeKind) []fleet.Online
+	Nodes(ctx context.Context, q db.Querier, kind wire.NodeKind) ([]fleet.Node, error)
 	Changed() <-chan struct{}
 	Ask(ctx context.Context, nodeID, method, path string, in, out any) error
 	OpenStream(ctx context.Context, nodeID string, p wire.Preface) (tunnel.Stream, error)
@@ -142,6 +143,11 @@ type Config struct {
 	ApprovalWait func() time.Duration
 	// Person reports whether a user is one, not an API client.
 	Person func(ctx context.Context, userID string) (bool, error)
+	// Names are what webproxies may issue certificates for: names with all
+	// below, and subnets; none: everything. May be nil.
+	Names func() []string
+	// PlainURL is where Public is served without TLS; empty: nowhere. May be nil.
+	PlainURL func() string
 	// Publish tells open consoles what changes no row; may be nil.
 	Publish func(api.Event)
 	// Tick is how often times are checked; 0 = 1 s.
@@ -446,6 +452,9 @@ func (s *Service) noted(n db.Note) {
 		case "setting", "role", "grant", "user":
 			x.poke()
 		}
+	}
+	if n.Topic == "edge" {
+		s.authority.forgetLists()
 	}
 }
 

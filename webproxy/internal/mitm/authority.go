@@ -29,6 +29,9 @@ const (
 	maxLeaves = 4096
 	askEvery  = 2 * time.Second // while core does not answer
 	checkEach = time.Minute
+	// renewTime is how long a browser's connection waits for a new issuing
+	// certificate.
+	renewTime = 10 * time.Second
 )
 
 // AuthorityConfig is what an Authority needs.
@@ -52,6 +55,12 @@ type Authority struct {
 	leafKey *ecdsa.PrivateKey // guarded by mu; of all leaves of this issuer
 	leaves  map[string]*leaf  // guarded by mu
 	failure string            // guarded by mu
+	// generation is that of issuer; wanted another one that core has named,
+	// empty when there is none; renewed is closed when there is a new issuer.
+	generation, wanted string        // guarded by mu
+	renewed            chan struct{} // guarded by mu
+
+	kick chan struct{} // one token: look whether a new issuer is due
 
 	minted, hits atomic.Uint64
 }
@@ -70,7 +79,7 @@ func NewAuthority(c AuthorityConfig) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make key: %w", err)
 	}
-	return &Authority{c: c, key: key, leaves: map[string]*leaf{}, failure: "core has not certified this webproxy yet"}, nil
+	return &Authority{c: c, key: key, leaves: map[string]*leaf{}, renewed: make(chan struct{}), kick: make(chan struct{}, 1), failure: "core has not certified this webproxy yet"}, nil
 }
 
 // Problem says why no certificates can be issued, or nothing.
@@ -90,6 +99,8 @@ func (a *Authority) Run(ctx context.Context) error {
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
+		case <-a.kick:
+			t.Stop()
 		case <-ctx.Done():
 			t.Stop()
 			return nil
@@ -114,7 +125,7 @@ func (a *Authority) Run(ctx context.Context) error {
 func (a *Authority) due() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.issuer == nil {
+	if a.issuer == nil || a.wanted != "" {
 		return true
 	}
 	life := a.issuer.NotAfter.Sub(a.issuer.NotBefore)
@@ -149,12 +160,56 @@ func (a *Authority) renew(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.issuer, a.root, a.leafKey, a.leaves, a.failure = cert, root, leafKey, map[string]*leaf{}, ""
-	a.c.Log.Info("issuing certificate", "not_after", cert.NotAfter)
+	// Whatever came: another core may see a setting a moment later, and its
+	// sessions name the generation again.
+	a.generation, a.wanted = ans.Generation, ""
+	close(a.renewed)
+	a.renewed = make(chan struct{})
+	a.c.Log.Info("issuing certificate", "not_after", cert.NotAfter, "names", len(cert.PermittedDNSDomains)+len(cert.PermittedIPRanges))
 	return nil
 }
 
+// Want says which generation of issuing certificates core has in force. Until
+// it is here no certificate is issued with another.
+func (a *Authority) Want(generation string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if generation == "" || a.issuer == nil || generation == a.generation || generation == a.wanted {
+		return
+	}
+	a.wanted = generation
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+// current waits a moment for an issuing certificate that core wants used.
+func (a *Authority) current(ctx context.Context) error {
+	a.mu.Lock()
+	waits, renewed := a.wanted != "", a.renewed
+	a.mu.Unlock()
+	if !waits {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewTime)
+	defer cancel()
+	select {
+	case <-renewed:
+		return nil
+	case <-ctx.Done():
+		return errors.New("core has not certified this webproxy anew yet")
+	}
+}
+
+// ErrName is a host for which this webproxy must issue no certificate.
+var ErrName = errors.New("the issuing certificate does not permit this name")
+
 // Leaf returns the certificate for a host: a name or an address.
-func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
+func (a *Authority) Leaf(ctx context.Context, host string) (*tls.Certificate, error) {
+	if err := a.current(ctx); err != nil {
+		return nil, err
+	}
 	now := a.c.Now()
 	a.mu.Lock()
 	if l := a.leaves[host]; l != nil && l.cert.Leaf.NotAfter.After(now.Add(min(leafSlack, l.cert.Leaf.NotAfter.Sub(l.cert.Leaf.NotBefore)/10))) {
@@ -163,7 +218,7 @@ func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
 		a.hits.Add(1)
 		return l.cert, nil
 	}
-	issuer, key := a.issuer, a.leafKey
+	issuer, root, key := a.issuer, a.root, a.leafKey
 	problem := a.failure
 	a.mu.Unlock()
 	if issuer == nil || now.After(issuer.NotAfter) {
@@ -172,6 +227,9 @@ func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
 	cert, err := a.mint(issuer, key, host, now)
 	if err != nil {
 		return nil, err
+	}
+	if constrained(issuer) && !believed(cert.Leaf, issuer, root, now) {
+		return nil, ErrName
 	}
 	a.minted.Add(1)
 	a.mu.Lock()
@@ -184,6 +242,19 @@ func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
 	}
 	a.leaves[host] = &leaf{cert, now}
 	return cert, nil
+}
+
+func constrained(c *x509.Certificate) bool {
+	return len(c.PermittedDNSDomains)+len(c.PermittedIPRanges)+len(c.ExcludedDNSDomains)+len(c.ExcludedIPRanges) > 0
+}
+
+// believed reports whether a browser would believe a leaf.
+func believed(c, issuer, root *x509.Certificate, now time.Time) bool {
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(root)
+	between.AddCert(issuer)
+	_, err := c.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now})
+	return err == nil
 }
 
 // dropLocked makes room: everything older than the middle of a few.

@@ -158,14 +158,14 @@ func BenchmarkLeaf(b *testing.B) {
 		i := 0
 		for b.Loop() {
 			i++
-			if _, err := a.Leaf(fmt.Sprint("h", i, ".test")); err != nil {
+			if _, err := a.Leaf(b.Context(), fmt.Sprint("h", i, ".test")); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
 	b.Run("cached", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := a.Leaf("same.test"); err != nil {
+			if _, err := a.Leaf(b.Context(), "same.test"); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"strings"
@@ -108,7 +109,13 @@ func (s *Server) open(c net.Conn, r *bufio.Reader, leave func(), ses *session.Se
 		return nil
 	}
 	t.scheme = "https"
-	leaf, err := s.c.Authority.Leaf(e.Host())
+	leaf, err := s.c.Authority.Leaf(ses.Context(), e.Host())
+	if errors.Is(err, ErrName) {
+		s.Blocked.Add(1)
+		if eerr := ses.Event("blocked", map[string]string{"reason": "name_not_permitted", "url": e.Origin()}); eerr != nil {
+			s.c.Log.Debug("event", telemetry.KeySession, ses.ID, telemetry.KeyErr, eerr)
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,9 @@ type Config struct {
 	Max int
 	// Address is told to core for carriers.
 	Address string
+	// Issuer hears which generation of issuing certificates core has in force;
+	// may be nil.
+	Issuer func(generation string)
 	// Problem says why no session can be taken, or nothing.
 	Problem  func() string
 	Resolver dial.Resolver  // nil: the system's
@@ -86,6 +89,9 @@ func NewManager(c Config) *Manager {
 	if c.Problem == nil {
 		c.Problem = func() string { return "" }
 	}
+	if c.Issuer == nil {
+		c.Issuer = func(string) {}
+	}
 	m := &Manager{c: c, revocations: upstream.NewRevocations(c.Now), sessions: map[string]*Session{}, over: make(chan struct{})}
 	m.scanner = dial.New(dial.Config{Rules: dial.Rules{Deny: c.Deny, Exempt: c.Scanners}, Resolver: c.Resolver})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -121,6 +127,8 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 			return refuse(wire.CodeBadRequest, "the scanner's address is not valid: %s", err)
 		}
 	}
+	// Before the session is there: none of its connections sees another.
+	m.c.Issuer(in.Issuer)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.sessions[in.ID]

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { changed, read, show, shownDefault } from "./value";
 
 test("values survive being edited as text", () => {
-  for (const [type, v] of [["integer", 5], ["duration", "15m0s"], ["boolean", true], ["boolean", false], ["string", "%"], ["networks", ["10.0.0.0/8", "::1/128"]], ["networks", []]] as const) {
+  for (const [type, v] of [["integer", 5], ["duration", "15m0s"], ["boolean", true], ["boolean", false], ["string", "%"], ["networks", ["10.0.0.0/8", "::1/128"]], ["networks", []], ["names", ["example.net", "10.0.0.0/8"]]] as const) {
     expect(read({ type }, show({ type }, v))).toEqual(v);
     expect(changed({ type }, v, show({ type }, v))).toBe(false);
   }

@@ -6,7 +6,7 @@ type Schema = Schemas["SettingsSchema"];
 
 export function show(s: Pick<Schema, "type">, v: unknown): string {
   if (v === null || v === undefined) return "";
-  if (s.type === "networks") return Array.isArray(v) ? v.join("\n") : String(v);
+  if (s.type === "networks" || s.type === "names") return Array.isArray(v) ? v.join("\n") : String(v);
   return String(v);
 }
 
@@ -20,6 +20,7 @@ export function read(s: Pick<Schema, "type">, text: string): unknown {
     case "boolean":
       return t === "true";
     case "networks":
+    case "names":
       return t.split(/[\s,]+/).filter(Boolean);
     default:
       return t;

@@ -1,4 +1,4 @@
-import { Alert, Checkbox, Collapse, Select, SimpleGrid, Stack, Textarea, TextInput, UnstyledButton } from "@mantine/core";
+import { Alert, Checkbox, Collapse, Select, SimpleGrid, Stack, TagsInput, Textarea, TextInput, UnstyledButton } from "@mantine/core";
 import { IconAlertTriangle } from "@tabler/icons-react";
 import { useState } from "react";
 import { Panel } from "../parts/Panel";
@@ -12,6 +12,11 @@ export function Certificates({ d, set, at }: Part) {
   const change = (c: Partial<typeof t>) => set({ policy: { ...d.policy, tls: { ...t, ...c } } });
   const [more, setMore] = useState(Boolean(t.min || t.max || t.legacy || t.server_name));
   const versions = [{ value: "", label: "Default" }, ...["1.0", "1.1", "1.2", "1.3"].map((v) => ({ value: v, label: `TLS ${v}` }))];
+  const revocations = [
+    { value: "", label: "Not asked for" },
+    { value: "soft", label: "Asked for; believed without an answer" },
+    { value: "hard", label: "Asked for; refused without an answer" },
+  ];
   return (
     <Panel title="Certificates" hint="The webproxy checks who answers before anything is sent.">
       <Stack gap="md">
@@ -23,6 +28,10 @@ export function Certificates({ d, set, at }: Part) {
             Whoever stands between webproxy and application can pretend to be it. {usesCredential(recipeOf(d)) ? "The credential is not put in then, unless the recipe says insecure (Advanced)." : ""} Naming its authority above is better.
           </Alert>
         )}
+        <SimpleGrid cols={{ base: 1, sm: 2 }} spacing="md">
+          <Select label="Revoked certificates" description="Without an answer of the authority." data={revocations} value={t.revocation ?? ""} onChange={(v) => change({ revocation: v || undefined })} allowDeselect={false} error={at("web.policy.tls.revocation")} />
+          {t.revocation && <TagsInput label="Ask these through the site" description="Internal OCSP services and hosts of revocation lists." placeholder="pki.example.org" value={t.responders ?? []} onChange={(list) => change({ responders: list.length ? list : undefined })} error={at("web.policy.tls.responders")} />}
+        </SimpleGrid>
         <UnstyledButton fz="sm" c="var(--accent)" onClick={() => setMore(!more)} aria-expanded={more}>{more ? "Fewer settings" : "Old servers, another name"}</UnstyledButton>
         <Collapse expanded={more}>
           <SimpleGrid cols={{ base: 1, sm: 3 }} spacing="md">

@@ -31,6 +31,7 @@ export function Reach({ d, set, at, id }: Part & { id?: string }) {
         {problem && <Text size="sm" c="red" role="alert">{problem}</Text>}
         <TagsInput label="Internal addresses that are meant" description="Networks, addresses or names that would be refused as internal: loopback, link-local and the webproxy's own." placeholder="127.0.0.0/8" value={p.private ?? []} onChange={(list) => change({ private: list.flatMap(listOf) })} error={at("web.policy.private")} />
         <Checkbox label="Learn" description="What is refused is noted, so that it can be allowed with one click. It is refused all the same." checked={p.learn ?? false} onChange={(e) => change({ learn: e.currentTarget.checked })} />
+        <Checkbox label="For programs, too" description="Users may open it for curl and other programs, without a browser (caponier web --proxy). These rules hold for them; limits on clipboard, uploads and downloads do not." checked={d.api} onChange={(e) => set({ api: e.currentTarget.checked })} />
         {id && (p.learn || undefined) && <Proposals id={id} has={(r) => hasRule(allow, r)} take={(rules) => change({ allow: [...allow, ...rules] })} />}
         <TextInput label="Scan files and bodies with" description="An ICAP service; the setting web.scan_url when empty." placeholder="icap://scanner:1344/avscan" value={d.scan} onChange={(e) => set({ scan: e.currentTarget.value.trim() })} error={at("web.scan_url")} spellCheck={false} maw={480} />
       </Stack>

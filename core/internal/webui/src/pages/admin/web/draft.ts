@@ -13,6 +13,7 @@ export interface Draft {
   disabled: boolean;
   start: string;
   insecure: boolean;
+  api: boolean; // for programs, too
   scan: string;
   simple: Simple;
   recipe: Recipe; // in force with the preset advanced
@@ -25,7 +26,7 @@ export function draftOf(t?: Target): Draft {
   const { recipe, ...policy } = w?.policy ?? {};
   const start = w?.start_url ?? "";
   return {
-    name: t?.name ?? "", site: t?.site ?? "", comment: t?.comment ?? "", tags: t?.tags ?? [], disabled: t?.disabled ?? false, start, insecure: w?.insecure ?? false, scan: w?.scan_url ?? "",
+    name: t?.name ?? "", site: t?.site ?? "", comment: t?.comment ?? "", tags: t?.tags ?? [], disabled: t?.disabled ?? false, start, insecure: w?.insecure ?? false, api: w?.api ?? false, scan: w?.scan_url ?? "",
     simple: w ? read(recipe, start) : { ...blank, preset: "form" }, recipe: recipe ?? {}, policy, browser: w?.browser ?? {},
   };
 }
@@ -39,7 +40,7 @@ export function specOf(d: Draft): { web: Spec; problems: string[] } {
   const recipe = recipeOf(d);
   return {
     problems,
-    web: { start_url: d.start.trim(), ...(d.insecure ? { insecure: true } : {}), ...(d.scan ? { scan_url: d.scan } : {}), policy: { ...d.policy, recipe }, browser: d.browser },
+    web: { start_url: d.start.trim(), ...(d.insecure ? { insecure: true } : {}), ...(d.api ? { api: true } : {}), ...(d.scan ? { scan_url: d.scan } : {}), policy: { ...d.policy, recipe }, browser: d.browser },
   };
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
+	"slices"
 	"strings"
 )
 
@@ -62,6 +63,11 @@ func (e Expression) known(extracts map[string]bool) bool {
 		}
 	}
 	return len(e.Parts) > 0
+}
+
+// secret reports whether e holds a secret of the credential, in whatever form.
+func (e Expression) secret() bool {
+	return slices.Contains(e.Parts, string(Password)) || slices.Contains(e.Parts, string(TOTP))
 }
 
 // Eval computes e from values by name; ok is false if one is missing.

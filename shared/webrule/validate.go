@@ -277,7 +277,7 @@ func (c *checker) login(l *Login) {
 		if _, err := ParseOrigin(s.URL); err != nil && !strings.HasPrefix(s.URL, "/") || len(s.URL) > 4<<10 {
 			c.add(at+".url", "must be a path of the target, or https://host/path")
 		}
-		if strings.Contains(s.URL, "{{password") || strings.Contains(s.URL, "{{totp") {
+		if slices.ContainsFunc(Expressions(s.URL), Expression.secret) {
 			c.add(at+".url", "must not hold the credential: URLs are logged")
 		}
 		if len(s.Body) > maxBody {

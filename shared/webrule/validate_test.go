@@ -86,6 +86,20 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// URLs are logged: no form of a secret may stand in one.
+func TestLoginURL(t *testing.T) {
+	for url, ok := range map[string]bool{
+		"/login?u={{username}}": true, "/login?h={{sha256 username}}": true, "/login?{{password": true,
+		"/l?p={{password}}": false, "/l?p={{ password }}": false, "/l?p={{sha256 password}}": false, "/l?p={{username password}}": false,
+		"https://app.test/l/{{\ttotp}}": false, "/l?p={{base64 username+totp}}": false,
+	} {
+		p := Policy{Recipe: Recipe{Login: &Login{Steps: []Step{{Method: "GET", URL: url}}}}}
+		if err := p.Validate(); (err == nil) != ok {
+			t.Errorf("%s: %v, want valid %v", url, err, ok)
+		}
+	}
+}
+
 func TestExpand(t *testing.T) {
 	values := map[string]string{"password": "p&=", "salt": "s", "username": "u"}
 	for _, c := range []struct{ text, want string }{

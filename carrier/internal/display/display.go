@@ -79,6 +79,9 @@ const (
 type Config struct {
 	// Session names the session in logs and to viewers.
 	Session string
+	// Screen is where the display begins; nil: it connects by Dial. The display
+	// closes it when Run ends.
+	Screen *Screen
 	// Dial connects to the X server's RFB socket.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// DialX connects to the X server as its client, for texts that applications
@@ -297,15 +300,22 @@ func (d *Display) Run(ctx context.Context) error {
 	d.mu.Unlock()
 	defer d.end()
 
-	conn, init, err := d.connect(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
+	from, taken := d.cfg.Screen, true // taken: its picture is there
+	if from == nil {
+		conn, init, err := connect(ctx, d.cfg.Dial)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
 		}
+		from, taken = screenOf(conn, init), false
+	}
+	conn := from.conn
+	defer conn.Close()
+	if err := d.begin(from); err != nil {
 		return err
 	}
-	defer conn.Close()
-	d.begin(init)
 
 	group, ctx2 := errgroup.WithContext(ctx)
 	last := make(chan struct{}) // closed when the picture changes no more
@@ -314,10 +324,9 @@ func (d *Display) Run(ctx context.Context) error {
 		conn.Close()
 	})
 	defer stop()
-	reader := rfb.NewServerReader(conn, rfb.ServerLimits{Pixels: MaxPixels, Clipboard: func() int { return d.textLimit(nil) }})
 	group.Go(func() error {
 		defer close(last)
-		return d.readScreen(reader, init)
+		return d.readScreen(from.reader, taken)
 	})
 	if d.cfg.DialX != nil {
 		group.Go(func() error { return d.fetchTexts(ctx2) })
@@ -334,17 +343,16 @@ func (d *Display) Run(ctx context.Context) error {
 // connect dials and shakes hands. A container that is just starting may accept
 // before its X server does: a handshake that breaks off is tried again until
 // startTimeout.
-func (d *Display) connect(ctx context.Context) (net.Conn, rfb.Init, error) {
+func connect(ctx context.Context, dial func(ctx context.Context) (net.Conn, error)) (net.Conn, rfb.Init, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		conn, err := d.cfg.Dial(ctx)
+		conn, err := dial(ctx)
 		if err != nil {
 			return nil, rfb.Init{}, fmt.Errorf("%w: connect to the X server: %w", ErrScreen, err)
 		}
 		init, err := shake(ctx, conn)
 		if err == nil {
-			d.screen.open(conn)
 			return conn, init, nil
 		}
 		conn.Close()
@@ -375,12 +383,26 @@ func shake(ctx context.Context, conn net.Conn) (rfb.Init, error) {
 	return init, err
 }
 
-func (d *Display) begin(init rfb.Init) {
+func (d *Display) begin(s *Screen) error {
+	text := func() int { return d.textLimit(nil) }
+	s.text.Store(&text)
+	d.screen.open(s.conn)
+	d.screen.scan.Store(s.scan)
+	d.screen.more.Store(s.more)
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.drawn = rfb.NewFramebuffer(init.Width, init.Height)
+	d.drawn, d.led = s.drawn, s.led
+	if s.led != 0 {
+		d.ledGen = 1
+	}
 	d.shown = d.drawn
 	d.applyOverlaysLocked()
+	d.mu.Unlock()
+	for _, c := range s.caps {
+		if err := d.screenClipboard(c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settle waits, for a moment, until the update that is being drawn is complete:

@@ -3,6 +3,7 @@ package display
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"image"
 	"io"
@@ -77,6 +78,23 @@ func (x *xserver) dial(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
 	return d.DialContext(ctx, "unix", x.socket)
 }
+
+// parked changes a display's config to begin with a connection that was made
+// ahead; without ahead it changes nothing.
+func (x *xserver) parked(ahead bool) func(*Config) {
+	x.t.Helper()
+	if !ahead {
+		return func(*Config) {}
+	}
+	s, err := Connect(x.t.Context(), x.dial)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return func(c *Config) { c.Screen, c.Dial = s, nothing }
+}
+
+// nothing is a dialler that must not be used.
+func nothing(context.Context) (net.Conn, error) { return nil, errors.New("dialled") }
 
 // dialX connects as an X client.
 func (x *xserver) dialX(ctx context.Context) (net.Conn, error) {

@@ -7,17 +7,22 @@ import (
 )
 
 // readScreen reads the X server's messages until it ends; it never returns nil.
-func (d *Display) readScreen(r *rfb.ServerReader, init rfb.Init) error {
-	hello := rfb.AppendSetPixelFormat(nil)
-	hello = rfb.AppendSetEncodings(hello, rfb.CopyRect, rfb.Raw, rfb.ExtendedDesktopSize, rfb.DesktopSize, rfb.LastRect,
-		rfb.VMwareCursor, rfb.CursorPseudo, rfb.QEMUKeys, rfb.LEDState, rfb.ExtendedMouse, rfb.ExtendedClipboard)
+// taken: the first picture is there already.
+func (d *Display) readScreen(r *rfb.ServerReader, taken bool) error {
 	d.mu.Lock()
 	f := d.drawn
 	d.mu.Unlock()
-	if err := d.screen.send(rfb.AppendRequest(hello, false, f.Bounds())); err != nil {
+	var ask []byte
+	if taken {
+		ask = rfb.AppendRequest(nil, true, f.Bounds())
+		close(d.ready)
+	} else {
+		ask = rfb.AppendRequest(hello(), false, f.Bounds())
+	}
+	if err := d.screen.send(ask); err != nil {
 		return err
 	}
-	pixels, first := false, true
+	pixels, first := false, !taken
 	for {
 		e, err := r.Next(f, d.mu.Lock, d.mu.Unlock)
 		if err != nil {

@@ -2,16 +2,19 @@ package display
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"image"
+	"net"
 	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"caponier/shared/rfb"
 )
@@ -19,9 +22,14 @@ import (
 // The X server's own picture, the live one, two viewers' and the replayed one
 // are equal, pixel by pixel, for viewers of both kinds and whenever they came.
 func TestPicturesAreEqual(t *testing.T) {
+	t.Run("connects", func(t *testing.T) { testPicturesAreEqual(t, false) })
+	t.Run("connected while parked", func(t *testing.T) { testPicturesAreEqual(t, true) })
+}
+
+func testPicturesAreEqual(t *testing.T, ahead bool) {
 	x := startX(t, "1000x700")
 	x.run("xsetroot", "-solid", "#204060")
-	r := display(t, x.dial, nil).started()
+	r := display(t, x.dial, x.parked(ahead)).started()
 	owner := r.view(peerOptions{ViewOptions: ViewOptions{Name: "owner", Control: true}, continuous: true})
 	x.spawn("xlogo", "-geometry", "300x200+50+60")
 	end := x.spawn("ico", "-faces", "-sleep", "0.02", "-geometry", "400x300+500+100")
@@ -69,8 +77,17 @@ func TestPicturesAreEqual(t *testing.T) {
 // 5 MB of text cross both ways unchanged; each crossing is an event with the
 // text's hash.
 func TestClipboardBothWays(t *testing.T) {
+	t.Run("connects", func(t *testing.T) { testClipboardBothWays(t, false) })
+	t.Run("connected while parked", func(t *testing.T) { testClipboardBothWays(t, true) })
+}
+
+func testClipboardBothWays(t *testing.T, ahead bool) {
 	x := startX(t, "640x480")
-	r := display(t, x.dial, func(c *Config) { c.DialX = x.dialX }).started()
+	parked := x.parked(ahead)
+	r := display(t, x.dial, func(c *Config) {
+		c.DialX = x.dialX
+		parked(c)
+	}).started()
 	owner := r.view(peerOptions{ViewOptions: ViewOptions{Name: "owner", Control: true}})
 	watcher := r.view(peerOptions{ViewOptions: ViewOptions{Name: "watcher"}})
 	var long strings.Builder
@@ -252,6 +269,65 @@ func start(t *testing.T, cmd *exec.Cmd) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+}
+
+// A display that begins with a screen has its picture before the X server says
+// anything, and what changed meanwhile comes with the first update.
+func TestParked(t *testing.T) {
+	x := startX(t, "640x480")
+	x.run("xsetroot", "-solid", "#ff0000")
+	s, err := Connect(t.Context(), x.dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := s.drawn.Sum(), x.truth().Sum(); got != want {
+		t.Error("the picture taken ahead is not the X server's")
+	}
+	x.run("xsetroot", "-solid", "#00ff00")
+	r := display(t, nothing, func(c *Config) { c.Screen = s }).started()
+	owner := r.view(peerOptions{ViewOptions: ViewOptions{Name: "owner", Control: true}})
+	want := x.truth().Sum()
+	eventually(t, "what changed is seen", func() bool { return r.shownSum() == want && owner.sum() == want })
+	if err := r.Resize(800, 600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the size changes", func() bool { return r.Stats().Width == 800 })
+	want = x.truth().Sum()
+	eventually(t, "the larger picture is seen", func() bool { return owner.sum() == want })
+	if !r.screen.scan.Load() {
+		t.Error("what the X server can do with keys was forgotten")
+	}
+}
+
+// Nobody waits for an X server that does not come, nor for one that is gone.
+func TestParkedEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	mute := func(context.Context) (net.Conn, error) {
+		a, b := net.Pipe()
+		t.Cleanup(func() { b.Close() })
+		cancel() // while the handshake is waited for
+		return a, nil
+	}
+	if s, err := Connect(ctx, mute); err == nil || s != nil {
+		t.Errorf("connected to nothing: %v, %v", s, err)
+	}
+	x := startX(t, "320x240")
+	s, err := Connect(t.Context(), x.dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.kill()
+	r := display(t, x.dial, func(c *Config) { c.Screen = s })
+	select {
+	case err := <-r.result:
+		if !errors.Is(err, ErrScreen) {
+			t.Errorf("Run: %v, want %v", err, ErrScreen)
+		}
+	case <-time.After(time.Minute):
+		t.Error("Run does not end")
+	}
+	var none *Screen
+	none.Close()
 }
 
 // A viewer's wish for a size reaches the X server, everybody's picture and the

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"caponier/carrier/internal/browser"
+	"caponier/carrier/internal/display"
 	"caponier/carrier/internal/slot"
 	"caponier/shared/telemetry"
 	"caponier/shared/wire"
@@ -23,6 +24,7 @@ type pool struct {
 	parked  []*slot.Slot                  // guarded by mu; oldest first
 	making  map[string]bool               // guarded by mu; slots by name, also those taken until they are a session's
 	stops   map[string]context.CancelFunc // guarded by mu; of who watches the parked ones
+	screens map[string]*display.Screen    // guarded by mu; of the parked ones, by name
 	root    []byte                        // guarded by mu; whom browsers trust, DER; nil until core said
 	problem string                        // guarded by mu; why nothing can be started
 	told    string                        // guarded by mu; what was logged of that, until it is over
@@ -30,7 +32,7 @@ type pool struct {
 }
 
 func newPool(m *Manager) *pool {
-	return &pool{m: m, kick: make(chan struct{}, 1), making: map[string]bool{}, stops: map[string]context.CancelFunc{},
+	return &pool{m: m, kick: make(chan struct{}, 1), making: map[string]bool{}, stops: map[string]context.CancelFunc{}, screens: map[string]*display.Screen{},
 		problem: errNoRoot.Error()}
 }
 
@@ -208,7 +210,7 @@ func (p *pool) up(s *slot.Slot) error {
 	var err error
 	select {
 	case <-s.Door.Parked():
-		return nil
+		return p.look(ctx, s)
 	case <-ended:
 		err = errors.New("the browser ended before it was up")
 	case <-ctx.Done():
@@ -362,6 +364,7 @@ func (p *pool) remove(s *slot.Slot) {
 		delete(p.stops, s.Name)
 	}
 	p.mu.Unlock()
+	p.screen(s).Close()
 	if err := s.Close(ctx); err != nil {
 		p.m.log.Warn("pool", telemetry.KeyErr, err)
 		p.m.sweepSoon()

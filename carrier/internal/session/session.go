@@ -70,13 +70,15 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 		log: m.log.With(telemetry.KeySession, spec.ID)}
 	l.ctx, l.cancel = context.WithCancel(m.ctx)
 	l.spool = spool.New(spool.Config{Session: spec.ID, Post: m.c.Post, Adopted: adopted, Limit: m.c.Spool, Log: l.log, Now: m.c.Now})
-	dc := display.Config{Session: spec.ID, Dial: sl.DialScreen, DialX: sl.DialX, Policy: screenPolicy(spec.Policy), Event: l.screenEvent, Start: started, Now: m.c.Now, Log: l.log}
+	screen := m.pool.screen(sl)
+	dc := display.Config{Session: spec.ID, Screen: screen, Dial: sl.DialScreen, DialX: sl.DialX, Policy: screenPolicy(spec.Policy), Event: l.screenEvent, Start: started, Now: m.c.Now, Log: l.log}
 	if spec.Recorded {
 		dc.Record = func(at time.Duration, frame []byte, _ bool) error { return l.spool.Frame(started.Add(at), frame) }
 	}
 	var err error
 	if l.screen, err = display.New(dc); err != nil {
 		l.cancel()
+		screen.Close()
 		return nil, err
 	}
 	l.files = files.New(files.Config{Dial: sl.DialFiles, Policy: l.policy, Scan: m.c.Scan, Temp: m.c.RunDir, Event: l.event,
@@ -84,6 +86,7 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 	l.proxy = egress.NewProxy(egress.ProxyConfig{Session: spec.ID, Address: spec.Proxy, Credentials: m.c.Credentials})
 	if err := sl.Set(settings(spec)); err != nil {
 		l.cancel()
+		screen.Close()
 		l.proxy.Close()
 		return nil, err
 	}

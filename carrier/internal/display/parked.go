@@ -52,6 +52,9 @@ func screenOf(conn net.Conn, init rfb.Init) *Screen {
 	return s
 }
 
+// Size is the picture's, in pixels.
+func (s *Screen) Size() (w, h int) { return s.drawn.Size() }
+
 // Close gives up a screen that no display was made with. A nil one has nothing
 // to close.
 func (s *Screen) Close() {

@@ -88,6 +88,7 @@ type Manager struct {
 	wg   sync.WaitGroup
 	www  *fileServer
 	pool *pool
+	size size // of screens
 
 	sweepKick chan struct{}
 	tellKick  chan struct{}
@@ -296,6 +297,7 @@ func (m *Manager) open(ctx context.Context, spec wire.CarrierSession) (_ *live, 
 	if n, why := m.fit(); n == 0 {
 		return nil, false, &noRoom{why}
 	}
+	m.size.asked(spec.Width, spec.Height) // before the pool makes the next one
 	sl, err := m.pool.take(ctx)
 	if err != nil {
 		return nil, false, err

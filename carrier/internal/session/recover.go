@@ -73,7 +73,7 @@ func (m *Manager) adopt(s saved) error {
 }
 
 func (m *Manager) slotConfig(root []byte) slot.Config {
-	return slot.Config{Engine: m.c.Engine, Dir: m.c.RunDir, Root: root, Log: m.log}
+	return slot.Config{Engine: m.c.Engine, Dir: m.c.RunDir, Root: root, Screen: m.size.next(), Log: m.log}
 }
 
 // sweepEvery is how often what belongs to nothing is looked for.

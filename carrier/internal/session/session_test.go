@@ -90,7 +90,17 @@ func TestSession(t *testing.T) {
 	} else if n := differ(replay, l.screen.Snapshot()); n != 0 {
 		t.Errorf("the recording's last frame differs from the last picture in %d pixels", n)
 	}
-	r.warm(1) // the pool is filled again
+	r.warm(1) // the pool is filled again, with a screen as large as was asked for
+	r.m.pool.mu.Lock()
+	defer r.m.pool.mu.Unlock()
+	for name, screen := range r.m.pool.screens {
+		if w, h := screen.Size(); w != s.Width || h != s.Height {
+			t.Errorf("%s is parked with %dx%d, want %dx%d", name, w, h, s.Width, s.Height)
+		}
+	}
+	if len(r.m.pool.screens) != 1 {
+		t.Errorf("the pictures of %d browsers were taken ahead, want 1", len(r.m.pool.screens))
+	}
 }
 
 // Two sessions at one time have a container each and see nothing of each other.

@@ -12,6 +12,7 @@
 package slot
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -48,6 +49,8 @@ type Config struct {
 	Dir string
 	// Root is the certificate that browsers believe, DER.
 	Root []byte
+	// Screen is what a new browser's screen measures, WIDTHxHEIGHT; empty: Screen.
+	Screen string
 	// Named is told the name of a slot before anything of it exists; may be nil.
 	Named func(name string)
 	Log   *slog.Logger
@@ -67,7 +70,7 @@ type Slot struct {
 	once   sync.Once
 }
 
-// Screen is what a parked browser's screen measures.
+// Screen is what a parked browser's screen measures when nobody asked for a size yet.
 const Screen = "1280x800"
 
 // Start makes a slot and starts its container; the browser is not up yet.
@@ -80,7 +83,7 @@ func Start(ctx context.Context, c Config) (*Slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.ID, err = c.Engine.Start(ctx, browser.Spec{Slot: s.Name, Dir: s.dir, Screen: Screen})
+	s.ID, err = c.Engine.Start(ctx, browser.Spec{Slot: s.Name, Dir: s.dir, Screen: cmp.Or(c.Screen, Screen)})
 	if err != nil {
 		s.close()
 		return nil, err

@@ -18,6 +18,7 @@ func TestSession(t *testing.T) {
 	r.warm(1)
 	began := time.Now()
 	s := r.spec("con_first")
+	s.Width, s.Height = 1111, 777
 	ack := r.m.put(t.Context(), s)
 	if ack.Error != nil || !ack.Warm || ack.Revision != 1 {
 		t.Fatalf("ack %+v", ack)

@@ -49,7 +49,7 @@ func topicNeeds(topic string) (Permission, bool) {
 		return WebApprove, true
 	case "router":
 		return EdgesView, true
-	case "recording":
+	case "recording", "timeline":
 		return RecordingsView, true
 	case "secret":
 		return SecretsManage, true

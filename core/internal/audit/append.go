@@ -50,6 +50,11 @@ func (l *Log) Append(ctx context.Context, tx *db.Tx, e Event) error {
 	if err := insert(ctx, tx, &r); err != nil {
 		return fmt.Errorf("append audit event: %w", err)
 	}
+	if r.Group != "" {
+		l.mu.Lock()
+		l.groups[r.Group] = true
+		l.mu.Unlock()
+	}
 	select {
 	case l.news <- struct{}{}:
 	default:

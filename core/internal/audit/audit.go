@@ -5,6 +5,7 @@ package audit
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -79,6 +80,10 @@ type Log struct {
 	due      chan struct{}
 	// news tells Run that something was appended.
 	news chan struct{}
+	// mu guards groups: the access groups of what was appended since the last
+	// news. There are as many as an administrator made.
+	mu     sync.Mutex
+	groups map[string]bool
 }
 
 // New makes the log on a migrated database; now nil means time.Now.
@@ -86,7 +91,7 @@ func New(d *db.DB, now func() time.Time) *Log {
 	if now == nil {
 		now = time.Now
 	}
-	return &Log{db: d, now: now, due: make(chan struct{}, 1), news: make(chan struct{}, 1)}
+	return &Log{db: d, now: now, due: make(chan struct{}, 1), news: make(chan struct{}, 1), groups: map[string]bool{}}
 }
 
 // Write appends e in a transaction of its own, for what changes no row

@@ -1,10 +1,14 @@
 package audit
 
 import (
+	"context"
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"caponier/core/internal/access"
+	"caponier/core/internal/api"
 	"caponier/core/internal/db"
 	"caponier/core/internal/db/dbtest"
 )
@@ -70,6 +74,48 @@ values ('tgt_a', 'db', 'ssh', 'h', 22, '', '[]', $1, '', '', '', '', '', 0, 0, 1
 		r, err := x.Verify(ctx, x.k.Keys, "")
 		if err != nil || len(r.Findings) != 4 {
 			t.Errorf("after moving four: %+v, %v", r.Findings, err)
+		}
+	})
+}
+
+// Auditors of an access group are told of events of theirs, all the others of
+// all.
+func TestNewsOfGroups(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		x := newFixture(t, d)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			x.tellNews(ctx, slog.New(slog.DiscardHandler))
+		}()
+		defer func() {
+			cancel()
+			<-done
+		}()
+		notes := d.Subscribe(ctx)
+		e := Event{Type: TargetChanged, Actor: System, Group: "grp_a", Object: Object{Kind: "role", ID: "r"}}
+		if err := x.Write(ctx, e); err != nil {
+			t.Fatal(err)
+		}
+		told := map[string]string{}
+		for late := time.After(30 * time.Second); len(told) < 2; {
+			select {
+			case n := <-notes:
+				if n.Topic == db.TopicResync { // a listener that has just connected
+					if err := x.Write(ctx, e); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if strings.HasPrefix(n.Topic, TopicAudit) {
+					told[n.Topic] = n.ID
+				}
+			case <-late:
+				t.Fatalf("told: %v", told)
+			}
+		}
+		if id, all := told[TopicAudit]; !all || id != "" || told[TopicAudit+api.GroupSuffix] != "grp_a" {
+			t.Errorf("told %v", told)
 		}
 	})
 }

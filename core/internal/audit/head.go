@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
+	"caponier/core/internal/api"
 	"caponier/core/internal/db"
 )
 
@@ -118,7 +121,8 @@ func (l *Log) Run(ctx context.Context, k Keeper) error {
 	}
 }
 
-// TopicAudit is the notification topic: "there are new events", without an ID.
+// TopicAudit is the notification topic: "there are new events", without an ID;
+// auditors of access groups get it for events of their groups.
 const TopicAudit = "audit"
 
 // newsEvery bounds how often readers are told of new events: once for all
@@ -142,7 +146,11 @@ func (l *Log) tellNews(ctx context.Context, log *slog.Logger) {
 			return
 		case <-wait.C:
 		}
-		err := l.db.Tx(ctx, func(tx *db.Tx) error { return tx.Notify(ctx, TopicAudit, "") })
+		l.mu.Lock()
+		groups := slices.Collect(maps.Keys(l.groups))
+		clear(l.groups)
+		l.mu.Unlock()
+		err := l.db.Tx(ctx, func(tx *db.Tx) error { return api.Notify(ctx, tx, TopicAudit, "", groups...) })
 		if err != nil && ctx.Err() == nil {
 			log.LogAttrs(ctx, slog.LevelWarn, "readers of the audit log are not told", slog.String("err", err.Error()))
 		}

@@ -237,6 +237,7 @@ func (x *session) take(ctx context.Context, p fleet.Peer, recs []wire.WebRecord)
 	}
 	x.mu.Lock()
 	delete(x.gaps, from)
+	x.happened = x.happened || slices.ContainsFunc(recs, func(r wire.WebRecord) bool { return r.Seq >= known && r.Kind == wire.WebEvent })
 	x.mu.Unlock()
 	for _, r := range recs {
 		if r.Seq < known || r.Kind != wire.WebEvent {

@@ -78,6 +78,7 @@ type session struct {
 	next     map[string]uint64      // records wanted next, of a session without recording
 	streams  map[string]*sync.Mutex
 	gaps     map[string]int // batches in a row that left records out
+	happened bool           // the timeline has more than was told: see tellTimelines
 	uses     map[string]int // uses of each injection
 	hosts    map[string]bool
 	viewers  int

@@ -418,6 +418,7 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-t.C:
 			s.look(ctx)
 			s.proposals.flush(ctx)
+			s.tellTimelines(ctx)
 			if now := s.cfg.Now(); now.Sub(checked) >= time.Minute {
 				checked = now
 				s.again()
@@ -466,6 +467,43 @@ func tell(ctx context.Context, tx *db.Tx, id, owner string) error {
 	}
 	return errors.Join(api.Notify(ctx, tx, topicSession, id, g), tx.Notify(ctx, topicSession+api.OwnSuffix, owner))
 }
+
+// tellTimelines lets open consoles read on in the recordings that have got
+// events since the last time: one note each, however many those are.
+func (s *Service) tellTimelines(ctx context.Context) {
+	var more []*session
+	var recordings []string
+	for _, x := range s.snapshot() {
+		x.mu.Lock()
+		if x.happened && x.recordingID != "" {
+			more, recordings = append(more, x), append(recordings, x.recordingID)
+		}
+		x.happened = false
+		x.mu.Unlock()
+	}
+	if len(more) == 0 {
+		return
+	}
+	err := s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
+		for i, x := range more {
+			var g string
+			if err := tx.QueryRowContext(ctx, groupSQL, x.row.ID).Scan(&g); err != nil {
+				return fmt.Errorf("read access group of %s: %w", x.row.ID, db.Classify(err))
+			}
+			if err := errors.Join(api.Notify(ctx, tx, topicTimeline, recordings[i], g), tx.Notify(ctx, topicTimeline+api.OwnSuffix, x.row.UserID)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Log.Warn("readers of timelines are not told of more", "err", err)
+	}
+}
+
+// topicTimeline: the recording of a live session, which the ID is of, has got
+// more events.
+const topicTimeline = "timeline"
 
 // topicSession: a session was opened, changed or has ended.
 const topicSession = "web"

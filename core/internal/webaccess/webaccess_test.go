@@ -463,11 +463,27 @@ func TestRecords(t *testing.T) {
 			t.Helper()
 			return sendRecords(t, b, session, recs...)
 		}
+		notes := k.db.Subscribe(t.Context())
 		blocked := map[string]string{"method": "GET", "url": "https://fonts.example/a.css?token=secret", "reason": "no_rule", "proposal": `{"host":"fonts.example","scheme":"https"}`}
 		ack, err := send(proxy, s.ID, event(1, "request", map[string]string{"url": "https://wiki.example/"}), event(2, "blocked", blocked))
 		must(t, err)
 		if ack.Next != 3 {
 			t.Errorf("ack %+v", ack)
+		}
+		// Who looks at the timeline is told of more, the user too.
+		told := map[string]string{}
+		for late := time.After(20 * time.Second); len(told) < 2; {
+			select {
+			case n := <-notes:
+				if strings.HasPrefix(n.Topic, topicTimeline) && !strings.HasSuffix(n.Topic, api.GroupSuffix) {
+					told[n.Topic] = n.ID
+				}
+			case <-late:
+				t.Fatalf("of more events were told: %v", told)
+			}
+		}
+		if own := k.get("eve", s.ID); told[topicTimeline] != own.RecordingID || told[topicTimeline+api.OwnSuffix] != own.UserID {
+			t.Errorf("told %v, want the recording %s and the user %s", told, own.RecordingID, own.UserID)
 		}
 		ack, err = send(proxy, s.ID, event(2, "blocked", blocked), event(3, "blocked", blocked), event(4, "navigation", map[string]string{"url": "https://wiki.example/start?x=1"}))
 		must(t, err)

@@ -1,6 +1,6 @@
 import { Alert, Anchor, Button, Group, Loader, Select, Skeleton, Stack, Text, Textarea } from "@mantine/core";
 import { IconAlertTriangle, IconBan, IconCircleCheck, IconExternalLink, IconForms, IconKey, IconPlayerPlay, IconWorld } from "@tabler/icons-react";
-import { useQuery } from "@tanstack/react-query";
+import { keepPreviousData, useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useParams } from "@tanstack/react-router";
 import { useEffect, useMemo, useState } from "react";
 import { api, ask, asError } from "~/api/client";
@@ -73,11 +73,6 @@ function Body({ t }: { t: Target }) {
   );
 }
 
-// How often the timeline is asked for while a try goes on; it says nothing by
-// itself.
-const lookEvery = 1_000;
-const lookFor = 10 * 60_000;
-
 function Running({ t, opened, since }: { t: Target; opened: WebSession; since: number }) {
   const session = useQuery({ queryKey: webKey(opened.id), queryFn: () => readSession(opened.id), initialData: opened });
   const s = session.data;
@@ -86,6 +81,7 @@ function Running({ t, opened, since }: { t: Target; opened: WebSession; since: n
   const { moments, error } = useMoments(recording, over);
   const steps = useMemo(() => stepsOf(moments), [moments]);
   const [chosen, setChosen] = useState<number>();
+  const beat = useSettled(moments.length + (over ? 0.5 : 0));
   const now = useNow();
   const [ended, setEnded] = useState<number>();
   useEffect(() => {
@@ -115,7 +111,7 @@ function Running({ t, opened, since }: { t: Target; opened: WebSession; since: n
             {steps.length === 0 && <li><Text size="sm" c="dimmed" p="sm">Nothing yet.</Text></li>}
             {steps.map((x, i) => <Line key={i} x={x} pressed={i === at} choose={() => setChosen(i === steps.length - 1 ? undefined : i)} />)}
           </ol>
-          {recording && <Shot recording={recording} at={step && chosen !== undefined ? step.t + 0.4 : undefined} beat={moments.length + (over ? 0.5 : Math.floor(now / 2000))} label={step ? `The browser at “${step.title}”` : "The browser now"} />}
+          {recording && <Shot recording={recording} at={step && chosen !== undefined ? step.t + 0.4 : undefined} beat={beat} label={step ? `The browser at “${step.title}”` : "The browser now"} />}
         </div>
       </Panel>
     </>
@@ -157,36 +153,42 @@ function Shot({ recording, at, beat, label }: { recording: string; at?: number; 
   return <div className={classes.shot}>{shown ? <img src={shown} alt={label} /> : <Text size="sm" c="dimmed" p="md">{failed ? "There is no picture of this moment." : "The picture appears here."}</Text>}</div>;
 }
 
-// useMoments follows a recording's timeline.
+interface Read {
+  moments: Moment[];
+  next: number;
+}
+
+// useMoments follows a recording's timeline: core says when there is more, and
+// what is new is read then.
 function useMoments(recording: string, over: boolean): { moments: Moment[]; error?: unknown } {
-  const [state, setState] = useState<{ moments: Moment[]; error?: unknown }>({ moments: [] });
-  useEffect(() => {
-    if (!recording) return;
-    let next = 0;
-    let stop = false;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const until = Date.now() + lookFor;
-    const look = async () => {
-      try {
-        const a = await ask(api.GET("/recordings/{id}/timeline", { params: { path: { id: recording }, query: { after: next, limit: 1000 } } }));
-        if (stop) return;
-        const more = a.events ?? [];
-        // A finished recording is ordered by time: positions change then.
-        if (next === 0) setState({ moments: more });
-        else if (more.length > 0) setState((was) => ({ moments: [...was.moments, ...more] }));
-        next = a.next;
-        if (a.more) return void look();
-      } catch (error) {
-        if (stop) return;
-        if (asError(error).status !== 0 && asError(error).status !== 404) setState((was) => ({ ...was, error }));
+  const client = useQueryClient();
+  // A finished recording is ordered by time: it is read anew.
+  const key = ["timeline", recording, over];
+  const q = useQuery({
+    queryKey: key, enabled: recording !== "", placeholderData: keepPreviousData,
+    queryFn: async ({ signal }): Promise<Read> => {
+      let { moments, next } = client.getQueryData<Read>(key) ?? { moments: [], next: 0 };
+      for (let more = true; more; ) {
+        const a = await ask(api.GET("/recordings/{id}/timeline", { params: { path: { id: recording }, query: { after: next, limit: 1000 } }, signal }));
+        moments = [...moments, ...(a.events ?? [])];
+        ({ next, more } = a);
       }
-      if (!over && Date.now() < until) timer = setTimeout(() => void look(), lookEvery);
-    };
-    void look();
-    return () => {
-      stop = true;
-      clearTimeout(timer);
-    };
-  }, [recording, over]);
-  return state;
+      return { moments, next };
+    },
+  });
+  const missing = q.error !== null && [0, 404].includes(asError(q.error).status);
+  return { moments: q.data?.moments ?? none, error: missing ? undefined : (q.error ?? undefined) };
+}
+
+const none: Moment[] = [];
+
+// useSettled counts on when a number changes, and a little later again: the
+// picture follows what happened.
+function useSettled(n: number): number {
+  const [beat, setBeat] = useState(0);
+  useEffect(() => {
+    const later = [0, 700, 2500].map((ms) => setTimeout(() => setBeat((b) => b + 1), ms));
+    return () => later.forEach(clearTimeout);
+  }, [n]);
+  return beat;
 }

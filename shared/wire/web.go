@@ -8,7 +8,7 @@ package wire
 //
 //	PUT    PathCarrierSessions/{id}   CarrierSession  -> CarrierAck   idempotent; a higher revision replaces
 //	PUT    PathWebProxySessions/{id}  WebProxySession -> WebAck       the same: rules change without restart
-//	DELETE …/{id}                     WebEnd          -> WebAck       returns when nothing of it is left
+//	DELETE …/{id}                                     -> WebAck       returns when nothing of it is left
 //	GET    …                          nothing         -> WebStates    what the node has, for reconciling
 //
 // The edge asks core:
@@ -90,8 +90,6 @@ type CarrierSession struct {
 	// Locked: input from the viewer is dropped; LockText is shown.
 	Locked   bool   `json:"locked,omitempty"`
 	LockText string `json:"lock_text,omitempty"`
-	// Notice is shown over the picture while it is not empty.
-	Notice string `json:"notice,omitempty"`
 }
 
 // WebProxyAddress is how a carrier reaches the session's webproxy: TLS 1.3 to
@@ -170,11 +168,6 @@ type WebProxySession struct {
 type WebAck struct {
 	Error    *Error `json:"error,omitempty"`
 	Revision uint64 `json:"revision"`
-}
-
-// WebEnd ends a session; Text is shown to the user.
-type WebEnd struct {
-	Text string `json:"text,omitempty"`
 }
 
 // WebEnded tells core of a session that ended without being asked to. Reason

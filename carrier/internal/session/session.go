@@ -188,20 +188,15 @@ func (l *live) apply(spec wire.CarrierSession) {
 	l.showNotice()
 }
 
-// showNotice shows core's notice and the carrier's own.
+// showNotice shows the carrier's notice.
 func (l *live) showNotice() {
 	l.mu.Lock()
-	var lines []string
-	for _, t := range []string{l.spec.Notice, l.notice} {
-		if t != "" {
-			lines = append(lines, t)
-		}
-	}
+	text := l.notice
 	l.mu.Unlock()
-	l.screen.Notice(strings.Join(lines, "\n"))
+	l.screen.Notice(text)
 }
 
-// warn sets the carrier's own notice and tells of it.
+// warn sets the carrier's notice and tells of it.
 func (l *live) warn(text string) {
 	l.mu.Lock()
 	same := l.notice == text

@@ -208,6 +208,9 @@ const (
 	WebAuthorityMade   Type = "web.authority_created"
 	WebIssuerIssued    Type = "web.issuer_issued"
 	WebProposalsGone   Type = "web.proposals_cleared"
+	// WebFilesUnlisted counts files that a session reported faster than they are
+	// listed one by one; its recording has them.
+	WebFilesUnlisted Type = "web.files_unlisted"
 
 	// A request of a web session that needs a second person. Actor: who decided,
 	// else the webproxy that holds it.
@@ -290,7 +293,7 @@ var numbers = map[Type]uint32{
 
 	WebSessionOpened: 2200, WebSessionClosed: 2201, WebSessionExtended: 2202, WebCredentialUsed: 2203, WebRequestBlocked: 2204,
 	WebDialRefused: 2205, WebFileUploaded: 2206, WebFileDownloaded: 2207, WebFileDeleted: 2208, WebAuthorityMade: 2209,
-	WebIssuerIssued: 2210, WebProposalsGone: 2211,
+	WebIssuerIssued: 2210, WebProposalsGone: 2211, WebFilesUnlisted: 2212,
 	WebApprovalAsked: 2220, WebApprovalApproved: 2221, WebApprovalDenied: 2222, WebApprovalExpired: 2223, WebApprovalWithdrawn: 2224,
 	WebApprovalRefused: 2225,
 

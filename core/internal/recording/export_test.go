@@ -274,6 +274,27 @@ func TestExportLife(t *testing.T) {
 	}
 }
 
+// A restart of core forgets the videos that were asked for; who asks after one
+// is told to ask again, and can.
+func TestExportAfterRestart(t *testing.T) {
+	w := newWeb(t, dbtest.SQLite(t))
+	film := w.film(64, 64, 0, time.Second)
+	var x Export
+	must(t, json.Unmarshal([]byte(w.post("auditor", "/recordings/"+film.ID+"/exports", `{"format":"webm"}`, 202)), &x))
+	path := "/recordings/" + film.ID + "/exports"
+	w.status("auditor", "GET", path+"/"+x.ID, 200)
+	again := serveRig(w.second())
+	for _, part := range []string{"", "/file"} {
+		if body := again.status("auditor", "GET", path+"/"+x.ID+part, 404); !strings.Contains(body, "restart of core. Ask for it again.") {
+			t.Errorf("%s: %s", part, body)
+		}
+	}
+	if body := again.status("auditor", "GET", path, 200); !strings.Contains(body, `"items":[]`) {
+		t.Errorf("listed: %s", body)
+	}
+	again.post("auditor", path, `{"format":"webm"}`, 202)
+}
+
 // Without ffmpeg the answer says what to do.
 func TestExportWithoutFFmpeg(t *testing.T) {
 	w := newWeb(t, dbtest.SQLite(t))

@@ -116,6 +116,9 @@ type ExportIDIn struct {
 	Export string `path:"export" maxLength:"64"`
 }
 
+// lostVideo is said of a video that is not on the list: the list ends with core.
+const lostVideo = "It is not kept any more: a video lasts an hour, and not over a restart of core. Ask for it again."
+
 // ownExport returns the caller's export of a recording that he still may see.
 func (s *Store) ownExport(ctx context.Context, recordingID, id string) (*Recording, *api.Principal, Export, error) {
 	r, p, err := s.content(ctx, recordingID)
@@ -124,7 +127,7 @@ func (s *Store) ownExport(ctx context.Context, recordingID, id string) (*Recordi
 	}
 	x, ok := s.exportOf(p.UserID, r.ID, id)
 	if !ok {
-		return nil, nil, Export{}, api.Missing("video", "It was removed, or another core makes it.")
+		return nil, nil, Export{}, api.Missing("video", lostVideo)
 	}
 	return r, p, x, nil
 }
@@ -154,7 +157,7 @@ func (s *Store) handleExportState(ctx context.Context, in *exportStateIn) (*expo
 		}
 		now, ok := s.exportOf(x.user, in.ID, in.Export)
 		if !ok {
-			return nil, api.Missing("video", "It was removed.")
+			return nil, api.Missing("video", lostVideo)
 		}
 		x = now
 	}

@@ -45,12 +45,17 @@ type web struct {
 
 func newWeb(t *testing.T, d *db.DB) *web {
 	t.Helper()
-	r := newRig(t, d)
-	f, err := api.New(api.Config{Auth: callers{}, DB: d, Log: slog.New(slog.DiscardHandler), Now: r.clock.now})
-	must(t, err)
+	return serveRig(newRig(t, d))
+}
+
+// serveRig serves a store's routes.
+func serveRig(r *rig) *web {
+	r.t.Helper()
+	f, err := api.New(api.Config{Auth: callers{}, DB: r.db, Log: slog.New(slog.DiscardHandler), Now: r.clock.now})
+	must(r.t, err)
 	r.Routes(f)
 	w := &web{rig: r, srv: httptest.NewServer(f.Handler())}
-	t.Cleanup(func() {
+	r.t.Cleanup(func() {
 		f.Close()
 		w.srv.Close()
 		w.srv.Client().CloseIdleConnections()

@@ -10,9 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pquerna/otp"
-	"github.com/pquerna/otp/totp"
-
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/core/internal/fleet"
@@ -38,6 +35,7 @@ func parseLogin(kind vault.Kind, value []byte, account string) (login, error) {
 		l["password"] = appendQuoted(nil, value)
 	case vault.JSON:
 		if json.Unmarshal(value, &l) != nil {
+			l.clear()
 			return nil, errors.New("the secret is no JSON object")
 		}
 		for k, v := range l {
@@ -66,7 +64,7 @@ func (l login) clear() {
 // appendQuoted appends p as a JSON string (RFC 8259 §7).
 func appendQuoted(b, p []byte) []byte {
 	const digits = "0123456789abcdef"
-	b = slices.Grow(b, 2*len(p)+2)
+	b = slices.Grow(b, 6*len(p)+2) // never moved: what is left behind would stay
 	b = append(b, '"')
 	for _, c := range p {
 		switch {
@@ -116,7 +114,7 @@ func (l login) give(u use, now time.Time) ([]byte, error) {
 				clear(b)
 				return nil, err
 			}
-			put("totp", appendQuoted(nil, []byte(code)))
+			put("totp", appendQuoted(nil, code))
 		case valueToken:
 			name := "token"
 			if !l.has(name) {
@@ -135,31 +133,6 @@ func (l login) give(u use, now time.Time) ([]byte, error) {
 		}
 	}
 	return append(b, '}'), nil
-}
-
-// code is the one-time code of the seed at a time (RFC 6238): base32, or an
-// otpauth:// URL, which also names algorithm, digits and period.
-func (l login) code(now time.Time) (string, error) {
-	bad := errors.New("the account's secret has no totp seed in base32 or as otpauth:// URL")
-	var seed string
-	if json.Unmarshal(l["totp"], &seed) != nil || seed == "" {
-		return "", bad
-	}
-	opts := totp.ValidateOpts{Period: 30, Digits: otp.DigitsSix, Algorithm: otp.AlgorithmSHA1}
-	if strings.HasPrefix(seed, "otpauth://") {
-		key, err := otp.NewKeyFromURL(seed)
-		if err != nil || key.Type() != "totp" || key.Period() < 5 || key.Period() > 300 {
-			return "", bad
-		}
-		seed = key.Secret()
-		opts = totp.ValidateOpts{Period: uint(key.Period()), Digits: key.Digits(), Algorithm: key.Algorithm()}
-	}
-	seed = strings.ToUpper(strings.NewReplacer(" ", "", "-", "").Replace(seed))
-	code, err := totp.GenerateCodeCustom(seed, now, opts)
-	if err != nil {
-		return "", bad
-	}
-	return code, nil
 }
 
 // credential answers one request for the session's credential: it decides,

@@ -1,9 +1,16 @@
 package webaccess
 
 import (
+	"encoding/base32"
 	"encoding/json"
+	"net/url"
+	"strconv"
 	"testing"
 	"time"
+
+	"github.com/pquerna/otp"
+	"github.com/pquerna/otp/totp"
+	"pgregory.net/rapid"
 
 	"caponier/core/internal/vault"
 	"caponier/shared/webrule"
@@ -29,10 +36,35 @@ func TestCode(t *testing.T) {
 		{"", 59, ""},
 	} {
 		got, err := login{"totp": appendQuoted(nil, []byte(tc.seed))}.code(time.Unix(tc.at, 0))
-		if got != tc.want || (err == nil) != (tc.want != "") {
+		if string(got) != tc.want || (err == nil) != (tc.want != "") {
 			t.Errorf("%s at %d: %q, %v; want %q", tc.seed, tc.at, got, err, tc.want)
 		}
 	}
+}
+
+// Codes are those that authenticators show.
+func TestCodesAgree(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		key := rapid.SliceOfN(rapid.Byte(), 10, 64).Draw(t, "key")
+		seed := base32.StdEncoding.EncodeToString(key)
+		at := time.Unix(rapid.Int64Range(0, 1<<33).Draw(t, "at"), 0)
+		period := rapid.IntRange(5, 300).Draw(t, "period")
+		sum := rapid.SampledFrom([]otp.Algorithm{otp.AlgorithmSHA1, otp.AlgorithmSHA256, otp.AlgorithmSHA512}).Draw(t, "algorithm")
+		digits := rapid.SampledFrom([]otp.Digits{otp.DigitsSix, otp.DigitsEight}).Draw(t, "digits")
+		want, err := totp.GenerateCodeCustom(seed, at, totp.ValidateOpts{Period: uint(period), Digits: digits, Algorithm: sum})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := url.URL{Scheme: "otpauth", Host: "totp", Path: "/Wiki:ann", RawQuery: url.Values{"secret": {seed}, "issuer": {"Wiki"},
+			"period": {strconv.Itoa(period)}, "digits": {digits.String()}, "algorithm": {sum.String()}}.Encode()}
+		raw, err := json.Marshal(u.String()) // with & as \u0026
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := (login{"totp": raw}).code(at); err != nil || string(got) != want {
+			t.Fatalf("%s: %q, %v; want %q", u.String(), got, err, want)
+		}
+	})
 }
 
 // Whatever a password holds arrives as it is.

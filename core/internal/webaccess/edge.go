@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -350,6 +351,40 @@ func (x *session) transferred(ctx context.Context, p fleet.Peer, e wire.WebEvent
 	if o := e.Fields["outcome"]; o != "" && o != "ok" {
 		outcome = audit.Denied
 	}
+	if !x.files.AllowN(x.s.cfg.Now(), 1) {
+		x.unlist()
+		return
+	}
 	x.s.append(ctx, audit.Event{Type: typ, Outcome: outcome, Actor: edgeActor(p), Connection: x.row.ID,
 		Object: audit.Object{Kind: "target", ID: x.row.TargetID, Name: x.row.TargetName}, Fields: fields})
+}
+
+// unlist counts a file that is not in the audit log by itself.
+func (x *session) unlist() {
+	x.mu.Lock()
+	x.unlisted++
+	x.allUnlisted++
+	absurd := x.allUnlisted == maxUnlisted
+	x.mu.Unlock()
+	if absurd {
+		x.live.End(conn.EndedByError, "The session was closed because its carrier reported more files than anybody moves.")
+	}
+}
+
+// countUnlisted puts into the audit log how many files are not in it, once in a
+// while.
+func (x *session) countUnlisted(ctx context.Context, now time.Time, every time.Duration) {
+	x.mu.Lock()
+	n := x.unlisted
+	if n == 0 || now.Sub(x.counted) < every {
+		x.mu.Unlock()
+		return
+	}
+	x.unlisted, x.counted = 0, now
+	carrier := x.carrier
+	x.mu.Unlock()
+	x.s.append(ctx, audit.Event{Type: audit.WebFilesUnlisted, Outcome: audit.OK, Connection: x.row.ID,
+		Actor:  audit.Actor{Kind: "edge", ID: carrier.ID, Name: carrier.Name, Via: "tunnel"},
+		Object: audit.Object{Kind: "target", ID: x.row.TargetID, Name: x.row.TargetName},
+		Fields: map[string]string{"user": x.row.UserName, "more": strconv.Itoa(n)}})
 }

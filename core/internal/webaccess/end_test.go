@@ -59,7 +59,7 @@ func TestEndOfASilentNode(t *testing.T) {
 	x := k.svc.find(s.ID)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if x.end(ctx, wire.Carrier, x.carrier.ID, "") {
+	if x.end(ctx, wire.Carrier, x.carrier.ID) {
 		t.Error("a carrier that is still ending has nothing left")
 	}
 	for _, c := range []struct {

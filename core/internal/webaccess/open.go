@@ -356,7 +356,7 @@ func (x *session) drop(kind wire.NodeKind, id string) {
 			path = wire.PathWebProxySessions
 		}
 		var ack wire.WebAck
-		err := x.s.cfg.Fleet.Ask(ctx, id, "DELETE", path+"/"+x.row.ID, wire.WebEnd{Text: "The session was not opened."}, &ack)
+		err := x.s.cfg.Fleet.Ask(ctx, id, "DELETE", path+"/"+x.row.ID, nil, &ack)
 		if err != nil && !errors.Is(err, fleet.ErrOffline) {
 			x.s.cfg.Log.Warn("a node not told that a session was not opened", "session", x.row.ID, "node", id, "err", err)
 		}

@@ -98,7 +98,7 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 		}
 		s.cfg.Log.Warn("a node has a session that core does not know; it is ended", "node", id, "session", st.ID)
 		var ack wire.WebAck
-		if err := s.cfg.Fleet.Ask(actx, id, "DELETE", path+"/"+st.ID, wire.WebEnd{Text: "The session has ended."}, &ack); err != nil {
+		if err := s.cfg.Fleet.Ask(actx, id, "DELETE", path+"/"+st.ID, nil, &ack); err != nil {
 			errs = append(errs, err)
 		}
 	}

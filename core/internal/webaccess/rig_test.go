@@ -410,8 +410,8 @@ type box struct {
 	mu       sync.Mutex
 	carrier  map[string]wire.CarrierSession
 	proxy    map[string]wire.WebProxySession
-	ended    map[string]string // text
-	order    []string          // what it was asked, in order
+	ended    map[string]bool
+	order    []string // what it was asked, in order
 	refuse   *wire.Error
 	stuck    int             // how many times it says that a session is still ending
 	refusals int             // how many sessions are refused before one is taken
@@ -433,7 +433,7 @@ func (b *box) set(f func(*box)) {
 func (k *core) node(kind wire.NodeKind, name string, tweak ...func(*box)) *box {
 	k.t.Helper()
 	b := &box{t: k.t, name: name, kind: kind, carrier: map[string]wire.CarrierSession{}, proxy: map[string]wire.WebProxySession{},
-		ended: map[string]string{}, files: map[string]string{}, capacity: wire.WebCapacity{Max: 10, Room: 10, Warm: 2}, dir: filepath.Join(k.t.TempDir(), "state")}
+		ended: map[string]bool{}, files: map[string]string{}, capacity: wire.WebCapacity{Max: 10, Room: 10, Warm: 2}, dir: filepath.Join(k.t.TempDir(), "state")}
 	if kind == wire.WebProxy {
 		b.capacity.Address = name + ".test:18443"
 	}
@@ -552,10 +552,6 @@ func (b *box) putProxy(w http.ResponseWriter, r *http.Request) {
 }
 
 func (b *box) end(w http.ResponseWriter, r *http.Request) {
-	var e wire.WebEnd
-	if !control.Read(w, r, &e) {
-		return
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	id := r.PathValue("id")
@@ -566,7 +562,7 @@ func (b *box) end(w http.ResponseWriter, r *http.Request) {
 	}
 	delete(b.carrier, id)
 	delete(b.proxy, id)
-	b.ended[id] = e.Text
+	b.ended[id] = true
 	control.Reply(w, wire.WebAck{})
 }
 

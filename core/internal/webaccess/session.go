@@ -37,6 +37,13 @@ const (
 	// maxDoubts is how many more there may be of what a page cannot bring about:
 	// refused uses and connections are noted however many hosts it asked for.
 	maxDoubts = 100
+	// filesRate per second, after filesBurst, is how many files that a carrier
+	// reports are in the audit log one by one: each is a transaction of the chain.
+	filesRate, filesBurst = 20, 2000
+	// unlistedEvery is how often the others are counted there.
+	unlistedEvery = time.Minute
+	// maxUnlisted of them is more than a person moves: the carrier lies.
+	maxUnlisted = 100_000
 )
 
 // session is one web session as long as it counts.
@@ -59,6 +66,9 @@ type session struct {
 	asking *rate.Limiter
 	// visits bounds the pages that are listed with the connection.
 	visits *rate.Limiter
+
+	// files bounds the files that are in the audit log one by one.
+	files *rate.Limiter
 
 	// mu guards everything below. No other lock is taken with it held.
 	mu       sync.Mutex
@@ -89,6 +99,10 @@ type session struct {
 	rec      Recording // nil: not recorded, or not yet
 	// recordingID is that of rec.
 	recordingID string
+	// unlisted is how many files are not in the audit log since the last count
+	// of them was, at counted; allUnlisted is how many there were in all.
+	unlisted, allUnlisted int
+	counted               time.Time
 }
 
 // node names a node of a session.
@@ -112,7 +126,7 @@ type want struct {
 
 func newSession(s *Service, r row, l *conn.Live) *session {
 	return &session{
-		s: s, live: l, row: r, visits: rate.NewLimiter(20, 200), asking: rate.NewLimiter(1, 60), wakeup: make(chan struct{}, 1), ended: make(chan struct{}), order: make(chan struct{}, 1),
+		s: s, live: l, row: r, visits: rate.NewLimiter(20, 200), files: rate.NewLimiter(filesRate, filesBurst), counted: s.cfg.Now(), asking: rate.NewLimiter(1, 60), wakeup: make(chan struct{}, 1), ended: make(chan struct{}), order: make(chan struct{}, 1),
 		state: r.State, recordingID: r.RecordingID, carrier: node{r.CarrierID, r.CarrierName}, proxy: node{r.ProxyID, r.ProxyName}, extended: r.Extended, warm: r.Warm,
 		told: map[wire.NodeKind]want{}, away: map[string]time.Time{}, next: map[string]uint64{}, streams: map[string]*sync.Mutex{}, gaps: map[string]int{}, uses: map[string]int{}, hosts: map[string]bool{},
 	}
@@ -367,6 +381,7 @@ func (x *session) look(ctx context.Context) bool {
 	}
 	told := x.sync(ctx, "")
 	now := x.s.cfg.Now()
+	x.countUnlisted(ctx, now, unlistedEvery)
 	idle, longest := x.limits()
 	if x.forClients() && idle > 0 && x.idleFor(now) >= idle {
 		x.live.End(conn.EndedByIdle, fmt.Sprintf("The session was not used for %s.", idle))
@@ -588,8 +603,8 @@ func (x *session) finish(ctx context.Context) {
 	carrier, proxy := x.pair()
 	var g sync.WaitGroup
 	var missing [2]bool
-	g.Go(func() { missing[0] = !x.end(ectx, wire.Carrier, carrier, text) })
-	g.Go(func() { missing[1] = !x.end(ectx, wire.WebProxy, proxy, text) })
+	g.Go(func() { missing[0] = !x.end(ectx, wire.Carrier, carrier) })
+	g.Go(func() { missing[1] = !x.end(ectx, wire.WebProxy, proxy) })
 	g.Wait()
 	if rec := x.recording(); rec != nil {
 		if err := rec.Event("session-ended", map[string]string{"reason": string(reason), "text": text}); err != nil {
@@ -599,6 +614,7 @@ func (x *session) finish(ctx context.Context) {
 			x.s.cfg.Log.Error("recording of a web session not closed", "session", x.row.ID, "err", err)
 		}
 	}
+	x.countUnlisted(ectx, x.s.cfg.Now(), 0)
 	x.close(ctx, reason, text)
 }
 
@@ -636,7 +652,7 @@ func complete(rec Recording, carrier, proxy bool) error {
 // end has a node clear the session away and deliver what it has to tell of it.
 // A node that is away is waited for; it ends the session by itself when its
 // lease is over. It reports whether nothing is left there.
-func (x *session) end(ctx context.Context, kind wire.NodeKind, id, text string) bool {
+func (x *session) end(ctx context.Context, kind wire.NodeKind, id string) bool {
 	if id == "" {
 		return true
 	}
@@ -647,7 +663,7 @@ func (x *session) end(ctx context.Context, kind wire.NodeKind, id, text string) 
 	for {
 		changed := x.s.cfg.Fleet.Changed()
 		var ack wire.WebAck
-		err := x.s.cfg.Fleet.Ask(ctx, id, "DELETE", path+"/"+x.row.ID, wire.WebEnd{Text: text}, &ack)
+		err := x.s.cfg.Fleet.Ask(ctx, id, "DELETE", path+"/"+x.row.ID, nil, &ack)
 		if err == nil && ack.Error != nil {
 			err = ack.Error
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ func TestOpenAndClose(t *testing.T) {
 		if got := k.get("eve", s.ID); got.EndReason != string(conn.EndedByUser) || got.EndedAt == nil || got.EndText != "You closed the session." {
 			t.Errorf("ended %+v", got)
 		}
-		if carrier.count()+proxy.count() != 0 || carrier.ended[s.ID] != "You closed the session." {
+		if carrier.count()+proxy.count() != 0 || !carrier.ended[s.ID] || !proxy.ended[s.ID] {
 			t.Errorf("nodes have %d and %d sessions", carrier.count(), proxy.count())
 		}
 		if !k.tapes.of(s.ID).closed {
@@ -572,6 +573,51 @@ func TestRecords(t *testing.T) {
 			t.Errorf("after the end: %+v, %v", ack, err)
 		}
 	})
+}
+
+// A carrier that reports files without end does not fill the audit log with
+// them: a burst is listed, the others are counted.
+func TestFilesWithoutEnd(t *testing.T) {
+	w := newWorld(t, dbtest.SQLite(t))
+	k := w.start(func(_ *core, c *Config) { c.Now = func() time.Time { return time.Unix(1_800_000_000, 0) } }) // no tokens come back
+	carrier := k.node(wire.Carrier, "c1")
+	k.node(wire.WebProxy, "p1")
+	k.wiki(nil)
+	s := k.open("eve", "wiki", map[string]any{"account": "alice"})
+	const extra = 25
+	b, err := json.Marshal(wire.WebEventBody{Type: "upload", Fields: map[string]string{"path": "f", "outcome": "ok"}})
+	must(t, err)
+	var recs []wire.WebRecord
+	for i := range uint64(filesBurst + extra) {
+		recs = append(recs, wire.WebRecord{Seq: i + 1, At: time.Now().UnixMicro(), Kind: wire.WebEvent, Payload: b})
+	}
+	if ack, err := sendRecords(t, carrier, s.ID, recs...); err != nil || ack.Next != uint64(len(recs))+1 {
+		t.Fatalf("%+v, %v", ack, err)
+	}
+	if n := k.audited(audit.WebFileUploaded, s.ID, audit.OK); n != filesBurst {
+		t.Errorf("%d files are listed, want %d", n, filesBurst)
+	}
+	if n := k.audited(audit.WebFilesUnlisted, s.ID, audit.OK); n != 0 {
+		t.Errorf("the others are counted %d times already", n)
+	}
+	k.do("eve", "DELETE", "/web-sessions/"+s.ID, nil, nil)
+	eventually(t, "it ends", func() bool { return k.get("eve", s.ID).State == Ended })
+	found, err := k.audit.After(t.Context(), k.db, audit.Filter{Type: string(audit.WebFilesUnlisted)}, 0, 10)
+	must(t, err)
+	if len(found) != 1 || found[0].Connection != s.ID || found[0].Fields["more"] != strconv.Itoa(extra) {
+		t.Errorf("counted as %+v", found)
+	}
+	if n := len(w.tapes.of(s.ID).recs); n != len(recs) {
+		t.Errorf("the recording has %d of them", n)
+	}
+	// More than anybody moves ends a session.
+	x := k.svc.find(k.open("bob", "wiki", map[string]any{"account": "alice"}).ID)
+	for range maxUnlisted {
+		x.unlist()
+	}
+	if reason, text := x.live.Ended(); reason != conn.EndedByError || !strings.Contains(text, "more files") {
+		t.Errorf("it goes on: %s %s", reason, text)
+	}
 }
 
 func sendRecords(t *testing.T, b *box, session string, recs ...wire.WebRecord) (wire.WebRecordsAck, error) {

@@ -38,7 +38,7 @@ export function Export({ id, t, duration, close }: { id: string; t: number; dura
         <Group justify="flex-end"><Button onClick={() => make.mutate()} loading={make.isPending}>Make the video</Button></Group>
         {make.error && <ErrorBox error={make.error} />}
         {list.error && <ErrorBox error={list.error} again={() => void list.refetch()} />}
-        {videos.map((v) => <One key={v.id} id={id} video={v} drop={() => drop.mutate(v.id)} />)}
+        {videos.map((v) => <One key={v.id} id={id} video={v} drop={() => drop.mutate(v.id)} again={() => void list.refetch()} />)}
         {drop.error && <ErrorBox error={drop.error} />}
         <Text size="xs" c="dimmed">Videos are removed an hour after they were made. They are not signed: the recording itself stays the evidence.</Text>
       </Stack>
@@ -47,12 +47,14 @@ export function Export({ id, t, duration, close }: { id: string; t: number; dura
 }
 
 // One asks core how far a video is; core answers when something changed.
-function One({ id, video, drop }: { id: string; video: Video; drop: () => void }) {
+function One({ id, video, drop, again }: { id: string; video: Video; drop: () => void; again: () => void }) {
   const q = useQuery({
     queryKey: ["video", id, video.id], initialData: video, gcTime: 0,
     queryFn: ({ signal }) => ask(api.GET("/recordings/{id}/exports/{export}", { params: { path: { id, export: video.id }, query: { wait: 20 } }, signal })),
     refetchInterval: ({ state }) => (state.data?.state === "waiting" || state.data?.state === "running" ? 200 : false),
   });
+  // A restart of core forgets videos: the list says what is left.
+  if (q.error) return <ErrorBox error={q.error} again={again} />;
   const v = q.data;
   const what = `${v.format.toUpperCase().replace("WEBM", "WebM")}, ${clock(v.from)}–${clock(v.to)}`;
   if (v.state === "failed") return <Alert variant="light" color="red" title={`${what}: not made`} withCloseButton closeButtonLabel="Remove" onClose={drop}>{v.error}</Alert>;

@@ -265,16 +265,19 @@ func (r *rig) sshd(keys string) {
 	})
 }
 
+// patience is how long what must happen may take on a busy machine.
+const patience = 2 * time.Minute
+
 func (r *rig) until(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.NewTimer(30 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline.C:
-			r.t.Fatalf("not in 30 s: %s", what)
+			r.t.Fatalf("not in %s: %s", patience, what)
 		case <-tick.C:
 		}
 	}
@@ -462,7 +465,7 @@ func (y *tty) closed() websocket.StatusCode {
 	y.r.t.Helper()
 	select {
 	case <-y.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		y.r.t.Fatal("the socket did not end")
 	}
 	y.mu.Lock()

@@ -84,6 +84,25 @@ func TestLifecycle(t *testing.T) {
 	})
 }
 
+// What a user's program says may hold any bytes. It must not hold up what is
+// written of everybody's connections.
+func TestAnyBytesAreRecorded(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		r := newRig(t, d)
+		s := spec("demo", "db-1", "rol_1")
+		s.UserAgent, s.Reason, s.TargetAddress = "SSH-2.0-\x00\xff", "ticket\x0017", "10.10.0.5\x00:22"
+		l, err := r.Open(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Channel("exec", "printf 'a\x00b\xff'")
+		l.Close(EndedByUser, nil)
+		if x := r.record(l.ID, Disconnected); x.Reason != "ticket\uFFFD17" {
+			t.Errorf("reason %q", x.Reason)
+		}
+	})
+}
+
 func TestFailedOpen(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		r := newRig(t, d)

@@ -140,6 +140,9 @@ func TestSearchFilters(t *testing.T) {
 			}
 		}
 		w.call("viewer", "GET", "/connections?nonsense=1", "", 422)
+		w.call("viewer", "GET", "/connections/%00", "", 404)
+		w.call("viewer", "GET", "/connections/%ff", "", 404)
+		w.call("viewer", "GET", "/connections?q=%00&user=%ff", "", 200)
 		w.call("viewer", "GET", "/connections?state=dreaming", "", 422)
 	})
 }

@@ -225,17 +225,17 @@ func (d *DB) Close() error {
 
 // ExecContext runs one statement outside a transaction.
 func (d *DB) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return d.write.ExecContext(ctx, query, args...)
+	return d.write.ExecContext(ctx, query, clean(args)...)
 }
 
 // QueryContext runs one read outside a transaction.
 func (d *DB) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return d.read.QueryContext(ctx, query, args...)
+	return d.read.QueryContext(ctx, query, clean(args)...)
 }
 
 // QueryRowContext runs one read of one row outside a transaction.
 func (d *DB) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return d.read.QueryRowContext(ctx, query, args...)
+	return d.read.QueryRowContext(ctx, query, clean(args)...)
 }
 
 // View runs f in a read-only snapshot: every query in it sees the same state.

@@ -78,6 +78,7 @@ func meter(p *node.Parts, authority *mitm.Authority, sessions *session.Manager, 
 	counter("requests", "Requests of sessions.", c.Requests.Load)
 	counter("blocked_requests", "Requests and connections that no rule allowed.", c.Blocked.Load)
 	counter("injected_requests", "Requests that got a stored credential.", c.Injected.Load)
+	counter("held_requests", "Requests that waited for a second person.", c.Held.Load)
 	counter("failed_requests", "Requests without an answer.", c.Failed.Load)
 	counter("refused_connections", "Connections that were not let in.", c.Refused.Load)
 	counter("received_bytes", "Bytes of answers' bodies.", c.BytesIn.Load)

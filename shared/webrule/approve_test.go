@@ -72,18 +72,33 @@ func TestApprovalOfUnclearPaths(t *testing.T) {
 	}
 }
 
+// A rule that names no host speaks of every port, too.
+func TestRulesWithoutHost(t *testing.T) {
+	for _, start := range []string{"https://app.test", "https://app.test:8443", "http://app.test:8080"} {
+		scheme, host, _ := strings.Cut(start, "://")
+		r := Request{scheme, host, "DELETE", "/admin"}
+		if v := (Policy{Deny: []Rule{{Methods: []string{"DELETE"}}}}).Decide(start, r); v.Reason != Denied {
+			t.Errorf("%s: %q", start, v.Reason)
+		}
+		if v := (Policy{Approve: []Approval{{Rule: Rule{Path: "/admin"}}}}).Decide(start, r); !v.Held() {
+			t.Errorf("%s: %q", start, v.Reason)
+		}
+	}
+}
+
 // Rules about approval change nothing but this: of what was allowed, some is held.
 func TestApprovalOnlyHolds(t *testing.T) {
 	rule := rapid.Custom(func(t *rapid.T) Rule {
 		return Rule{
-			Host:    rapid.SampledFrom([]string{"app.test", "cdn.test", "*.test", "x.cdn.test", "app.test:8443"}).Draw(t, "host"),
+			Host:    rapid.SampledFrom([]string{"", "app.test", "cdn.test", "*.test", "x.cdn.test", "app.test:8443"}).Draw(t, "host"),
 			Scheme:  rapid.SampledFrom([]string{"", "https", "http"}).Draw(t, "scheme"),
 			Methods: rapid.SampledFrom([][]string{nil, {"DELETE"}, {"POST", "PUT"}}).Draw(t, "methods"),
 			Path:    rapid.SampledFrom([]string{"", "/", "/admin", "/admin/x$", "/a"}).Draw(t, "path"),
 		}
 	})
 	rapid.Check(t, func(t *rapid.T) {
-		p := Policy{Own: rapid.Bool().Draw(t, "own"), Allow: rapid.SliceOfN(rule, 0, 4).Draw(t, "allow"), Deny: rapid.SliceOfN(rule, 0, 3).Draw(t, "deny")}
+		named := rule.Filter(func(r Rule) bool { return r.Host != "" })
+		p := Policy{Own: rapid.Bool().Draw(t, "own"), Allow: rapid.SliceOfN(named, 0, 4).Draw(t, "allow"), Deny: rapid.SliceOfN(rule, 0, 3).Draw(t, "deny")}
 		r := Request{
 			Scheme: rapid.SampledFrom([]string{"https", "http"}).Draw(t, "to scheme"),
 			Host:   rapid.SampledFrom([]string{"app.test", "cdn.test", "x.cdn.test", "app.test:8443", "other"}).Draw(t, "to"),

@@ -122,6 +122,7 @@ type rule struct {
 	n       int
 	scheme  string
 	port    uint16 // 0: the scheme's
+	ports   bool   // any port: the rule names no host
 	methods []string
 	path    string
 	site    string
@@ -177,7 +178,7 @@ func newIndex(rules []Rule) (index, error) {
 		if err != nil {
 			return x, err
 		}
-		one := rule{n: i, scheme: webScheme(r.Scheme), port: port, path: path, site: r.Site}
+		one := rule{n: i, scheme: webScheme(r.Scheme), port: port, ports: host == "" && port == 0, path: path, site: r.Site}
 		for _, m := range r.Methods {
 			one.methods = append(one.methods, strings.ToUpper(m))
 		}
@@ -222,7 +223,7 @@ func (x *index) each(host string, f func(rule) bool) {
 }
 
 func (r rule) at(e Endpoint) bool {
-	return (r.scheme == "" || r.scheme == e.scheme) && (r.port == e.port || r.port == 0 && e.port == defaultPort(e.scheme))
+	return (r.scheme == "" || r.scheme == e.scheme) && (r.ports || r.port == e.port || r.port == 0 && e.port == defaultPort(e.scheme))
 }
 
 func (r rule) method(m string) bool { return len(r.methods) == 0 || slices.Contains(r.methods, m) }

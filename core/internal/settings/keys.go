@@ -69,7 +69,7 @@ var (
 var (
 	WebScanURL = scanKey("web.scan_url",
 		"ICAP service that sees every file moved in web sessions of targets that name none, such as icap://scan.example.net:1344/avscan; empty = none.")
-	WebApprovalWait = durationKey("web.approval_wait", 5*time.Minute, 10*time.Second, 30*time.Minute,
+	WebApprovalWait = durationKey("web.approval_wait", 5*time.Minute, 10*time.Second, 9*time.Minute,
 		"How long a request of a web session that needs a second person waits to be decided on; then it is refused.")
 	WebPermittedNames = namesKey("web.permitted_names", nil,
 		"Names and networks that webproxies may issue certificates for in web sessions, such as example.net (with all below) or 10.0.0.0/8; empty = all. The certificates say so themselves (X.509 name constraints). Targets elsewhere cannot be opened then.")

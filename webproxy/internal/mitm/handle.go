@@ -34,6 +34,7 @@ type exchange struct {
 	status   int
 	kind     string // media type of the answer
 	injected string
+	approved string       // who let it through, if somebody had to
 	sent     atomic.Int64 // bytes of the request's body
 	received int64        // bytes of the answer's body
 }
@@ -57,6 +58,10 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 		x.reserved()
 		return
 	}
+	if isContinuation(r) {
+		x.continued()
+		return
+	}
 	if r.URL.Opaque != "" {
 		// Neither a path nor a URL with one ("x:https://host/path"): the path
 		// that is decided on would not be the one that is sent.
@@ -72,10 +77,20 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 	// Rules that change from here on cut the request.
 	x.rev = ses.Revision()
 	v := x.rev.Policy.Decide(x.what)
+	if v.Held() {
+		done()
+		x.hold()
+		return
+	}
 	if !v.Allowed() {
 		x.blocked(v)
 		return
 	}
+	x.leave(ctx, v)
+}
+
+// leave serves what may leave.
+func (x *exchange) leave(ctx context.Context, v webrule.Verdict) {
 	// A session that ends takes its requests along even if they do not listen.
 	if err := x.serve(ctx, v); err != nil {
 		x.failed(ctx, err)
@@ -85,6 +100,10 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 
 // reserved serves what is ours on every origin: the scripts that fill pages.
 func (x *exchange) reserved() {
+	if id, ok := strings.CutPrefix(x.in.URL.Path, heldPath); ok {
+		x.heldState(id)
+		return
+	}
 	told := x.ses.Inject.Serve(x.w, x.in)
 	if told == nil {
 		return
@@ -357,6 +376,9 @@ func (x *exchange) record() {
 	}
 	if note := x.rev.Up.Note(x.at); note != "" {
 		fields["revocation"] = note
+	}
+	if x.approved != "" {
+		fields["approved"] = x.approved
 	}
 	err := x.ses.Event("request", fields)
 	if err == nil && x.in.Header.Get("Sec-Fetch-Mode") == "navigate" && x.in.Header.Get("Sec-Fetch-Dest") == "document" {

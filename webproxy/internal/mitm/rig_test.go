@@ -131,6 +131,9 @@ type rig struct {
 	tunnel  tunnel.Session                // guarded by mu; the webproxy's end
 	dests   []string                      // guarded by mu; of streams through core
 	cut     bool                          // guarded by mu; records are not taken
+	held    []wire.WebApprovalAsk         // guarded by mu; each hold once
+	decided map[string]wire.WebApproval   // guarded by mu; by hold
+	gone    map[string]bool               // guarded by mu; by hold
 }
 
 type lockedBuffer struct {
@@ -157,7 +160,7 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, fleet: ca, root: newAuthority(t, "Caponier web CA"), web: newAuthority(t, "Test CA"), log: &lockedBuffer{},
-		secrets: map[string]wire.WebCredential{}, next: map[string]uint64{}, changed: make(chan struct{})}
+		decided: map[string]wire.WebApproval{}, gone: map[string]bool{}, secrets: map[string]wire.WebCredential{}, next: map[string]uint64{}, changed: make(chan struct{})}
 	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	edge, core := tunnel.Pipe(tunnel.Info{}, tunnel.Info{})
 	r.core, r.tunnel = core, edge
@@ -179,7 +182,7 @@ func newRig(t testing.TB) *rig {
 			return r.tunnel
 		}})
 	r.proxy = New(Config{Sessions: r.sessions, Authority: a, MaxConns: 500, Log: logger,
-		Credentials: func() (tls.Certificate, *x509.CertPool, error) { return node.Certificate, node.Roots, nil }})
+		Left: time.Second, Credentials: func() (tls.Certificate, *x509.CertPool, error) { return node.Certificate, node.Roots, nil }})
 	ctx, cancel := context.WithCancel(context.Background())
 	cctx, stopCore := context.WithCancel(context.Background())
 	var wg, parts sync.WaitGroup
@@ -335,6 +338,7 @@ func (r *rig) serveCore() http.Handler {
 		}
 		control.Reply(w, wire.WebCredentialSealed{Sealed: plain})
 	})
+	mux.HandleFunc("POST "+wire.PathWebApproval, r.serveApproval)
 	mux.HandleFunc("POST "+wire.PathWebRecords, func(w http.ResponseWriter, req *http.Request) {
 		var body io.Reader = req.Body
 		if req.Header.Get("Content-Encoding") == "gzip" {

@@ -49,6 +49,9 @@ type Config struct {
 	MaxConns int
 	Log      *slog.Logger
 	Now      func() time.Time // nil: time.Now
+	// Left is after how long a held page that is not there any more counts as
+	// closed; 0: 15 s.
+	Left time.Duration
 }
 
 // Server serves the connections of browsers. Safe for concurrent use.
@@ -60,6 +63,7 @@ type Server struct {
 	inIn  *handoff     // connections to inner
 
 	carriers *tls.Config
+	holds    *holds
 	conns    atomic.Int64
 	work     sync.WaitGroup
 	Counts
@@ -69,6 +73,7 @@ type Server struct {
 type Counts struct {
 	Requests, Blocked, Injected, Failed, Refused atomic.Uint64
 	BytesIn, BytesOut                            atomic.Uint64
+	Held                                         atomic.Uint64
 }
 
 // New makes a Server; Run must run beside its listeners.
@@ -76,7 +81,10 @@ func New(c Config) *Server {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Server{c: c, in: newHandoff(), inIn: newHandoff()}
+	if c.Left == 0 {
+		c.Left = 15 * time.Second
+	}
+	s := &Server{c: c, holds: newHolds(), in: newHandoff(), inIn: newHandoff()}
 	s.carriers = s.carrierTLS()
 	logger := slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug)
 	s.outer = &http.Server{Handler: http.HandlerFunc(s.proxy), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ErrorLog: logger,

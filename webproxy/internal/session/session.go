@@ -83,7 +83,14 @@ type Conn struct{ close func() }
 // live is a request under way.
 type live struct {
 	r      webrule.Request
+	held   bool // it waits for approval, or has it
 	cancel context.CancelCauseFunc
+}
+
+// may reports whether the request may go on under a policy.
+func (l *live) may(p *webrule.Compiled) bool {
+	v := p.Decide(l.r)
+	return v.Allowed() || l.held && v.Held()
 }
 
 // ErrEnded is the cause with which requests of a session end.
@@ -126,8 +133,12 @@ func (s *Session) Enter(close func()) (leave func(), ok bool) {
 
 // Track registers a request that was allowed, so that it can be cut.
 func (s *Session) Track(ctx context.Context, r webrule.Request) (context.Context, func(), bool) {
+	return s.track(ctx, &live{r: r})
+}
+
+func (s *Session) track(ctx context.Context, l *live) (context.Context, func(), bool) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	l := &live{r, cancel}
+	l.cancel = cancel
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending || len(s.live) >= maxLive {
@@ -179,7 +190,7 @@ func (s *Session) revise(rev *Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for l := range s.live {
-		if !rev.Policy.Decide(l.r).Allowed() {
+		if !l.may(rev.Policy) {
 			l.cancel(ErrRevoked)
 		}
 	}

@@ -1,0 +1,360 @@
+package mitm
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"caponier/shared/telemetry"
+	"caponier/shared/webrule"
+	"caponier/shared/wire"
+	"caponier/webproxy/internal/inject"
+	"caponier/webproxy/internal/session"
+)
+
+// A request that needs a second person is held here, before anything is sent
+// or dialled. What a script sent waits on its connection and goes on, or is
+// refused. A page that was asked for, or a form that was sent, is answered at
+// once with a page of ours; the request is kept, and leaves when that page
+// comes back for it: by the same method to the same URL, so that the answer is
+// at home where it belongs. An approval is of one request in this memory, and
+// is spent by sending it.
+const (
+	// maxHeldBody is what is kept of a body. A longer one stays with the
+	// browser; its request waits on its connection.
+	maxHeldBody = 1 << 20
+	// maxHeld and maxHeldSession bound the requests that wait, and with them
+	// the memory: 128 MiB.
+	maxHeld        = 128
+	maxHeldSession = 16
+	// heldPoll is how long a held page's question waits for news.
+	heldPoll = 20 * time.Second
+
+	heldPath = inject.Reserved + "held/"
+	// continueField begins the body with which a held page takes a form's
+	// request up again; the hold's name follows.
+	continueField = "caponier-continue="
+	holdName      = 26 // letters of rand.Text
+	continueBody  = len(continueField) + holdName + 2
+)
+
+// held is a request that waits, or is approved and not sent yet.
+type held struct {
+	name string
+	ses  *session.Session
+	// key is session and digest: a page that is asked for again is the same request.
+	key    string
+	at     webrule.Endpoint
+	what   webrule.Request
+	url    string // for the log
+	why    string
+	in     *http.Request // of a page, without its body
+	body   []byte
+	cancel context.CancelCauseFunc
+
+	// The rest is guarded by holds.mu.
+	answer  wire.WebApproval
+	until   time.Time
+	changed chan struct{} // closed when answer changes
+	pages   int           // that ask now
+	seen    time.Time     // when the last one was there
+}
+
+// holds are the held requests of all sessions.
+type holds struct {
+	mu     sync.Mutex
+	all    map[string]*held         // by name; guarded by mu
+	keys   map[string]*held         // pages, by key; guarded by mu
+	counts map[*session.Session]int // guarded by mu
+}
+
+func newHolds() *holds {
+	return &holds{all: map[string]*held{}, keys: map[string]*held{}, counts: map[*session.Session]int{}}
+}
+
+var (
+	errHeldLeft    = errors.New("the page that waited was closed")
+	errHeldCancel  = errors.New("the user took the request back")
+	errTooManyHeld = errors.New("too many requests wait")
+)
+
+func (h *holds) add(x *held) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.all) >= maxHeld || h.counts[x.ses] >= maxHeldSession {
+		return errTooManyHeld
+	}
+	h.all[x.name] = x
+	h.counts[x.ses]++
+	return nil
+}
+
+// page makes a held request that of a page. One with the same key that waits
+// or is approved stays, and is returned instead.
+func (h *holds) page(x *held, key string) *held {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.keys[key]
+	if old != nil && (old.answer.State == wire.ApprovalWaiting || old.answer.State == wire.ApprovalApproved) {
+		h.removeLocked(x)
+		return old
+	}
+	x.key, h.keys[key] = key, x
+	return x
+}
+
+func (h *holds) removeLocked(x *held) bool {
+	if h.all[x.name] != x {
+		return false
+	}
+	delete(h.all, x.name)
+	if h.keys[x.key] == x {
+		delete(h.keys, x.key)
+	}
+	if h.counts[x.ses]--; h.counts[x.ses] <= 0 {
+		delete(h.counts, x.ses)
+	}
+	return true
+}
+
+func (h *holds) remove(x *held) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.removeLocked(x)
+}
+
+func (h *holds) find(ses *session.Session, name string) *held {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if x := h.all[name]; x != nil && x.ses == ses {
+		return x
+	}
+	return nil
+}
+
+// spend takes an approved request out; it succeeds once. The answer is how far
+// the request is.
+func (h *holds) spend(x *held) (a wire.WebApproval, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return x.answer, x.answer.State == wire.ApprovalApproved && h.removeLocked(x)
+}
+
+// tell notes core's word about a request.
+func (h *holds) tell(x *held, a wire.WebApproval, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	until := now.Add(time.Duration(a.LeftS) * time.Second)
+	if a.State == x.answer.State && !x.until.IsZero() {
+		x.until = until
+		return
+	}
+	x.answer, x.until = a, until
+	close(x.changed)
+	x.changed = make(chan struct{})
+}
+
+// isNavigation reports whether the answer to r becomes a page or a frame.
+// Browsers say so but over plain http, where they ask for a page instead.
+func isNavigation(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost || isUpgrade(r) {
+		return false
+	}
+	switch r.Header.Get("Sec-Fetch-Mode") {
+	case "navigate":
+		return isDocument(r)
+	case "":
+		return r.Header.Get("Upgrade-Insecure-Requests") == "1" && strings.Contains(r.Header.Get("Accept"), "text/html")
+	}
+	return false
+}
+
+// isContinuation reports whether a held page takes its request up again. Such
+// a request never leaves as it is.
+func isContinuation(r *http.Request) bool {
+	if r.Method != http.MethodPost || r.ContentLength != int64(continueBody) || !strings.HasPrefix(r.Header.Get("Content-Type"), "text/plain") {
+		return false
+	}
+	b := make([]byte, continueBody)
+	n, err := io.ReadFull(r.Body, b)
+	r.Body = &rest{io.MultiReader(bytes.NewReader(b[:n]), r.Body), r.Body}
+	return err == nil && strings.HasPrefix(string(b), continueField)
+}
+
+// rest is a body of which a part was read before.
+type rest struct {
+	io.Reader
+	io.Closer
+}
+
+// hold keeps a request until it is decided on.
+func (x *exchange) hold() {
+	ctx, done, ok := x.ses.TrackHeld(x.in.Context(), x.what)
+	if !ok {
+		x.page(http.StatusServiceUnavailable, page{Title: "Too many requests at once", Text: "This session has too many requests under way, or is ending."})
+		return
+	}
+	defer done()
+	x.rev = x.ses.Revision()
+	v := x.rev.Policy.Decide(x.what)
+	if !v.Held() {
+		x.decided(ctx, v)
+		return
+	}
+	h := &held{name: rand.Text(), ses: x.ses, at: x.at, what: x.what, url: x.url, why: v.Approval.Why, changed: make(chan struct{}), seen: x.s.c.Now(),
+		answer: wire.WebApproval{State: wire.ApprovalWaiting}}
+	if err := x.s.holds.add(h); err != nil {
+		x.crowded()
+		return
+	}
+	body, whole, err := x.keepBody()
+	if err != nil {
+		x.s.holds.remove(h)
+		x.failed(ctx, err)
+		x.record()
+		return
+	}
+	ask := x.askFor(h.name, v.Approval)
+	if whole {
+		ask.Digest, ask.Length = x.digest(body), int64(len(body))
+	}
+	if whole && isNavigation(x.in) {
+		ask.Page = true
+		x.holdPage(ctx, h, ask, body)
+		return
+	}
+	x.s.Held.Add(1)
+	a, err := x.ses.Await(ctx, ask, func(wire.WebApproval) {})
+	x.s.holds.remove(h)
+	switch {
+	case errors.Is(err, session.ErrEnded), errors.Is(err, session.ErrRevoked):
+		x.failed(ctx, err)
+		x.record()
+		return
+	case err != nil: // the browser has left
+		x.s.Blocked.Add(1)
+		x.unapprovedEvent(string(wire.ApprovalWithdrawn))
+		return
+	}
+	if a.State != wire.ApprovalApproved {
+		x.unapproved(a)
+		return
+	}
+	x.pass(ctx, a)
+}
+
+// decided serves a request by a verdict that holds nothing.
+func (x *exchange) decided(ctx context.Context, v webrule.Verdict) {
+	if !v.Allowed() {
+		x.blocked(v)
+		return
+	}
+	x.leave(ctx, v)
+}
+
+// pass lets an approved request go on, unless the rules refuse it by now.
+func (x *exchange) pass(ctx context.Context, a wire.WebApproval) {
+	x.approved, x.since = clip(a.By, 128), x.s.c.Now()
+	if x.approved == "" {
+		x.approved = "yes"
+	}
+	x.rev = x.ses.Revision()
+	v := x.rev.Policy.Decide(x.what)
+	if !v.Allowed() && !v.Held() {
+		x.blocked(v)
+		return
+	}
+	x.leave(ctx, v)
+}
+
+// keepBody reads what is kept of the body, and puts it before the rest.
+func (x *exchange) keepBody() (body []byte, whole bool, err error) {
+	if x.in.Body == nil || x.in.ContentLength == 0 {
+		return nil, true, nil
+	}
+	body, err = io.ReadAll(io.LimitReader(x.in.Body, maxHeldBody+1))
+	if err != nil {
+		return nil, false, fmt.Errorf("read the request: %w", err)
+	}
+	if len(body) > maxHeldBody {
+		x.in.Body = &rest{io.MultiReader(bytes.NewReader(body), x.in.Body), x.in.Body}
+		return body, false, nil
+	}
+	// Trailers have come with the end of the body.
+	x.in.Body = &rest{bytes.NewReader(body), x.in.Body}
+	return body, true, nil
+}
+
+// digest is of all that an approval is worth for.
+func (x *exchange) digest(body []byte) string {
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s\n%s%s\n", x.in.Method, x.at.Origin(), x.in.URL.RequestURI())
+	sum.Write(body)
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// askFor is what approvers are told: never a body.
+func (x *exchange) askFor(name string, a *webrule.Approval) wire.WebApprovalAsk {
+	return wire.WebApprovalAsk{Hold: name, Method: clip(x.in.Method, 32), URL: x.url, ContentType: clip(x.in.Header.Get("Content-Type"), 200),
+		Length: x.in.ContentLength, Rule: clip(ruleText(a), 1000), Why: a.Why}
+}
+
+// ruleText is a rule in words.
+func ruleText(a *webrule.Approval) string {
+	methods, host, path := strings.Join(a.Methods, ", "), a.Host, a.Path
+	if methods == "" {
+		methods = "every method"
+	}
+	if host == "" {
+		host = "every host"
+	}
+	if a.Scheme != "" {
+		host = a.Scheme + "://" + host
+	}
+	return strings.TrimSpace(methods + " " + host + path)
+}
+
+// crowded refuses to hold one more.
+func (x *exchange) crowded() {
+	x.s.Blocked.Add(1)
+	x.unapprovedEvent("too_many")
+	x.page(http.StatusTooManyRequests, page{Title: "Too many requests wait for approval", Host: x.at.String(), Text: "The request was not sent.", Hint: "Repeat it when others were decided on."})
+}
+
+// unapproved refuses a request that was not approved.
+func (x *exchange) unapproved(a wire.WebApproval) {
+	x.s.Blocked.Add(1)
+	x.unapprovedEvent(string(a.State))
+	x.page(http.StatusForbidden, refusalPage(x.at.String(), a))
+}
+
+func refusalPage(host string, a wire.WebApproval) page {
+	p := page{Title: "This request was not approved", Host: host, Text: "It was not sent.", Hint: a.Text}
+	switch a.State {
+	case wire.ApprovalDenied:
+		if a.By != "" {
+			p.Text = "It was denied by " + a.By + " and not sent."
+		}
+	case wire.ApprovalExpired:
+		p.Title = "Nobody approved this request in time"
+	case wire.ApprovalWithdrawn:
+		p.Title = "This request was taken back"
+	}
+	return p
+}
+
+func (x *exchange) unapprovedEvent(state string) {
+	fields := map[string]string{"method": clip(x.in.Method, 32), "url": x.url, "reason": "approval_" + state, "type": clip(x.in.Header.Get("Sec-Fetch-Dest"), 32)}
+	if err := x.ses.Event("blocked", fields); err != nil {
+		x.s.c.Log.Debug("event", telemetry.KeySession, x.ses.ID, telemetry.KeyErr, err)
+	}
+}

@@ -1,0 +1,104 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"caponier/shared/control"
+	"caponier/shared/telemetry"
+	"caponier/shared/webrule"
+	"caponier/shared/wire"
+)
+
+const (
+	// unheard is how long a request waits for core's first word about it.
+	unheard = 30 * time.Second
+	// overdue is how long after its time core's word about a request is awaited.
+	overdue = 30 * time.Second
+	// goneTime bounds telling core that nobody waits any more.
+	goneTime = 10 * time.Second
+)
+
+// TrackHeld is Track for a request that is held, or was and is approved: rules
+// that hold it do not cut it.
+func (s *Session) TrackHeld(ctx context.Context, r webrule.Request) (context.Context, func(), bool) {
+	return s.track(ctx, &live{r: r, held: true})
+}
+
+// Await asks core for a second person and waits for the decision, through lost
+// tunnels and restarts of core. Waiting is told of each word of core's until
+// then. The state is final; it is not approved when an error says that core
+// cannot be asked, or ctx ends.
+func (s *Session) Await(ctx context.Context, ask wire.WebApprovalAsk, waiting func(wire.WebApproval)) (wire.WebApproval, error) {
+	ask.Session = s.ID
+	until := s.m.c.Now().Add(unheard)
+	known := false
+	for {
+		a, err := s.askApproval(ctx, ask)
+		switch {
+		case ctx.Err() != nil:
+			if !errors.Is(context.Cause(ctx), ErrEnded) { // core ends with a session what waits in it
+				s.gone(ask)
+			}
+			return wire.WebApproval{State: wire.ApprovalWithdrawn}, context.Cause(ctx)
+		case err == nil && a.Error == nil && a.State != wire.ApprovalWaiting:
+			return a, nil
+		case err == nil && a.Error == nil:
+			known = true
+			until = s.m.c.Now().Add(time.Duration(a.LeftS)*time.Second + overdue)
+			waiting(a)
+			continue
+		case err == nil && a.Error.Code != wire.CodeDraining && a.Error.Code != wire.CodeInternal:
+			return wire.WebApproval{State: wire.ApprovalDenied, Text: a.Error.Public}, nil
+		case err == nil:
+			err = a.Error
+		}
+		if s.m.c.Now().After(until) {
+			s.m.c.Log.Warn("core cannot be asked for an approval", telemetry.KeySession, s.ID, telemetry.KeyErr, err)
+			text := "Nobody could be asked for approval: core cannot be reached."
+			if known {
+				text = "Nobody decided in time, or core cannot be reached."
+			}
+			s.gone(ask)
+			return wire.WebApproval{State: wire.ApprovalExpired, Text: text}, nil
+		}
+		t := time.NewTimer(retry)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+	}
+}
+
+// askApproval asks once.
+func (s *Session) askApproval(ctx context.Context, ask wire.WebApprovalAsk) (a wire.WebApproval, err error) {
+	t := s.m.c.Tunnel()
+	if t == nil {
+		return a, errNoTunnel
+	}
+	ctx, cancel := context.WithTimeout(ctx, wire.WebApprovalPoll*time.Second+askTime)
+	defer cancel()
+	err = control.Call(ctx, t, http.MethodPost, wire.PathWebApproval, ask, &a)
+	return a, err
+}
+
+// gone tells core that nobody waits any more; core also finds out by itself.
+func (s *Session) gone(ask wire.WebApprovalAsk) {
+	ask.Gone = true
+	m := s.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return
+	}
+	m.work.Go(func() {
+		ctx, cancel := context.WithTimeout(m.ctx, goneTime)
+		defer cancel()
+		if _, err := s.askApproval(ctx, ask); err != nil {
+			m.c.Log.Debug("core was not told that a request does not wait any more", telemetry.KeySession, s.ID, telemetry.KeyErr, err)
+		}
+	})
+}

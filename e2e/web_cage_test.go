@@ -272,3 +272,26 @@ func TestWebGreed(t *testing.T) {
 		t.Errorf("the bystander's page says %q", got)
 	}
 }
+
+// A page that wants more memory than a session may have ends with its session,
+// and its user is told why; nobody else notices.
+func TestWebHungryPage(t *testing.T) {
+	w := web(t)
+	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
+	other := w.site(t, sites.Config{Kind: sites.Open, Title: "bystander"}, siteOptions{})
+	bystander := w.open(t, other)
+	bystander.shows(t, "the bystander's page")
+	u := w.open(t, s)
+	u.shows(t, "the page")
+	u.run(t, "setTimeout(() => { const all = []; for (;;) all.push(new Uint8Array(32 << 20).fill(1)) }, 500); return 1")
+	why, err := u.Screen.Ended(t.Context(), patience)
+	if err != nil || why.Code != 4000 || !strings.Contains(why.Reason, "memory") {
+		t.Errorf("the user was told %+v %v", why, err)
+	}
+	if got := u.ended(t, patience); got.EndReason != "error" || !strings.Contains(got.EndText, "more memory") {
+		t.Errorf("it ended as %+v", got)
+	}
+	if got := bystander.run(t, "return document.title"); got != "bystander" {
+		t.Errorf("the bystander's page says %q", got)
+	}
+}

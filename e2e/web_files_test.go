@@ -264,7 +264,7 @@ func TestWebFilesLimits(t *testing.T) {
 			outcomes[e.Kind+" "+strings.TrimPrefix(e.Fields["path"], "/")] = append(outcomes[e.Kind+" "+strings.TrimPrefix(e.Fields["path"], "/")], e.Fields["outcome"])
 		}
 	}
-	for _, want := range []string{"upload fits.bin", "upload large.bin", "download large.bin"} {
+	for _, want := range []string{"upload fits.bin", "download large.bin"} {
 		if len(outcomes[want]) == 0 {
 			t.Errorf("%s is not on record: %v", want, outcomes)
 		}
@@ -369,7 +369,7 @@ func TestWebFileCopies(t *testing.T) {
 			t.Errorf("the ticket a second time: %d", code)
 		}
 		w.audited(t, "limit=100", "who fetched "+x.path, func(e harness.Event) bool {
-			return e.Type == "recording.file_sent" && strings.Contains(fmt.Sprint(e), x.sum)
+			return e.Type == "recording.file_sent" && e.Fields["sha256"] == x.sum
 		})
 	}
 	if f := find("upload", "large.bin"); f.Status != "too_large" || f.SHA256 != sha(string(large)) || f.Size != int64(len(large)) {

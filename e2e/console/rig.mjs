@@ -77,7 +77,7 @@ export async function settled(page) {
       return window.quietSince !== undefined && performance.now() - window.quietSince > 200;
     },
     undefined,
-    { timeout: 15_000, polling: 50 },
+    { timeout: 60_000, polling: 50 },
   );
 }
 

@@ -49,6 +49,9 @@ type fileServer struct{ root *os.Root }
 // errKind is the error of what is neither a file nor a folder.
 var errKind = errors.New("this is no ordinary file")
 
+// errUnfinished is the error of what is not whole yet.
+var errUnfinished = errors.New("the download is not complete yet")
+
 // errName is the error of names that are not taken.
 var errName = errors.New("this is not the name of a file here")
 
@@ -86,6 +89,8 @@ func (s fileServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 	case errors.Is(err, errStarted): // the answer cannot be taken back: cut it
 		panic(http.ErrAbortHandler)
+	case errors.Is(err, errUnfinished):
+		http.Error(w, err.Error(), http.StatusConflict)
 	case errors.Is(err, errName):
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 	case errors.Is(err, fs.ErrNotExist):
@@ -113,9 +118,22 @@ func checkName(name string) error {
 // unfinished reports names that the browser and put use for what is not whole.
 func unfinished(name string) bool { return strings.HasSuffix(name, ".part") }
 
+// downloads reports whether something in a folder is not whole yet. The browser
+// then holds the name it will have by an empty file.
+func (s fileServer) downloads(dir string) bool {
+	d, err := s.root.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(maxEntries)
+	return err == nil && slices.ContainsFunc(names, unfinished)
+}
+
 // walk visits files and folders, no links and no devices.
 func (s fileServer) walk(from string, visit func(name string, info fs.FileInfo) error) error {
 	n := 0
+	held := map[string]bool{} // folders in which empty files are names of what is to come
 	return fs.WalkDir(s.root.FS(), from, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
@@ -138,6 +156,15 @@ func (s fileServer) walk(from string, visit func(name string, info fs.FileInfo) 
 		info, err := d.Info()
 		if err != nil {
 			return nil
+		}
+		if !d.IsDir() && info.Size() == 0 {
+			dir := path.Dir(name)
+			if _, known := held[dir]; !known {
+				held[dir] = s.downloads(dir)
+			}
+			if held[dir] {
+				return nil
+			}
 		}
 		return visit(name, info)
 	})
@@ -173,6 +200,9 @@ func (s fileServer) get(w http.ResponseWriter, name string) error {
 	}
 	if info.IsDir() {
 		return s.pack(w, name)
+	}
+	if unfinished(name) || info.Size() == 0 && s.downloads(path.Dir(name)) {
+		return errUnfinished
 	}
 	f, err := s.open(name)
 	if err != nil {

@@ -81,8 +81,30 @@ func TestWebModes(t *testing.T) {
 		}
 		return nil
 	})
+	// By itself the bar hides; it comes when the pointer is at the upper edge, and
+	// goes when that has left.
+	s.spec.Web.Browser["mode"] = "auto"
+	w.update(t, s, func(*webrule.Policy) {})
+	move := func(x, y int) {
+		t.Helper()
+		if err := u.Screen.Move(x, y); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move(700, 500)
+	bars("auto: nothing but the page", none)
+	move(700, 300)
+	move(700, 0)
+	bars("auto: the bar, with the pointer at the upper edge", some)
+	move(700, 40)
+	move(700, 500)
+	bars("auto: without the bar, when the pointer has left", none)
 	s.spec.Web.Browser["mode"] = "kiosk"
 	w.update(t, s, func(*webrule.Policy) {})
+	move(700, 0)
+	if got := u.run(t, "await new Promise(go => setTimeout(go, 1500)); return location.pathname"); got != "/note" {
+		t.Errorf("the page is %q", got)
+	}
 	bars("kiosk again: nothing but the page", none)
 }
 

@@ -50,8 +50,13 @@ func (s *Screen) Type(text string) error {
 }
 
 // Click clicks with the first button.
-func (s *Screen) Click(x, y int) error {
-	for _, buttons := range []byte{0, 1, 0} {
+func (s *Screen) Click(x, y int) error { return s.pointer(x, y, 0, 1, 0) }
+
+// Move moves the pointer.
+func (s *Screen) Move(x, y int) error { return s.pointer(x, y, 0) }
+
+func (s *Screen) pointer(x, y int, steps ...byte) error {
+	for _, buttons := range steps {
 		msg := binary.BigEndian.AppendUint16([]byte{5, buttons}, uint16(x))
 		if err := s.send(binary.BigEndian.AppendUint16(msg, uint16(y))); err != nil {
 			return err

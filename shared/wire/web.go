@@ -106,7 +106,8 @@ type WebProxyAddress struct {
 
 // BrowserPolicy is what the person in front of the browser may do.
 type BrowserPolicy struct {
-	// Mode is kiosk (no bars, the default) or bar (address and navigation bar).
+	// Mode is kiosk (no bars, the default), bar (address and navigation bar) or
+	// auto (the bar while the pointer is at the upper edge).
 	Mode string `json:"mode,omitempty"`
 	// ClipboardIn and ClipboardOut are the most bytes per paste to and copy
 	// from the browser; 0 forbids.

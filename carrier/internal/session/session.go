@@ -126,8 +126,8 @@ func screenPolicy(p wire.BrowserPolicy) display.Policy {
 
 func settings(s wire.CarrierSession) slot.Settings {
 	mode := "kiosk"
-	if s.Policy.Mode == "bar" {
-		mode = "bar"
+	if s.Policy.Mode == "bar" || s.Policy.Mode == "auto" {
+		mode = s.Policy.Mode
 	}
 	return slot.Settings{Mode: mode, Uploads: s.Policy.UploadMax > 0, Downloads: s.Policy.DownloadMax > 0, TimeZone: s.TimeZone}
 }

@@ -160,7 +160,7 @@ func (s *Slot) write(name string, data []byte) error {
 // Settings are what the browser's own lock-down must know; it reads them from
 // session.json.
 type Settings struct {
-	Mode      string `json:"mode"` // kiosk, bar
+	Mode      string `json:"mode"` // kiosk, bar, auto
 	Uploads   bool   `json:"uploads"`
 	Downloads bool   `json:"downloads"`
 	TimeZone  string `json:"time_zone"` // IANA; empty: UTC

@@ -35,7 +35,7 @@ type WebSpec struct {
 // WebBrowser is what the person in front of a web session may do. What is left
 // out has a default; 0 forbids.
 type WebBrowser struct {
-	Mode          string `json:"mode,omitempty" enum:"kiosk,bar" doc:"kiosk: the page alone (default); bar: with address and navigation"`
+	Mode          string `json:"mode,omitempty" enum:"kiosk,bar,auto" doc:"kiosk: the page alone (default); bar: with address and navigation; auto: the bar while the pointer is at the upper edge"`
 	Engine        string `json:"engine,omitempty" enum:"firefox,chromium" doc:"the browser; firefox when left out. Not every carrier has chromium"`
 	ClipboardIn   *int64 `json:"clipboard_in,omitempty" minimum:"0" maximum:"67108864" doc:"bytes per paste into the session; 16 MiB when left out, 0 forbids"`
 	ClipboardOut  *int64 `json:"clipboard_out,omitempty" minimum:"0" maximum:"67108864" doc:"bytes per copy out of the session; 16 MiB when left out, 0 forbids"`
@@ -175,7 +175,7 @@ func (t *Target) validateWeb(p *problems) {
 
 func (w *WebSpec) validateBrowser(p *problems) {
 	b := &w.Browser
-	if b.Mode != "kiosk" && b.Mode != "bar" {
+	if b.Mode != "kiosk" && b.Mode != "bar" && b.Mode != "auto" {
 		p.add("web.browser.mode", "must be kiosk or bar")
 	}
 	if b.Engine != wire.Firefox && b.Engine != wire.Chromium {

@@ -14,12 +14,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
 
@@ -273,6 +275,23 @@ func (e *Engine) Ended(ctx context.Context, id string) error {
 			return nil
 		}
 		return fmt.Errorf("wait for container: %w", err)
+	}
+}
+
+// Starved tells of each container of this carrier in which the kernel ended a
+// process for want of memory, until ctx ends or the daemon cannot be asked any
+// more. It begins with what happened since, so that nothing is missed between
+// two calls; the same may be told twice.
+func (e *Engine) Starved(ctx context.Context, since time.Time, tell func(id string)) error {
+	r := e.api.Events(ctx, client.EventsListOptions{Since: strconv.FormatInt(since.Unix(), 10),
+		Filters: client.Filters{}.Add("type", string(events.ContainerEventType)).Add("event", string(events.ActionOOM)).Add("label", LabelCarrier+"="+e.c.Node)})
+	for {
+		select {
+		case m := <-r.Messages:
+			tell(m.Actor.ID)
+		case err := <-r.Err:
+			return fmt.Errorf("listen to the daemon: %w", e.explain(err))
+		}
 	}
 }
 

@@ -2,6 +2,8 @@ package session
 
 import (
 	"context"
+	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,4 +194,24 @@ func TestGreedyContainer(t *testing.T) {
 	if fi, err := os.Stat(filepath.Join(r.dir, "run")); err != nil || fi.Mode().Perm() != 0o700 {
 		t.Errorf("run directory: %v, %v", fi, err)
 	}
+}
+
+// A page that takes all the memory there is for a session ends it, and its user
+// and core are told why: the browser alone would show an empty window.
+func TestHungryPage(t *testing.T) {
+	r := newRig(t)
+	r.web.handler = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, `<!doctype html><body style="background:#fff"><script>
+			setTimeout(() => { const all = []; for (;;) all.push(new Uint8Array(32 << 20).fill(1)) }, 500)</script>`)
+	}
+	r.start()
+	r.warm(1)
+	r.open(r.spec("con_hungry"))
+	r.until(2*time.Minute, "the end", func() error {
+		if e, ok := r.core.end("con_hungry"); !ok || e.Reason != "error" || e.Text != textStarved {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
 }

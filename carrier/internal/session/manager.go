@@ -46,6 +46,7 @@ type Engine interface {
 	slot.Engine
 	Check(ctx context.Context) error
 	List(ctx context.Context) ([]browser.Container, error)
+	Starved(ctx context.Context, since time.Time, tell func(id string)) error
 }
 
 // Config is what a Manager needs.
@@ -150,6 +151,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		}
 		close(m.adopted)
 		m.wg.Go(m.sweep)
+		m.wg.Go(m.starved)
 		m.pool.run()
 	})
 	m.wg.Go(m.deliverEnds)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/display"
 	"caponier/carrier/internal/egress"
 	"caponier/carrier/internal/files"
@@ -314,7 +315,7 @@ func (l *live) watch() {
 		why, text := byError, "The browser ended unexpectedly."
 		switch {
 		case c.OOM:
-			text = "The page needed more memory than a session may use, and the browser was ended."
+			text = textStarved
 		case c.ID == "":
 			text = "The browser was removed on its host."
 		case c.ExitCode == 0:
@@ -328,6 +329,37 @@ func (l *live) watch() {
 		}
 		l.m.end(l, why, text, detail)
 		return
+	}
+}
+
+const textStarved = "The page needed more memory than a session may use, and the browser was ended."
+
+// starved ends sessions in whose container the kernel ended a process for want
+// of memory. That is the page's most often, and a browser without it shows
+// nothing and says nothing.
+func (m *Manager) starved() {
+	since := m.c.Now()
+	for m.ctx.Err() == nil {
+		heard := m.c.Now()
+		err := m.c.Engine.Starved(m.ctx, since, func(id string) {
+			heard = m.c.Now()
+			m.mu.Lock()
+			var of *live
+			for _, l := range m.lives {
+				if l.slot.ID == id {
+					of = l
+				}
+			}
+			m.mu.Unlock()
+			if of != nil {
+				m.end(of, byError, textStarved, "out of memory")
+			}
+		})
+		since = heard
+		if _, known := errors.AsType[*browser.Problem](err); !known && m.ctx.Err() == nil { // the pool tells of those
+			m.log.Warn("memory of containers", telemetry.KeyErr, err)
+		}
+		pause(m.ctx, time.Second)
 	}
 }
 

@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	commonWorld.close()
 	webWhole.close()
+	proxyWhole.close()
 	if binDir != "" {
 		os.RemoveAll(binDir)
 	}

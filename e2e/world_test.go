@@ -49,6 +49,7 @@ type options struct {
 	vpcs   []string
 	// bare: no sshds inside.
 	bare bool
+	http bool     // core listens on port 80, too
 	env  []string // settings of extenders, CAPONIER_…
 	// nobody: extenders run as the user nobody, without capabilities.
 	nobody bool
@@ -138,7 +139,11 @@ func makeWorld(ctx context.Context, t testing.TB, o options) (*world, error) {
 			return w, err
 		}
 	}
-	w.core, err = harness.StartCore(ctx, w.net, w.bin.Core, filepath.Join(w.dir, "core"), harness.CoreConfig{NS: "core", TOML: fmt.Sprintf(coreTOML, o.core) + o.tables})
+	toml := fmt.Sprintf(coreTOML, o.core) + o.tables
+	if o.http {
+		toml = strings.Replace(toml, `http = "off"`, `http = "`+harness.CoreAddr+`:80"`, 1)
+	}
+	w.core, err = harness.StartCore(ctx, w.net, w.bin.Core, filepath.Join(w.dir, "core"), harness.CoreConfig{NS: "core", TOML: toml})
 	if err != nil {
 		return w, err
 	}

@@ -92,6 +92,7 @@ type WebTarget struct {
 type Web struct {
 	StartURL string         `json:"start_url"`
 	Insecure bool           `json:"insecure,omitempty"`
+	API      bool           `json:"api,omitempty"`
 	Policy   any            `json:"policy,omitempty"`
 	Browser  map[string]any `json:"browser,omitempty"`
 	ScanURL  string         `json:"scan_url,omitempty"`

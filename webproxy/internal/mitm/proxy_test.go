@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ocsp"
+
 	"caponier/shared/webrule"
 	"caponier/shared/wire"
 )
@@ -175,6 +177,13 @@ func TestServersCertificates(t *testing.T) {
 	stranger := newAuthority(t, "Stranger")
 	self := newAuthority(t, "app.test")
 	selfCert := tls.Certificate{Certificate: [][]byte{self.cert.Raw}, PrivateKey: self.key}
+	revoked := r.web.issue(t, nil, "app.test")
+	staple, err := ocsp.CreateResponse(r.web.cert, r.web.cert, ocsp.Response{Status: ocsp.Revoked, SerialNumber: revoked.Leaf.SerialNumber, ThisUpdate: time.Now().Add(-time.Minute),
+		NextUpdate: time.Now().Add(time.Hour), RevokedAt: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}, r.web.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked.OCSPStaple = staple
 	good := r.origin("app.test", h, nil)
 	for i, c := range []struct {
 		name   string
@@ -194,6 +203,9 @@ func TestServersCertificates(t *testing.T) {
 		{name: "other name, overridden", change: with(r.web.issue(t, nil, "elsewhere.test")), tls: webrule.TLS{ServerName: "elsewhere.test"}},
 		{name: "TLS 1.0 only", change: func(s *httptest.Server) { s.TLS.MinVersion, s.TLS.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, want: "protocol version"},
 		{name: "TLS 1.0 permitted", change: func(s *httptest.Server) { s.TLS.MinVersion, s.TLS.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, tls: webrule.TLS{Min: "1.0", Legacy: true}},
+		{name: "revoked, as it says itself", change: with(revoked), want: "was revoked on 2026-03-04"},
+		{name: "revocation not known", change: nil, tls: webrule.TLS{Revocation: "hard"}, want: "could not be found out whether the certificate was revoked"},
+		{name: "revocation not known, and not minded", change: nil, tls: webrule.TLS{Revocation: "soft"}},
 		{name: "only other anchors", change: nil, tls: webrule.TLS{Anchors: stranger.pem(), Only: true}, want: "unknown authority"},
 	} {
 		at := good

@@ -146,10 +146,10 @@ func (k *core) client(who, id string) (*websocket.Conn, int) {
 	c, resp, err := websocket.Dial(k.t.Context(), "ws"+strings.TrimPrefix(k.api.URL, "http")+"/api/v1/web-sessions/"+id+"/proxy",
 		&websocket.DialOptions{HTTPClient: k.api.Client(), HTTPHeader: http.Header{"Authorization": {"Bearer " + who}}})
 	if err != nil {
-		if resp == nil {
-			k.t.Fatal(err)
+		if resp != nil {
+			return nil, resp.StatusCode
 		}
-		return nil, resp.StatusCode
+		k.t.Fatal(err)
 	}
 	k.t.Cleanup(func() { c.CloseNow() })
 	return c, 101

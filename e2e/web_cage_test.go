@@ -160,6 +160,11 @@ func TestWebCage(t *testing.T) {
 	if n := inner.Load(); n != 0 {
 		t.Errorf("%d connections to the host named inside", n)
 	}
+	asked := func(to string) string {
+		return inside(fmt.Sprintf(`use Socket; socket(my $s, PF_INET, SOCK_STREAM, 6); connect($s, sockaddr_in(18080, inet_aton("127.0.0.1"))) or die;
+			syswrite($s, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n"); alarm 10; my $a; sysread($s, $a, 200);
+			syswrite($s, "GET / HTTP/1.1\r\nHost: %[1]s\r\nConnection: close\r\n\r\n"); sysread($s, $a, 400); print $a`, to))
+	}
 	// What it says to CONNECT is not what counts: nobody is dialled, and what is
 	// said through it reaches nobody.
 	dialled := w.trap(t, "host-a", harness.HostAddr+":8998")
@@ -168,6 +173,10 @@ func TestWebCage(t *testing.T) {
 		got := speak(fmt.Sprintf(`CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\nGET / HTTP/1.0\r\n\r\n`, to))
 		if strings.Count(got, " 200 ") > 1 || strings.Contains(got, "trapped") {
 			t.Errorf("through CONNECT %s: %q", to, got)
+		}
+		// What is asked for inside is refused, in the clear as within TLS.
+		if got := asked(to); !strings.Contains(got, " 403 ") || strings.Contains(got, "trapped") {
+			t.Errorf("inside CONNECT %s: %q", to, got)
 		}
 		if got := speak(fmt.Sprintf(`GET http://%[1]s/ HTTP/1.1\r\nHost: %[1]s\r\n\r\n`, to)); strings.Contains(got, " 200 ") {
 			t.Errorf("GET http://%s/: %q", to, got)

@@ -90,7 +90,7 @@ func run() error {
 		"GTK_USE_PORTAL=0", "NO_AT_BRIDGE=1", "MOZ_REMOTE_SETTINGS_DEVTOOLS=1"}
 	// Xvnc is reached by nobody but the carrier; it neither asks nor listens on TCP.
 	xvnc, err := start(env, "Xvnc", ":1", "-geometry", size, "-depth", "24", "-rfbport", "-1", "-rfbunixpath", screen, "-rfbunixmode", "0600",
-		"-SecurityTypes", "None", "-AlwaysShared", "-AcceptSetDesktopSize", "-SendPrimary=0", "-SetPrimary=0", "-nolisten", "tcp", "-MaxCutText", "67108864", "-FrameRate", "30")
+		"-SecurityTypes", "None", "-AlwaysShared", "-AcceptSetDesktopSize", "-SendPrimary=0", "-SetPrimary=0", "-nolisten", "tcp", "-MaxCutText", "67108864", "-FrameRate", "60")
 	if err != nil {
 		return err
 	}

@@ -373,6 +373,7 @@ func (m *Manager) end(l *live, kind reason, text, detail string) {
 		if err := m.forget(l.id); err != nil {
 			m.log.Error("session", telemetry.KeySession, l.id, telemetry.KeyErr, err)
 		}
+		close(l.done) // its file is gone too: who waits for the end finds nothing
 		m.pool.refill()
 	})
 }

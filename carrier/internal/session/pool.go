@@ -25,6 +25,7 @@ type pool struct {
 	making  map[string]bool               // guarded by mu; slots by name, also those taken until they are a session's
 	stops   map[string]context.CancelFunc // guarded by mu; of who watches the parked ones
 	screens map[string]*display.Screen    // guarded by mu; of the parked ones, by name
+	quiet   time.Time                     // guarded by mu; no browser is started ahead before
 	root    []byte                        // guarded by mu; whom browsers trust, DER; nil until core said
 	problem string                        // guarded by mu; why nothing can be started
 	told    string                        // guarded by mu; what was logged of that, until it is over
@@ -75,7 +76,8 @@ func (p *pool) say(err error) {
 
 // Times of the pool.
 const (
-	parkTime  = 3 * time.Minute // until a started browser waits; one at low priority on a busy machine
+	parkTime  = 3 * time.Minute         // until a started browser waits; one at low priority on a busy machine
+	pageTime  = 1500 * time.Millisecond // that a session has the host for its first page
 	lookEvery = 5 * time.Second
 	askEvery  = 5 * time.Minute // whom browsers trust
 	maxWait   = 30 * time.Second
@@ -175,6 +177,10 @@ func (p *pool) fill() error {
 		}
 		if fit, why := p.m.fit(); fit == 0 {
 			return &noRoom{why}
+		}
+		if wait := p.calm(time.Now()); wait > 0 {
+			pause(p.m.ctx, wait)
+			continue
 		}
 		s, err := p.start(p.m.ctx)
 		if err != nil {
@@ -339,12 +345,22 @@ func (p *pool) take(ctx context.Context) (*slot.Slot, error) {
 		p.parked = p.parked[1:]
 		stop := p.stops[s.Name]
 		delete(p.stops, s.Name)
+		p.quiet = time.Now().Add(pageTime)
 		p.mu.Unlock()
 		stop()
 		return s, nil
 	}
 	p.mu.Unlock()
 	return p.start(ctx)
+}
+
+// calm is how long no browser is started ahead: somebody waits for a page, and
+// starting one takes the processors for a second. Only who takes a parked one
+// makes it longer, so it ends.
+func (p *pool) calm(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(0, p.quiet.Sub(now))
 }
 
 // taken says that a slot is a session's, or gone: the pool need not know it.

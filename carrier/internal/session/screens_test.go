@@ -1,6 +1,40 @@
 package session
 
-import "testing"
+import (
+	"context"
+	"testing"
+	"time"
+
+	"caponier/carrier/internal/slot"
+)
+
+// Who takes a parked browser has the host for a page's time; who finds none
+// waits for the start and delays nobody's.
+func TestCalm(t *testing.T) {
+	p := newPool(&Manager{})
+	began := time.Now()
+	if d := p.calm(began); d != 0 {
+		t.Errorf("calm for %v before anybody came", d)
+	}
+	if _, err := p.take(t.Context()); err == nil {
+		t.Error("a browser was taken from nowhere")
+	}
+	if d := p.calm(began); d != 0 {
+		t.Errorf("calm for %v without a parked browser", d)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	s := &slot.Slot{Name: "parked"}
+	p.parked, p.stops[s.Name] = []*slot.Slot{s}, stop
+	if got, err := p.take(t.Context()); got != s || err != nil || ctx.Err() == nil {
+		t.Fatalf("took %v, %v, watched on: %v", got, err, ctx.Err() == nil)
+	}
+	if d := p.calm(began); d < pageTime {
+		t.Errorf("calm for %v, want %v", d, pageTime)
+	}
+	if d := p.calm(time.Now().Add(pageTime)); d != 0 {
+		t.Errorf("calm for %v after that", d)
+	}
+}
 
 func TestSize(t *testing.T) {
 	var z size

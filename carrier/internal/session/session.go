@@ -466,7 +466,6 @@ func (l *live) finish(kind reason, text, detail string) {
 			l.m.tell(wire.WebEnded{Session: l.id, Reason: string(kind), Text: text})
 		}
 	}
-	close(l.done)
 }
 
 // Files serves the session's files on a stream.

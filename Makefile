@@ -68,8 +68,8 @@ bench: build ## tunnel and decision benchmarks, table with pass/short per row
 fuzz: ## every fuzz target for FUZZTIME (30s)
 	@sh deploy/dev/fuzz.sh $(FUZZTIME)
 
-images: ## the image that browser sessions run in (needs Docker and mmdebstrap)
-	@sh carrier/image/build.sh
+images: ## the images that browser sessions run in (needs Docker and mmdebstrap); CAPONIER_IMAGES=firefox: one
+	@CAPONIER_IMAGES="$${CAPONIER_IMAGES:-firefox chromium}" sh carrier/image/build.sh
 
 clean: ## remove build output
 	@echo "clean: removing bin/"

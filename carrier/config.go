@@ -12,6 +12,7 @@ import (
 	"caponier/shared/config"
 	"caponier/shared/dial"
 	"caponier/shared/node"
+	"caponier/shared/wire"
 )
 
 // Config is carrier.toml. Every key can be set in the environment too.
@@ -21,15 +22,21 @@ type Config struct {
 	// Docker is the engine's socket on this machine, "unix:///run/docker.sock".
 	// Default: DOCKER_HOST, or Docker's usual place.
 	Docker string `toml:"docker"`
-	// Image is the browser's image. Default caponier-browser.
+	// Image is Firefox's image. Default caponier-browser; empty: this carrier
+	// has no Firefox.
 	Image string `toml:"image"`
+	// ChromiumImage is Chromium's image, caponier-chromium as `make images` names
+	// it. Default empty: this carrier has no Chromium.
+	ChromiumImage string `toml:"chromium_image"`
 	// RunDir holds the sockets shared with containers, at most 70 bytes long;
 	// nobody but the carrier may enter it. Default /run/caponier-carrier, or
 	// what systemd gives in RUNTIME_DIRECTORY.
 	RunDir string `toml:"run_dir"`
-	// Warm is how many browsers wait for their user, 0 to 100. Default 2. Each
+	// Warm is how many Firefoxes wait for their user, 0 to 100. Default 2. Each
 	// costs some 200 MB of memory.
 	Warm int `toml:"warm"`
+	// ChromiumWarm is the same of Chromium, if there is an image of it. Default 1.
+	ChromiumWarm int `toml:"chromium_warm"`
 	// Max is how many sessions there may be, 1 to 1000. Default 50.
 	Max int `toml:"max"`
 	// Seccomp is a file with a seccomp profile for containers in place of
@@ -85,6 +92,7 @@ type AdmissionConfig struct {
 const maxRunDir = 70
 
 func defaults(c *Config) {
+	c.ChromiumWarm = 1
 	c.Image, c.RunDir, c.Warm, c.Max, c.SpoolMB = "caponier-browser", "/run/caponier-carrier", 2, 50, 64
 	if dir, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
 		c.RunDir = dir
@@ -100,8 +108,8 @@ func (c *Config) Validate() []config.Problem {
 	if c.Docker != "" && !strings.HasPrefix(c.Docker, "unix://") {
 		add("docker", "must be a socket of this machine, like unix:///run/docker.sock", "containers share this machine's files with the carrier")
 	}
-	if c.Image == "" {
-		add("image", "is missing", "the usual one is caponier-browser")
+	if c.Image == "" && c.ChromiumImage == "" {
+		add("image", "is missing", "the usual one is caponier-browser; of Chromium chromium_image is caponier-chromium")
 	}
 	if !filepath.IsAbs(c.RunDir) || len(c.RunDir) > maxRunDir {
 		add("run_dir", fmt.Sprintf("must be an absolute path of at most %d bytes", maxRunDir), "sockets have short names")
@@ -111,7 +119,7 @@ func (c *Config) Validate() []config.Problem {
 		v        int64
 		min, max int64
 	}{
-		{"warm", int64(c.Warm), 0, 100}, {"max", int64(c.Max), 1, 1000}, {"spool_mb", int64(c.SpoolMB), 1, 4096},
+		{"warm", int64(c.Warm), 0, 100}, {"chromium_warm", int64(c.ChromiumWarm), 0, 100}, {"max", int64(c.Max), 1, 1000}, {"spool_mb", int64(c.SpoolMB), 1, 4096},
 		{"limits.memory_mb", c.Limits.MemoryMB, 400, 1 << 20}, {"limits.shm_mb", c.Limits.ShmMB, 16, 1 << 16},
 		{"limits.tmp_mb", c.Limits.TmpMB, 64, 1 << 16}, {"limits.files_mb", c.Limits.FilesMB, 1, 1 << 20}, {"limits.pids", c.Limits.Pids, 100, 10_000},
 		{"admission.free_mb", c.Admission.FreeMB, 0, 1 << 30}, {"admission.session_mb", c.Admission.SessionMB, 1, 1 << 20},
@@ -148,6 +156,18 @@ func (c *Config) profile() (string, error) {
 	}
 	b, err := os.ReadFile(c.Seccomp)
 	return string(b), err
+}
+
+// browsers are the images there are and how many of each wait, by browser.
+func (c *Config) browsers() (images map[string]string, warm map[string]int) {
+	images, warm = map[string]string{}, map[string]int{}
+	if c.Image != "" {
+		images[wire.Firefox], warm[wire.Firefox] = c.Image, c.Warm
+	}
+	if c.ChromiumImage != "" {
+		images[wire.Chromium], warm[wire.Chromium] = c.ChromiumImage, c.ChromiumWarm
+	}
+	return images, warm
 }
 
 func (c *Config) limits() browser.Limits {

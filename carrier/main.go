@@ -107,7 +107,8 @@ func engine(cfg *Config, id string, log *slog.Logger) (*browser.Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seccomp profile: %w", err)
 	}
-	return browser.New(browser.Config{Host: cfg.Docker, Image: cfg.Image, Node: id, Seccomp: profile, Limits: cfg.limits(), Log: log})
+	images, _ := cfg.browsers()
+	return browser.New(browser.Config{Host: cfg.Docker, Images: images, Node: id, Seccomp: profile, Limits: cfg.limits(), Log: log})
 }
 
 // serve runs sessions until ctx ends.
@@ -120,8 +121,9 @@ func serve(ctx context.Context, cfg *Config, e *edge.Edge, w *work, log *slog.Lo
 	if err != nil {
 		return err
 	}
+	_, warm := cfg.browsers()
 	m, err := session.New(session.Config{
-		Engine: docker, RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.State, "sessions"), Warm: cfg.Warm, Max: cfg.Max,
+		Engine: docker, RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.State, "sessions"), Warm: warm, Max: cfg.Max,
 		Room: cfg.room(), Spool: int64(cfg.SpoolMB) << 20, Credentials: e.Credentials,
 		Connected: func() bool { return e.Session() != nil },
 		Authority: func(ctx context.Context) (a wire.WebAuthority, err error) {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"caponier/e2e/harness"
@@ -29,6 +31,11 @@ var webTargets = []struct {
 	{"wiki", sites.Form, harness.Hosts[2], "a web application with a login form"},
 	{"metrics", sites.Basic, harness.Hosts[3], "a web application with HTTP Basic"},
 	{"tickets", sites.JSON, harness.Hosts[4], "a page of script that signs in with JSON"},
+}
+
+// chromium reports whether the demo has Chromium: CAPONIER_IMAGES says so.
+func chromium() bool {
+	return slices.Contains(strings.Fields(os.Getenv("CAPONIER_IMAGES")), "chromium")
 }
 
 // web starts three web applications inside vpc-a, a Docker daemon of the demo's
@@ -59,7 +66,11 @@ func (d *demo) web(ctx context.Context) error {
 	if err := os.MkdirAll(runDir, 0o711); err != nil {
 		return err
 	}
-	carrier, err := d.webEdge(ctx, "carrier", fmt.Sprintf("docker = %q\nrun_dir = %q\n", docker.Host, runDir))
+	toml := fmt.Sprintf("docker = %q\nrun_dir = %q\n", docker.Host, runDir)
+	if chromium() {
+		toml += "chromium_image = \"caponier-chromium\"\n"
+	}
+	carrier, err := d.webEdge(ctx, "carrier", toml)
 	if err != nil {
 		return err
 	}
@@ -69,10 +80,14 @@ func (d *demo) web(ctx context.Context) error {
 	}
 	for _, t := range webTargets {
 		origin := "https://" + t.addr
+		browser := map[string]any{"watermark": "{user} · {date}"}
+		if t.kind == sites.Basic && chromium() {
+			browser["engine"] = "chromium"
+		}
 		if _, err := d.core.Admin.Create(ctx, "/targets", harness.WebTarget{Name: t.name, Kind: "web", Site: "vpc-a", Comment: t.comment, Tags: []string{"demo"},
 			Accounts: []harness.Account{{Name: "ann", Auth: "password", Secret: secret}},
 			Web: harness.Web{StartURL: origin + "/", Policy: webrule.Policy{Recipe: sites.Recipe(t.kind, origin, ""), TLS: webrule.TLS{Anchors: anchors}},
-				Browser: map[string]any{"watermark": "{user} · {date}"}}}); err != nil {
+				Browser: browser}}); err != nil {
 			return err
 		}
 		d.access.Targets = append(d.access.Targets, target{Name: t.name, Kind: "web", Site: "vpc-a", Host: t.addr, Port: 443, Accounts: []string{"ann"}, Comment: t.comment})

@@ -183,10 +183,11 @@ func (d *Docker) RemoveAll(ctx context.Context) error {
 	})
 }
 
-// Image builds the browser's image if it is not that of the checkout at root;
-// say is told what happens, line by line.
-func (d *Docker) Image(ctx context.Context, root string, say func(string)) error {
-	cmd := exec.CommandContext(ctx, "sh", filepath.Join(root, "carrier", "image", "build.sh"))
+// Image builds browsers' images (firefox, chromium; none named: as
+// CAPONIER_IMAGES says) that are not those of the checkout at root; say is told
+// what happens, line by line.
+func (d *Docker) Image(ctx context.Context, root string, say func(string), browsers ...string) error {
+	cmd := exec.CommandContext(ctx, "sh", append([]string{filepath.Join(root, "carrier", "image", "build.sh")}, browsers...)...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+d.Host)
 	cmd.Stdout = lines{say}
 	var said strings.Builder

@@ -11,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -102,8 +104,11 @@ func run() error {
 	if _, err := start(env, "openbox", "--sm-disable"); err != nil {
 		return err
 	}
-	browser, err := start(env, "firefox-esr", "--profile", filepath.Join(home, "profile"), "--no-remote", "--new-instance",
-		"http://park.caponier.internal/")
+	name, args, err := program(filepath.Join(home, "profile"))
+	if err != nil {
+		return err
+	}
+	browser, err := start(env, name, append(args, "http://park.caponier.internal/")...)
 	if err != nil {
 		return err
 	}
@@ -143,10 +148,53 @@ func profile() (home string, err error) {
 		return "", fmt.Errorf("make home: %w", err)
 	}
 	dir := filepath.Join(home, "profile")
-	if err := os.CopyFS(dir, os.DirFS("/usr/share/caponier/profile")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := copyProfile(dir, baked); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("copy profile: %w", err)
 	}
 	return home, os.MkdirAll(dir, 0o700)
+}
+
+// baked is the profile made with the image.
+const baked = "/usr/share/caponier/profile"
+
+// cacheDir holds large files of a profile that are only read: the image's own
+// are used, whose pages all containers of a machine share.
+const cacheDir = "startupCache"
+
+func copyProfile(dir, from string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dir, rel)
+		switch {
+		case d.IsDir():
+			return os.MkdirAll(to, 0o700)
+		case filepath.Dir(rel) == cacheDir:
+			return os.Symlink(path, to)
+		case !d.Type().IsRegular():
+			return nil
+		}
+		return copyFile(to, path)
+	})
+}
+
+func copyFile(to, from string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
 }
 
 func start(env []string, name string, args ...string) (*exec.Cmd, error) {

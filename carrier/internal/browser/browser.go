@@ -48,8 +48,9 @@ type Config struct {
 	// Host is the engine's socket, "unix:///run/docker.sock"; empty: DOCKER_HOST
 	// or the usual place.
 	Host string
-	// Image is the name of the browser's image. Required.
-	Image string
+	// Images are the names of the images by the browser in them (wire.Firefox,
+	// wire.Chromium). At least one.
+	Images map[string]string
 	// Node is the carrier's node ID. Required.
 	Node string
 	// Seccomp is a profile (JSON) in place of Docker's own; empty: Docker's.
@@ -79,8 +80,8 @@ type Engine struct {
 
 // New makes an Engine. The daemon need not be running yet.
 func New(c Config) (*Engine, error) {
-	if c.Image == "" || c.Node == "" {
-		return nil, errors.New("browser: image and node must be set")
+	if len(c.Images) == 0 || c.Node == "" {
+		return nil, errors.New("browser: images and node must be set")
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -111,21 +112,26 @@ func (p *Problem) Error() string { return p.Text }
 // Unwrap gives the cause.
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Check returns what keeps containers from being started, a *Problem, or nil.
-func (e *Engine) Check(ctx context.Context) error {
+// Check returns what keeps containers of a browser from being started, a
+// *Problem, or nil.
+func (e *Engine) Check(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	_, err := e.api.ImageInspect(ctx, e.c.Image)
-	return e.explain(err)
+	image, ok := e.c.Images[name]
+	if !ok {
+		return &Problem{Text: "there is no image of " + name}
+	}
+	_, err := e.api.ImageInspect(ctx, image)
+	return e.explain(err, image)
 }
 
-// explain turns the usual failures into words.
-func (e *Engine) explain(err error) error {
+// explain turns the usual failures into words; image is the one in question.
+func (e *Engine) explain(err error, image string) error {
 	switch {
 	case err == nil:
 		return nil
 	case errdefs.IsNotFound(err):
-		return &Problem{Text: fmt.Sprintf("image %s is missing: run make images", e.c.Image), Err: err}
+		return &Problem{Text: fmt.Sprintf("image %s is missing: run make images", image), Err: err}
 	case client.IsErrConnectionFailed(err), errors.Is(err, context.DeadlineExceeded):
 		return &Problem{Text: "Docker does not answer: start it, or set docker in carrier.toml", Err: err}
 	}
@@ -137,6 +143,7 @@ type Spec struct {
 	Slot   string // names it
 	Dir    string // on this machine, mounted at SharedDir
 	Screen string // WIDTHxHEIGHT
+	Engine string // the browser, a key of Config.Images
 }
 
 // Container is one of ours.
@@ -154,6 +161,10 @@ func ptr[T any](v T) *T { return &v }
 // Start makes and starts a container and returns its ID. What cannot be
 // started is removed. It begins with a small share of the CPU; see Raise.
 func (e *Engine) Start(ctx context.Context, s Spec) (string, error) {
+	image, ok := e.c.Images[s.Engine]
+	if !ok {
+		return "", &Problem{Text: "there is no image of " + s.Engine}
+	}
 	l := e.c.Limits
 	l.Alone = cmp.Or(l.Alone, 15*time.Minute)
 	security := []string{"no-new-privileges:true"}
@@ -166,7 +177,7 @@ func (e *Engine) Start(ctx context.Context, s Spec) (string, error) {
 	created, err := e.api.ContainerCreate(ctx, client.ContainerCreateOptions{
 		Name: "caponier-" + s.Slot,
 		Config: &container.Config{
-			Image: e.c.Image, User: User, Hostname: "browser", NetworkDisabled: true,
+			Image: image, User: User, Hostname: "browser", NetworkDisabled: true,
 			Env:    []string{"CAPONIER_SCREEN=" + s.Screen, "CAPONIER_ALONE=" + l.Alone.String()},
 			Labels: map[string]string{LabelCarrier: e.c.Node, LabelSlot: s.Slot},
 		},
@@ -188,10 +199,10 @@ func (e *Engine) Start(ctx context.Context, s Spec) (string, error) {
 		},
 	})
 	if err != nil {
-		return "", fmt.Errorf("make container: %w", e.explain(err))
+		return "", fmt.Errorf("make container: %w", e.explain(err, image))
 	}
 	if _, err := e.api.ContainerStart(ctx, created.ID, client.ContainerStartOptions{}); err != nil {
-		err = fmt.Errorf("start container: %w", e.explain(err))
+		err = fmt.Errorf("start container: %w", e.explain(err, image))
 		// The caller's context may be what ended it.
 		away, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
@@ -227,7 +238,7 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 			}
 		}
 	}
-	return fmt.Errorf("remove container: %w", e.explain(err))
+	return fmt.Errorf("remove container: %w", e.explain(err, "of the container"))
 }
 
 // List returns the containers of this carrier, running or not.
@@ -235,7 +246,7 @@ func (e *Engine) List(ctx context.Context) ([]Container, error) {
 	found, err := e.api.ContainerList(ctx, client.ContainerListOptions{All: true,
 		Filters: client.Filters{}.Add("label", LabelCarrier+"="+e.c.Node)})
 	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", e.explain(err))
+		return nil, fmt.Errorf("list containers: %w", e.explain(err, "of a container"))
 	}
 	list := make([]Container, 0, len(found.Items))
 	for _, f := range found.Items {
@@ -251,7 +262,7 @@ func (e *Engine) Inspect(ctx context.Context, id string) (c Container, ok bool, 
 		return Container{}, false, nil
 	}
 	if err != nil {
-		return Container{}, false, fmt.Errorf("inspect container: %w", e.explain(err))
+		return Container{}, false, fmt.Errorf("inspect container: %w", e.explain(err, "of the container"))
 	}
 	c = Container{ID: r.Container.ID}
 	if r.Container.Config != nil {
@@ -290,7 +301,7 @@ func (e *Engine) Starved(ctx context.Context, since time.Time, tell func(id stri
 		case m := <-r.Messages:
 			tell(m.Actor.ID)
 		case err := <-r.Err:
-			return fmt.Errorf("listen to the daemon: %w", e.explain(err))
+			return fmt.Errorf("listen to the daemon: %w", e.explain(err, "of the container"))
 		}
 	}
 }

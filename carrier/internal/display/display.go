@@ -115,8 +115,6 @@ type Policy struct {
 	Watermark []string
 	// Blocked are key combinations that do not reach the browser.
 	Blocked []Combination
-	// FixedSize: viewers may not change the picture's size.
-	FixedSize bool
 }
 
 func (p Policy) check() error {

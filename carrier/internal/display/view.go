@@ -274,7 +274,7 @@ func (d *Display) input(v *viewer, m rfb.Message) error {
 func (d *Display) sizeLocked(v *viewer, size image.Point) []byte {
 	w, h := d.drawn.Size()
 	size = image.Pt(max(MinWidth, min(size.X, rfb.MaxWidth)), max(MinHeight, min(size.Y, rfb.MaxHeight)))
-	if d.policy.FixedSize || d.locked || size.X*size.Y > MaxPixels || size == image.Pt(w, h) {
+	if d.locked || size.X*size.Y > MaxPixels || size == image.Pt(w, h) {
 		v.answer, v.status = true, 0
 		if size != image.Pt(w, h) {
 			v.status = 1

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,6 +70,7 @@ type Door struct {
 	mu  sync.Mutex
 	url string   // guarded by mu; where the browser goes
 	up  Upstream // guarded by mu; nil while parked
+	ask []string // guarded by mu; see Asked
 
 	In, Out atomic.Uint64 // bytes to and from the browser since the claim
 	Failed  atomic.Uint64 // connections that did not reach the webproxy
@@ -119,6 +121,28 @@ func (d *Door) Claim(url string, up Upstream) {
 	}
 }
 
+// maxAsked bounds Asked, and the length of each.
+const (
+	maxAsked    = 20
+	maxAskedLen = 200 // bytes
+)
+
+// Asked is what the parked browser asked for by itself and was refused, the
+// first of it.
+func (d *Door) Asked() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.ask)
+}
+
+func (d *Door) refused(what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.ask) < maxAsked {
+		d.ask = append(d.ask, what[:min(len(what), maxAskedLen)])
+	}
+}
+
 func (d *Door) state() (string, Upstream) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -156,8 +180,11 @@ func (d *Door) accept() {
 	}
 }
 
-// parkRequest begins a request for the parked page.
-var parkRequest = []byte("GET http://" + Park + "/")
+// parked reports whether a connection begins with a request for the parked
+// page's host: Chromium's updater is sent there too.
+func parked(first []byte) bool {
+	return bytes.HasPrefix(first, []byte("GET http://"+Park+"/")) || bytes.HasPrefix(first, []byte("POST http://"+Park+"/"))
+}
 
 func (d *Door) serve(c *net.UnixConn) {
 	if c.SetReadDeadline(time.Now().Add(firstTime)) != nil {
@@ -170,7 +197,7 @@ func (d *Door) serve(c *net.UnixConn) {
 	}
 	first = first[:n]
 	_, up := d.state()
-	if up == nil || bytes.HasPrefix(first, parkRequest) {
+	if up == nil || parked(first) {
 		d.answer(c, io.MultiReader(bytes.NewReader(first), c))
 		return
 	}
@@ -249,6 +276,9 @@ func (d *Door) answer(c *net.UnixConn, from io.Reader) {
 		return
 	}
 	if req.Method != http.MethodGet || req.URL.Host != Park {
+		if req.URL.Host != Park { // see the updater in carrier/image/init
+			d.refused(req.Method + " " + req.URL.String())
+		}
 		d.write(c, http.StatusForbidden, "text/plain", "There is no way out.\n")
 		return
 	}

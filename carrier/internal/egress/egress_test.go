@@ -80,6 +80,9 @@ func TestParked(t *testing.T) {
 			t.Errorf("%s: %s, close %v", line, resp.Status, resp.Close)
 		}
 	}
+	if asked := d.Asked(); len(asked) != 5 || asked[0] != "CONNECT //firefox.settings.services.mozilla.com:443" {
+		t.Errorf("on record is %q", asked)
+	}
 	if resp, body := get(t, path, "GET http://"+Park+"/"); resp.StatusCode != http.StatusOK || !strings.Contains(body, "location.replace") || !resp.Close {
 		t.Errorf("page: %s %q", resp.Status, body)
 	}
@@ -100,6 +103,9 @@ func TestParked(t *testing.T) {
 	// Late pages are sent on, by the address alone.
 	if resp, _ := get(t, path, "GET http://"+Park+"/"); resp.StatusCode != http.StatusFound || resp.Header.Get("Location") != "https://target.test/a?b" {
 		t.Errorf("late page: %s", resp.Status)
+	}
+	if resp, _ := get(t, path, "POST http://"+Park+"/?update"); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("an updater: %s", resp.Status)
 	}
 	if resp, body := get(t, path, "GET http://elsewhere.test/"); resp.StatusCode != http.StatusBadGateway || !strings.Contains(body, "cannot be reached") {
 		t.Errorf("webproxy away: %s %q", resp.Status, body)
@@ -187,10 +193,17 @@ func TestSplice(t *testing.T) {
 	d, path := openDoor(t)
 	d.Claim("https://target.test/", p)
 	var wg sync.WaitGroup
-	wg.Go(func() { // whichever of the connections that stand ready is taken
+	over := make(chan struct{})
+	wg.Go(func() { // whichever of the connections is taken, one that stands ready or a new one
 		var mine sync.WaitGroup
-		for range 3 {
-			w := <-conns
+		defer mine.Wait()
+		for {
+			var w *proxied
+			select {
+			case w = <-conns:
+			case <-over:
+				return
+			}
 			mine.Go(func() {
 				defer w.Close()
 				if w.line != "CAPONIER/1 con_1 the-key\r\n" {
@@ -203,7 +216,6 @@ func TestSplice(t *testing.T) {
 				fmt.Fprintf(w, "%d bytes, ends %q", len(b), b[len(b)-3:])
 			})
 		}
-		mine.Wait()
 	})
 	c := dial(t, path)
 	io.WriteString(c, "CONNECT target.test:443 HTTP/1.1\r\n\r\n")
@@ -215,7 +227,11 @@ func TestSplice(t *testing.T) {
 	}
 	c.Close()
 	p.Close() // gives those that stand ready back
+	close(over)
 	wg.Wait()
+	for len(conns) > 0 {
+		(<-conns).Close()
+	}
 }
 
 // Only the webproxy that core named is spoken to, and it is told nothing before.

@@ -287,7 +287,7 @@ func TestAlone(t *testing.T) {
 	r := newRig(t)
 	limit := r.limit
 	limit.Alone = 5 * time.Second
-	e, err := browser.New(browser.Config{Host: docker.host, Image: docker.image, Node: r.node, Limits: limit, Log: slogger(t)})
+	e, err := browser.New(browser.Config{Host: docker.host, Images: images, Node: r.node, Limits: limit, Log: slogger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +337,7 @@ func (r *rig) foreign() string {
 		r.t.Fatal(err)
 	}
 	made, err := api.ContainerCreate(r.t.Context(), client.ContainerCreateOptions{
-		Config: &container.Config{Image: docker.image, Labels: map[string]string{browser.LabelCarrier: r.node + "x"}}})
+		Config: &container.Config{Image: images[wire.Firefox], Labels: map[string]string{browser.LabelCarrier: r.node + "x"}}})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -390,7 +390,7 @@ func TestAdmission(t *testing.T) {
 		t.Errorf("ack %+v", ack.Error)
 	}
 	r.stop()
-	r.conf = func(c *Config) { c.Max, c.Warm = 1, 0 }
+	r.conf = func(c *Config) { c.Max, c.Warm[r.what] = 1, 0 }
 	r.start()
 	r.until(5*time.Second, "authority", func() error {
 		if c := r.m.Capacity(); c.Problem != "" {
@@ -407,7 +407,7 @@ func TestAdmission(t *testing.T) {
 
 func TestImageMissing(t *testing.T) {
 	r := newRig(t)
-	e, err := browser.New(browser.Config{Host: docker.host, Image: "caponier-no-such-image", Node: r.node, Limits: r.limit})
+	e, err := browser.New(browser.Config{Host: docker.host, Images: map[string]string{wire.Firefox: "caponier-no-such-image"}, Node: r.node, Limits: r.limit})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -513,12 +513,13 @@ func TestOtherWebProxy(t *testing.T) {
 }
 
 // Sessions come and go, and nothing of them stays.
-func TestNothingIsLeft(t *testing.T) {
+func TestNothingIsLeft(t *testing.T) { each(t, testNothingIsLeft) }
+
+func testNothingIsLeft(t *testing.T, r *rig) {
 	cycles := 20
-	if testing.Short() {
+	if testing.Short() || r.what == wire.Chromium {
 		cycles = 3
 	}
-	r := newRig(t)
 	r.start()
 	r.warm(1)
 	count := func() (goroutines, handles int) {

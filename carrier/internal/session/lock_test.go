@@ -14,8 +14,9 @@ import (
 // Keys that would open files, sources, tools, windows or bars of the browser do
 // nothing: every picture is the page. The browser's search field, which is
 // permitted, shows that keys arrive.
-func TestForbiddenKeys(t *testing.T) {
-	r := newRig(t)
+func TestForbiddenKeys(t *testing.T) { each(t, testForbiddenKeys) }
+
+func testForbiddenKeys(t *testing.T, r *rig) {
 	r.start()
 	r.warm(1)
 	tn := r.tunnel()
@@ -37,7 +38,8 @@ func TestForbiddenKeys(t *testing.T) {
 	for what, keys := range map[string][]uint32{"Ctrl+O": {keyCtrl, 'o'}, "Ctrl+U": {keyCtrl, 'u'}, "Ctrl+Shift+I": {keyCtrl, keyShift, 'i'}, "Ctrl+Shift+K": {keyCtrl, keyShift, 'k'},
 		"Ctrl+Shift+C": {keyCtrl, keyShift, 'c'}, "F12": {keyF12}, "Ctrl+S": {keyCtrl, 's'}, "Ctrl+P": {keyCtrl, 'p'}, "Ctrl+H": {keyCtrl, 'h'}, "Ctrl+B": {keyCtrl, 'b'},
 		"Ctrl+Shift+O": {keyCtrl, keyShift, 'o'}, "Ctrl+Shift+Y": {keyCtrl, keyShift, 'y'}, "Ctrl+Shift+J": {keyCtrl, keyShift, 'j'}, "Ctrl+Shift+A": {keyCtrl, keyShift, 'a'},
-		"Alt": {keyAlt}, "F11": {keyF11}, "Ctrl+L": {keyCtrl, 'l'}} {
+		"Ctrl+N": {keyCtrl, 'n'}, "Ctrl+Shift+N": {keyCtrl, keyShift, 'n'}, "Ctrl+Shift+P": {keyCtrl, keyShift, 'p'},
+		"Ctrl+J": {keyCtrl, 'j'}, "Ctrl+D": {keyCtrl, 'd'}, "F1": {keyF12 - 11}, "F10": {keyF12 - 2}, "Alt": {keyAlt}, "F11": {keyF11}, "Ctrl+L": {keyCtrl, 'l'}} {
 		before := len(r.core.frames(s.ID))
 		v.press(keys...)
 		err := harness.Until(t.Context(), 20*time.Second, "search field", func() error {
@@ -53,7 +55,10 @@ func TestForbiddenKeys(t *testing.T) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		v.press(keyEscape)
-		r.until(20*time.Second, what+": only the page again", whole(0.99))
+		if err := harness.Until(t.Context(), 20*time.Second, "only the page again", whole(0.99)); err != nil {
+			keep(t, r.what+"-keys.png", l.screen.Snapshot())
+			t.Fatalf("%s: %v", what, err)
+		}
 		for i, p := range r.pictures(s.ID, before) {
 			if got := share(p, page); got < 0.93 {
 				t.Errorf("%s: picture %d after it shows something else (%.2f)", what, i, got)

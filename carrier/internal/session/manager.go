@@ -14,6 +14,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -44,7 +45,7 @@ import (
 // Engine is what a Manager needs of Docker; *browser.Engine is one.
 type Engine interface {
 	slot.Engine
-	Check(ctx context.Context) error
+	Check(ctx context.Context, browser string) error
 	List(ctx context.Context) ([]browser.Container, error)
 	Starved(ctx context.Context, since time.Time, tell func(id string)) error
 }
@@ -55,9 +56,12 @@ type Config struct {
 	// RunDir holds the slots' sockets, StateDir the sessions' files; both are
 	// made with mode 0700.
 	RunDir, StateDir string
-	// Warm is how many parked browsers are kept, Max how many sessions there may be.
-	Warm, Max int
-	Room      room.Limits
+	// Warm is how many parked browsers are kept, by the browser (wire.Firefox,
+	// wire.Chromium); what is not in it is not offered.
+	Warm map[string]int
+	// Max is how many sessions there may be.
+	Max  int
+	Room room.Limits
 	// Machine is the file system from / on, for memory; nil: this machine's.
 	Machine fs.FS
 	// Spool bounds the undelivered records of one session, in bytes; 0: 64 MiB.
@@ -120,8 +124,8 @@ func New(c Config) (*Manager, error) {
 	if c.Machine == nil {
 		c.Machine = os.DirFS("/")
 	}
-	if c.Max < 1 || c.Warm < 0 {
-		return nil, errors.New("session: at least one session must be allowed")
+	if c.Max < 1 || len(c.Warm) == 0 {
+		return nil, errors.New("session: at least one session and one browser must be allowed")
 	}
 	for _, dir := range []string{c.RunDir, c.StateDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -213,8 +217,12 @@ func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.Carrie
 		m.refused.Add(1)
 		return wire.CarrierAck{Error: wire.Errorf(code, format, args...)}
 	}
+	spec.Engine = cmp.Or(spec.Engine, wire.Firefox)
 	if err := check(spec); err != nil {
 		return fail(wire.CodeBadRequest, "%v", err)
+	}
+	if _, ok := m.c.Warm[spec.Engine]; !ok {
+		return fail(wire.CodeLimit, "The browser host has no %s.", spec.Engine)
 	}
 	select {
 	case <-m.adopted:
@@ -300,7 +308,7 @@ func (m *Manager) open(ctx context.Context, spec wire.CarrierSession) (_ *live, 
 		return nil, false, &noRoom{why}
 	}
 	m.size.asked(spec.Width, spec.Height) // before the pool makes the next one
-	sl, err := m.pool.take(ctx)
+	sl, err := m.pool.take(ctx, spec.Engine, barred(spec))
 	if err != nil {
 		return nil, false, err
 	}
@@ -321,6 +329,9 @@ func (m *Manager) open(ctx context.Context, spec wire.CarrierSession) (_ *live, 
 	return nil, false, err
 }
 
+// barred reports whether a session's window has bars, now and then at least.
+func barred(s wire.CarrierSession) bool { return s.Policy.Mode == "bar" || s.Policy.Mode == "auto" }
+
 // check refuses what cannot be a session.
 func check(s wire.CarrierSession) error {
 	host, port, err := net.SplitHostPort(s.Proxy.Address)
@@ -335,6 +346,8 @@ func check(s wire.CarrierSession) error {
 		return errors.New("the session's key is malformed")
 	case len(s.Policy.Watermark) > 16:
 		return errors.New("the watermark has too many lines")
+	case s.Engine != "" && s.Engine != wire.Firefox && s.Engine != wire.Chromium:
+		return errors.New("the browser is unknown")
 	case len(s.TimeZone) > 64:
 		return errors.New("the time zone is malformed")
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -30,11 +31,12 @@ type pool struct {
 	problem string                        // guarded by mu; why nothing can be started
 	told    string                        // guarded by mu; what was logged of that, until it is over
 	doubted bool                          // guarded by mu; the engine was away: parked browsers may have ended with it
+	lacks   map[string]string             // guarded by mu; by browser, why that one cannot
 }
 
 func newPool(m *Manager) *pool {
 	return &pool{m: m, kick: make(chan struct{}, 1), making: map[string]bool{}, stops: map[string]context.CancelFunc{}, screens: map[string]*display.Screen{},
-		problem: errNoRoot.Error()}
+		lacks: map[string]string{}, problem: errNoRoot.Error()}
 }
 
 // refill has run look whether there is something to do.
@@ -50,29 +52,43 @@ func (p *pool) refill() {
 func (p *pool) say(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.problem = ""
-	log := true
-	switch b, n := (*browser.Problem)(nil), (*noRoom)(nil); {
-	case err == nil:
+	p.problem = words(err)
+	if err == nil {
 		if p.told != "" {
 			p.m.log.Info("browsers can be started again")
 			p.told = ""
 		}
 		return
-	case errors.As(err, &b):
-		p.problem, err = b.Text, b // one line, whatever was being done
-	case errors.As(err, &n):
-		p.problem, log = n.why, false
-	case errors.Is(err, errNoRoot):
-		p.problem, log = errNoRoot.Error(), false
-	default:
-		p.problem = "browsers cannot be started"
 	}
-	if log && p.m.ctx.Err() == nil && p.told != err.Error() {
+	if b, ok := errors.AsType[*browser.Problem](err); ok {
+		err = b // one line, whatever was being done
+	}
+	_, full := errors.AsType[*noRoom](err)
+	if !full && !errors.Is(err, errNoRoot) && p.m.ctx.Err() == nil && p.told != err.Error() {
 		p.told = err.Error()
 		p.m.log.Warn("browsers cannot be started", telemetry.KeyErr, err)
 	}
 }
+
+// words are what people are told of an error.
+func words(err error) string {
+	if err == nil {
+		return ""
+	}
+	if b, ok := errors.AsType[*browser.Problem](err); ok {
+		return b.Text
+	}
+	if n, ok := errors.AsType[*noRoom](err); ok {
+		return n.why
+	}
+	if errors.Is(err, errNoRoot) {
+		return errNoRoot.Error()
+	}
+	return "browsers cannot be started"
+}
+
+// names are the browsers of this carrier, in order.
+func (p *pool) names() []string { return slices.Sorted(maps.Keys(p.m.c.Warm)) }
 
 // Times of the pool.
 const (
@@ -157,14 +173,51 @@ func (p *pool) ask() bool {
 	return true
 }
 
-// fill starts browsers until there are enough.
+// fill starts browsers until there are enough of each. What keeps one browser
+// alone from starting is no problem of the others.
 func (p *pool) fill() error {
+	names := p.names()
+	var errs []error
+	for _, name := range names {
+		err := p.fillWith(name)
+		p.mu.Lock()
+		same := p.lacks[name] == words(err) || len(names) == 1 // which say tells
+		p.lacks[name] = words(err)
+		p.mu.Unlock()
+		_, full := errors.AsType[*noRoom](err)
+		if full || errors.Is(err, errNoRoot) || p.m.ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			errs = append(errs, err)
+			if !same {
+				p.m.log.Warn("pool", "browser", name, telemetry.KeyErr, err)
+			}
+		}
+	}
+	if len(errs) == len(names) {
+		return errs[0]
+	}
+	return nil
+}
+
+// waiting is how many of a browser are parked; p.mu is held.
+func (p *pool) waiting(name string) (n int) {
+	for _, s := range p.parked {
+		if s.Browser() == name {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *pool) fillWith(name string) error {
 	for p.m.ctx.Err() == nil {
 		if err := p.verify(p.m.ctx); err != nil {
 			return err
 		}
 		p.mu.Lock()
-		n, root := len(p.parked), p.root
+		n, all, root := p.waiting(name), len(p.parked), p.root
 		p.mu.Unlock()
 		p.m.mu.Lock()
 		live := len(p.m.lives) + len(p.m.opening)
@@ -172,8 +225,8 @@ func (p *pool) fill() error {
 		if root == nil {
 			return errNoRoot
 		}
-		if n >= min(p.m.c.Warm, p.m.c.Max-live) {
-			return p.m.c.Engine.Check(p.m.ctx)
+		if n >= p.m.c.Warm[name] || all >= p.m.c.Max-live {
+			return p.m.c.Engine.Check(p.m.ctx, name)
 		}
 		if fit, why := p.m.fit(); fit == 0 {
 			return &noRoom{why}
@@ -182,7 +235,7 @@ func (p *pool) fill() error {
 			pause(p.m.ctx, wait)
 			continue
 		}
-		s, err := p.start(p.m.ctx)
+		s, err := p.start(p.m.ctx, name, false)
 		if err != nil {
 			return err
 		}
@@ -232,12 +285,12 @@ func (p *pool) up(s *slot.Slot) error {
 }
 
 // start starts a container that is known to the sweep from its beginning.
-func (p *pool) start(ctx context.Context) (*slot.Slot, error) {
+func (p *pool) start(ctx context.Context, browser string, bars bool) (*slot.Slot, error) {
 	root := p.rootNow()
 	if root == nil {
 		return nil, errNoRoot
 	}
-	c := p.m.slotConfig(root)
+	c := p.m.slotConfig(root, browser, bars)
 	var name string
 	c.Named = func(n string) {
 		name = n
@@ -333,25 +386,28 @@ func (p *pool) drop(s *slot.Slot) bool {
 	return len(p.parked) < n
 }
 
-// take returns the browser that has waited longest, or starts one.
-func (p *pool) take(ctx context.Context) (*slot.Slot, error) {
+// take returns the browser of that name that has waited longest, or starts
+// one. A parked Chromium has no bars and gets none.
+func (p *pool) take(ctx context.Context, name string, bars bool) (*slot.Slot, error) {
 	defer p.refill()
 	if err := p.verify(ctx); err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
-	if len(p.parked) > 0 {
-		s := p.parked[0]
-		p.parked = p.parked[1:]
-		stop := p.stops[s.Name]
-		delete(p.stops, s.Name)
-		p.quiet = time.Now().Add(pageTime)
+	if bars = bars && name == wire.Chromium; !bars {
+		p.mu.Lock()
+		if i := slices.IndexFunc(p.parked, func(s *slot.Slot) bool { return s.Browser() == name }); i >= 0 {
+			s := p.parked[i]
+			p.parked = slices.Delete(p.parked, i, i+1)
+			stop := p.stops[s.Name]
+			delete(p.stops, s.Name)
+			p.quiet = time.Now().Add(pageTime)
+			p.mu.Unlock()
+			stop()
+			return s, nil
+		}
 		p.mu.Unlock()
-		stop()
-		return s, nil
 	}
-	p.mu.Unlock()
-	return p.start(ctx)
+	return p.start(ctx, name, bars)
 }
 
 // calm is how long no browser is started ahead: somebody waits for a page, and
@@ -420,6 +476,9 @@ func (m *Manager) capacity() *wire.WebCapacity {
 	m.mu.Unlock()
 	m.pool.mu.Lock()
 	c.Warm, c.Problem = len(m.pool.parked), m.pool.problem
+	for _, name := range m.pool.names() {
+		c.Engines = append(c.Engines, wire.WebEngine{Name: name, Warm: m.pool.waiting(name), Problem: m.pool.lacks[name]})
+	}
 	m.pool.mu.Unlock()
 	fit, why := m.fit()
 	if fit == 0 && c.Problem == "" {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -62,7 +63,7 @@ func (m *Manager) recover() bool {
 }
 
 func (m *Manager) adopt(s saved) error {
-	sl, err := slot.Adopt(m.slotConfig(nil), s.Slot, s.Container)
+	sl, err := slot.Adopt(m.slotConfig(nil, cmp.Or(s.Spec.Engine, wire.Firefox), barred(s.Spec)), s.Slot, s.Container)
 	if err != nil {
 		return err
 	}
@@ -72,8 +73,8 @@ func (m *Manager) adopt(s saved) error {
 	return err
 }
 
-func (m *Manager) slotConfig(root []byte) slot.Config {
-	return slot.Config{Engine: m.c.Engine, Dir: m.c.RunDir, Root: root, Screen: m.size.next(), Log: m.log}
+func (m *Manager) slotConfig(root []byte, browser string, bars bool) slot.Config {
+	return slot.Config{Engine: m.c.Engine, Dir: m.c.RunDir, Root: root, Screen: m.size.next(), Browser: browser, Bars: bars, Log: m.log}
 }
 
 // sweepEvery is how often what belongs to nothing is looked for.

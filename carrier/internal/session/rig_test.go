@@ -43,11 +43,10 @@ import (
 // docker is the daemon of this package's tests: the one DOCKER_HOST names, or
 // one of their own.
 var docker struct {
-	host  string
-	image string
-	own   *harness.Docker
-	err   error
-	once  sync.Once
+	host string
+	own  *harness.Docker
+	err  error
+	once sync.Once
 }
 
 func TestMain(m *testing.M) {
@@ -61,14 +60,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// envImage names another image than the one of this tree.
-const envImage = "CAPONIER_TEST_BROWSER_IMAGE"
+// images are the names of the browsers' images.
+var images = map[string]string{wire.Firefox: "caponier-browser", wire.Chromium: "caponier-chromium"}
 
-// host returns the engine's address with the image of this very tree in it.
+// host returns the engine's address with the images of this very tree in it.
 func host(t *testing.T) string {
 	t.Helper()
 	docker.once.Do(func() {
-		docker.image = cmp.Or(os.Getenv(envImage), "caponier-browser")
 		if docker.host = os.Getenv("DOCKER_HOST"); docker.host != "" {
 			return
 		}
@@ -77,7 +75,8 @@ func host(t *testing.T) string {
 			return
 		}
 		docker.host = docker.own.Host
-		docker.err = docker.own.Image(ctx, "../../..", func(line string) { fmt.Fprintln(os.Stderr, line) })
+		docker.err = docker.own.Image(ctx, "../../..", func(line string) { fmt.Fprintln(os.Stderr, line) },
+			wire.Firefox, wire.Chromium)
 	})
 	if docker.err != nil {
 		harness.Lacks(t, "no Docker: %v", docker.err)
@@ -97,6 +96,7 @@ type rig struct {
 	core  *core
 	conf  func(*Config)
 	limit browser.Limits
+	what  string // the browser
 
 	engine *browser.Engine
 	m      *Manager
@@ -108,7 +108,16 @@ var nodes struct {
 	n int
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigOf(t, wire.Firefox) }
+
+// each runs a test with every browser.
+func each(t *testing.T, f func(t *testing.T, r *rig)) {
+	for _, what := range []string{wire.Firefox, wire.Chromium} {
+		t.Run(what, func(t *testing.T) { f(t, newRigOf(t, what)) })
+	}
+}
+
+func newRigOf(t *testing.T, what string) *rig {
 	t.Helper()
 	h := host(t)
 	ca, err := tunneltest.NewCA()
@@ -124,14 +133,14 @@ func newRig(t *testing.T) *rig {
 	nodes.n++
 	id := fmt.Sprintf("nod_t%d_%d", os.Getpid(), nodes.n)
 	nodes.Unlock()
-	r := &rig{t: t, dir: dir, node: id, ca: ca, conf: func(*Config) {}, core: newCore(),
+	r := &rig{t: t, what: what, dir: dir, node: id, ca: ca, conf: func(*Config) {}, core: newCore(),
 		limit: browser.Limits{Memory: 1200 << 20, Shm: 256 << 20, Tmp: 512 << 20, Files: 256 << 20, Pids: 400, CPUs: 2}}
 	if r.self, err = ca.Edge(string(wire.Carrier), id); err != nil {
 		t.Fatal(err)
 	}
 	r.root = newRoot(t)
 	r.web = newWeb(t, ca)
-	r.engine, err = browser.New(browser.Config{Host: h, Image: docker.image, Node: id, Limits: r.limit, Log: slogger(t)})
+	r.engine, err = browser.New(browser.Config{Host: h, Images: images, Node: id, Limits: r.limit, Log: slogger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +183,7 @@ func newRoot(t *testing.T) []byte {
 // start runs a manager on the rig's directory; stop or crash ends it.
 func (r *rig) start() {
 	r.t.Helper()
-	c := Config{Engine: r.engine, RunDir: filepath.Join(r.dir, "run"), StateDir: filepath.Join(r.dir, "state"), Warm: 1, Max: 20,
+	c := Config{Engine: r.engine, RunDir: filepath.Join(r.dir, "run"), StateDir: filepath.Join(r.dir, "state"), Warm: map[string]int{r.what: 1}, Max: 20,
 		Room:        room.Limits{Free: 256 << 20, Session: 100 << 20},
 		Credentials: func() (tls.Certificate, *x509.CertPool, error) { return r.self.Certificate, r.self.Roots, nil },
 		Connected:   func() bool { return r.core.up() }, Authority: func(context.Context) (wire.WebAuthority, error) {
@@ -209,7 +218,7 @@ func (r *rig) until(limit time.Duration, what string, f func() error) {
 // warm waits for n parked browsers.
 func (r *rig) warm(n int) {
 	r.t.Helper()
-	r.until(60*time.Second, "parked browsers", func() error {
+	r.until(150*time.Second, "parked browsers", func() error {
 		if c := r.m.Capacity(); c.Warm != n {
 			return fmt.Errorf("%+v", c)
 		}
@@ -219,7 +228,7 @@ func (r *rig) warm(n int) {
 
 // spec is a session as core would ask for it.
 func (r *rig) spec(id string) wire.CarrierSession {
-	return wire.CarrierSession{ID: id, Revision: 1, User: "alice", Target: "wiki", StartURL: "http://target.test/" + id, Width: 1280, Height: 800,
+	return wire.CarrierSession{ID: id, Revision: 1, Engine: r.what, User: "alice", Target: "wiki", StartURL: "http://target.test/" + id, Width: 1280, Height: 800,
 		Proxy:  wire.WebProxyAddress{NodeID: r.web.node, Address: r.web.address, Key: "key-of-" + id + "-0123456789"},
 		Policy: wire.BrowserPolicy{ClipboardIn: 1 << 20, ClipboardOut: 1 << 20, UploadMax: 8 << 20, DownloadMax: 8 << 20}, LeaseS: 60, Recorded: true}
 }

@@ -72,7 +72,7 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 	l.ctx, l.cancel = context.WithCancel(m.ctx)
 	l.spool = spool.New(spool.Config{Session: spec.ID, Post: m.c.Post, Adopted: adopted, Limit: m.c.Spool, Log: l.log, Now: m.c.Now})
 	screen := m.pool.screen(sl)
-	dc := display.Config{Session: spec.ID, Screen: screen, Dial: sl.DialScreen, DialX: sl.DialX, Policy: screenPolicy(spec.Policy), Event: l.screenEvent, Start: started, Now: m.c.Now, Log: l.log}
+	dc := display.Config{Session: spec.ID, Screen: screen, Dial: sl.DialScreen, DialX: sl.DialX, Policy: screenPolicy(spec), Event: l.screenEvent, Start: started, Now: m.c.Now, Log: l.log}
 	if spec.Recorded {
 		dc.Record = func(at time.Duration, frame []byte, _ bool) error { return l.spool.Frame(started.Add(at), frame) }
 	}
@@ -120,9 +120,11 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 	return l, nil
 }
 
-func screenPolicy(p wire.BrowserPolicy) display.Policy {
+func screenPolicy(s wire.CarrierSession) display.Policy {
+	p := s.Policy
 	cut := func(n int64) int { return int(min(max(n, 0), rfb.MaxClipboard)) }
-	return display.Policy{ClipboardIn: cut(p.ClipboardIn), ClipboardOut: cut(p.ClipboardOut), RecordClipboard: p.ClipboardText, Watermark: p.Watermark}
+	return display.Policy{ClipboardIn: cut(p.ClipboardIn), ClipboardOut: cut(p.ClipboardOut), RecordClipboard: p.ClipboardText, Watermark: p.Watermark,
+		Blocked: blocked(s.Engine)}
 }
 
 func settings(s wire.CarrierSession) slot.Settings {
@@ -147,6 +149,7 @@ func (l *live) update(spec wire.CarrierSession) error {
 		return nil
 	}
 	old := l.spec
+	spec.Engine = old.Engine // it runs
 	l.spec = spec
 	l.mu.Unlock()
 	if err := l.slot.Set(settings(spec)); err != nil {
@@ -172,7 +175,7 @@ func (l *live) update(spec wire.CarrierSession) error {
 
 // apply makes the screen what spec says.
 func (l *live) apply(spec wire.CarrierSession) {
-	if err := l.screen.SetPolicy(screenPolicy(spec.Policy)); err != nil {
+	if err := l.screen.SetPolicy(screenPolicy(spec)); err != nil {
 		l.log.Error("policy of the screen", telemetry.KeyErr, err)
 	}
 	if spec.Locked {

@@ -12,8 +12,9 @@ import (
 // A session from the click to the end: a parked browser shows the target, the
 // webproxy is told which session it is, the recording shows what is seen, and
 // afterwards nothing is left.
-func TestSession(t *testing.T) {
-	r := newRig(t)
+func TestSession(t *testing.T) { each(t, testSession) }
+
+func testSession(t *testing.T, r *rig) {
 	r.start()
 	r.warm(1)
 	began := time.Now()

@@ -5,7 +5,8 @@
 //	x11.sock      the same to its X server, for clipboards that RFB cannot carry
 //	files.sock    the same to its service of files
 //	ca.pem        whom the browser believes
-//	session.json  what the browser's own lock-down must know of the session
+//	session.json  what Firefox's own lock-down must know of the session
+//	policies      the lock-down of Chromium, that of the session included
 //
 // All of it belongs to the carrier; the container can only read it. A slot is
 // used once: Close leaves nothing of it.
@@ -30,6 +31,7 @@ import (
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/egress"
 	"caponier/shared/telemetry"
+	"caponier/shared/wire"
 )
 
 // Engine runs containers; *browser.Engine does.
@@ -53,7 +55,11 @@ type Config struct {
 	Screen string
 	// Named is told the name of a slot before anything of it exists; may be nil.
 	Named func(name string)
-	Log   *slog.Logger
+	// Browser is which browser runs, a wire name. Bars: Chromium has its bars,
+	// which it cannot show or hide while it runs.
+	Browser string
+	Bars    bool
+	Log     *slog.Logger
 }
 
 // Slot is a container, running or about to. Safe for concurrent use.
@@ -83,7 +89,7 @@ func Start(ctx context.Context, c Config) (*Slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.ID, err = c.Engine.Start(ctx, browser.Spec{Slot: s.Name, Dir: s.dir, Screen: cmp.Or(c.Screen, Screen)})
+	s.ID, err = c.Engine.Start(ctx, browser.Spec{Slot: s.Name, Dir: s.dir, Screen: cmp.Or(c.Screen, Screen), Engine: c.Browser})
 	if err != nil {
 		s.close()
 		return nil, err
@@ -131,6 +137,11 @@ func open(c Config, name string, fresh bool) (_ *Slot, err error) {
 		if err := s.write("ca.pem", ca); err != nil {
 			return nil, err
 		}
+		if c.Browser == wire.Chromium {
+			if err := s.makePolicies(); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if s.Door, err = egress.Open(filepath.Join(s.dir, "egress.sock"), c.Log); err != nil {
 		return nil, err
@@ -147,7 +158,8 @@ func open(c Config, name string, fresh bool) (_ *Slot, err error) {
 
 // write replaces a file that the container's user reads.
 func (s *Slot) write(name string, data []byte) error {
-	tmp := filepath.Join(s.dir, "."+name)
+	// Chromium reads every file of its directory: a new one begins elsewhere.
+	tmp := filepath.Join(s.dir, "."+filepath.Base(name))
 	if err := os.WriteFile(tmp, data, 0o644); err != nil {
 		return err
 	}
@@ -166,8 +178,15 @@ type Settings struct {
 	TimeZone  string `json:"time_zone"` // IANA; empty: UTC
 }
 
-// Set tells the browser about its session; changes act within a second.
+// Set tells the browser about its session; changes act within a second, in
+// Chromium within ten.
 func (s *Slot) Set(v Settings) error {
+	if s.c.Browser == wire.Chromium {
+		if err := s.restrict(v); err != nil {
+			return fmt.Errorf("slot: %w", err)
+		}
+		return nil
+	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("slot: %w", err)
@@ -177,6 +196,9 @@ func (s *Slot) Set(v Settings) error {
 	}
 	return nil
 }
+
+// Browser is which browser runs in it.
+func (s *Slot) Browser() string { return s.c.Browser }
 
 // DialScreen connects to the X server's RFB side. It waits until the container is that far.
 func (s *Slot) DialScreen(ctx context.Context) (net.Conn, error) { return s.screen.use(ctx) }

@@ -553,6 +553,13 @@ func save(t *testing.T, file string, p *image.RGBA) {
 	}
 }
 
+// keep writes a picture where CAPONIER_SCREENSHOTS says, if it does.
+func keep(t *testing.T, name string, p *image.RGBA) {
+	if dir := os.Getenv("CAPONIER_SCREENSHOTS"); dir != "" {
+		save(t, filepath.Join(dir, name), p)
+	}
+}
+
 // pictures replays a session's recording and returns the pictures from the
 // given one on.
 func (r *rig) pictures(session string, from int) (list []*image.RGBA) {

@@ -226,6 +226,15 @@ func await(ctx context.Context, path string, of *exec.Cmd) error {
 // errStopped is returned when the container was told to stop.
 var errStopped = errors.New("stopped")
 
+// left is how the browser left: nil when its user closed it. One that crashed
+// or was killed ended by a signal.
+func left(st syscall.WaitStatus) error {
+	if st.Signaled() {
+		return fmt.Errorf("the browser was ended by signal %d (%s)", st.Signal(), st.Signal())
+	}
+	return nil
+}
+
 // wait reaps whatever ends until the browser or the X server is among it, the
 // container is stopped, or there has been no carrier for too long.
 func wait(ctx context.Context, alone <-chan struct{}, xvnc, browser *exec.Cmd) error {
@@ -240,7 +249,7 @@ func wait(ctx context.Context, alone <-chan struct{}, xvnc, browser *exec.Cmd) e
 			}
 			switch pid {
 			case browser.Process.Pid:
-				return nil
+				return left(st)
 			case xvnc.Process.Pid:
 				return fmt.Errorf("the X server ended with status %d", st.ExitStatus())
 			}

@@ -3,7 +3,9 @@ package main
 import (
 	"io"
 	"net"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -61,5 +63,16 @@ func TestRelayKeepsHalfClose(t *testing.T) {
 	}
 	if q := <-got; q != "question" {
 		t.Errorf("the carrier saw %q", q)
+	}
+}
+
+// A browser that crashes or is killed was not closed by its user.
+func TestLeft(t *testing.T) {
+	for script, closed := range map[string]bool{"exit 0": true, "exit 1": true, "kill -SEGV $$": false, "kill -KILL $$": false} {
+		cmd := exec.Command("sh", "-c", script)
+		_ = cmd.Run() // how it ended is what is asked
+		if err := left(cmd.ProcessState.Sys().(syscall.WaitStatus)); (err == nil) != closed {
+			t.Errorf("%s: %v", script, err)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"caponier/shared/config"
 	"caponier/shared/control"
@@ -57,9 +58,9 @@ func build(_ context.Context, cfg *Config, p *node.Parts) error {
 	var e *edge.Edge
 	live := func() tunnel.Session { return e.Session() }
 	authority, err := mitm.NewAuthority(mitm.AuthorityConfig{Log: p.Log, Ask: func(ctx context.Context, in wire.WebAuthorityAsk) (out wire.WebAuthority, err error) {
-		t := live()
-		if t == nil {
-			return out, errors.New("no tunnel to core")
+		t, err := awaitTunnel(ctx, live)
+		if err != nil {
+			return out, err
 		}
 		err = control.Call(ctx, t, http.MethodPost, wire.PathWebAuthority, in, &out)
 		return out, err
@@ -132,4 +133,22 @@ func (c *Config) resolver() dial.Resolver {
 		var d net.Dialer
 		return d.DialContext(ctx, network, c.Resolver)
 	}}
+}
+
+// awaitTunnel returns the tunnel to core as soon as there is one: the first
+// status after a start is to say that sessions can be taken, the next one
+// comes much later.
+func awaitTunnel(ctx context.Context, live func() tunnel.Session) (tunnel.Session, error) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if t := live(); t != nil {
+			return t, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, errors.New("no tunnel to core")
+		}
+	}
 }

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"caponier/shared/node"
 	"caponier/shared/telemetry"
@@ -54,7 +56,7 @@ func TestCommand(t *testing.T) {
 		{"clear on all addresses", nil, []string{"config", "check", "--config", wide}, 3, []string{"listen.clear", "neither a loopback address nor that of a bridge"}},
 		{"values", nil, []string{"config", "check", "--config", bad}, 3, []string{"address: must be host:port", "resolver", "max_sessions", "max_connections", "deny[0]", "listen.carriers"}},
 		{"no core", nil, []string{"config", "check"}, 3, []string{"core: is missing"}},
-		{"no token", nil, []string{"run", "--core", "https://127.0.0.1:1", "--state", filepath.Join(dir, "state")}, 1, []string{"no enrolment token", "--kind webproxy"}},
+		{"no token", []string{"CAPONIER_LISTEN_CARRIERS=127.0.0.1:0", "CAPONIER_ADDRESS=proxy.test:18443"}, []string{"run", "--core", "https://127.0.0.1:1", "--state", filepath.Join(dir, "state")}, 1, []string{"no enrolment token", "--kind webproxy"}},
 		{"no roots", []string{"CAPONIER_ROOTS=" + empty}, []string{"run", "--core", "https://127.0.0.1:1", "--state", filepath.Join(dir, "state2")}, 1, []string{"holds no certificates"}},
 	} {
 		code, stdout, stderr := command(t, c.environ, c.args...)
@@ -200,4 +202,28 @@ func TestControlPort(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// Core is asked as soon as it is connected, not when somebody looks again.
+func TestAwaitTunnel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := tunnel.Pipe(tunnel.Info{}, tunnel.Info{})
+		defer near.Close(nil)
+		defer far.Close(nil)
+		began := time.Now()
+		live := func() tunnel.Session {
+			if time.Since(began) < time.Second {
+				return nil
+			}
+			return near
+		}
+		if s, err := awaitTunnel(t.Context(), live); err != nil || s != near || time.Since(began) > 1100*time.Millisecond {
+			t.Errorf("%v, %v after %v", s, err, time.Since(began))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := awaitTunnel(ctx, func() tunnel.Session { return nil }); err == nil {
+			t.Error("a tunnel out of nothing")
+		}
+	})
 }

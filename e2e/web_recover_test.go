@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"image"
 	"net/http"
-	"strconv"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,17 +40,14 @@ func TestWebRestarts(t *testing.T) {
 	u := w.open(t, s)
 	u.shows(t, "the page")
 	u.canvas(t)
-	var away time.Duration // how long the last one was
 	restart := func(name string, kill func() error, start func() error) {
 		t.Helper()
-		left := time.Now()
 		if err := kill(); err != nil {
 			t.Fatal(err)
 		}
 		if err := start(); err != nil {
 			t.Fatal(err)
 		}
-		away = time.Since(left)
 		began := time.Now()
 		until(t, patience, "the picture is back after "+name, func() error {
 			if err := w.user.Do(t.Context(), http.MethodGet, "/web-sessions/"+u.ID, nil, &u.WebSession); err != nil {
@@ -88,20 +85,28 @@ func TestWebRestarts(t *testing.T) {
 		return func() error { p.Kill(); return nil }
 	}
 	restart("the carrier", killed(w.carrier.Proc), w.carrier.Start)
+	quiet := time.Now() // for the picture, which needs no webproxy to move
 	restart("the webproxy", killed(w.proxy.Proc), w.proxy.Start)
+	died := time.Now()
 	restart("core", killed(w.core.Proc), func() error { return w.core.Start(t.Context()) })
+	back := time.Now()
 	u.end(t)
 	w.nothingLeft(t)
 	w.holdsNoMore(t, before)
-	// The recording's gap is not longer than core was away, or a second.
-	most := max(time.Second, away)
+	// The picture was moving all the time. A busy machine may draw it seldom, so
+	// what is a gap shows in the time before.
+	began, shots := w.film(t, u.RecordingID)
+	usual := widest(shots, quiet.Sub(began), died.Sub(began))
+	across := widest(shots, died.Sub(began), back.Sub(began))
+	t.Logf("core was away for %v; the longest time without a frame was %v, before it %v", back.Sub(died), across, usual)
+	if across > max(time.Second, 2*usual) {
+		t.Errorf("the recording has a gap of %v across the death of core", across)
+	}
 	events, err := w.core.Admin.Timeline(t.Context(), u.RecordingID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range events {
-		if gap, err := strconv.ParseFloat(e.Fields["gap_ms"], 64); err == nil && gap > float64(most.Milliseconds()) {
-			t.Errorf("the recording has a gap, core was away for %v: %+v", away, e)
-		}
+	if !slices.ContainsFunc(events, func(e harness.TimelineEvent) bool { return e.Kind == "core restarted" }) {
+		t.Error("the timeline does not tell that core was away")
 	}
 }

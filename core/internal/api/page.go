@@ -14,6 +14,16 @@ type Page[T any] struct {
 	Next  string `json:"next,omitempty"`
 }
 
+// IDIn is the input of operations on one thing.
+type IDIn struct {
+	ID string `path:"id" maxLength:"64"`
+}
+
+// ConnectionIDIn is that of operations on a connection of some kind.
+type ConnectionIDIn struct {
+	ID string `path:"id" maxLength:"64" doc:"connection id"`
+}
+
 // PageIn is embedded in the input of operations that list.
 type PageIn struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"entries per page"`

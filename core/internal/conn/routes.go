@@ -57,10 +57,6 @@ func (m *Manager) Routes(f *api.Frame) {
 	}, m.handleWatchers)
 }
 
-type IDIn struct {
-	ID string `path:"id" maxLength:"64"`
-}
-
 type SearchIn struct {
 	api.PageIn
 	ID           string    `query:"id" maxLength:"64"`
@@ -245,7 +241,7 @@ func (x *Record) reduce(p *api.Principal) {
 
 type recordOut struct{ Body *Record }
 
-func (m *Manager) handleGet(ctx context.Context, in *IDIn) (*recordOut, error) {
+func (m *Manager) handleGet(ctx context.Context, in *api.IDIn) (*recordOut, error) {
 	x, _, err := m.visible(ctx, in.ID, api.ConnectionsView)
 	if err != nil {
 		return nil, err
@@ -262,7 +258,7 @@ type ChannelEntry struct {
 }
 
 type channelsIn struct {
-	IDIn
+	api.IDIn
 	api.PageIn
 }
 
@@ -304,7 +300,7 @@ func (m *Manager) handleChannels(ctx context.Context, in *channelsIn) (*channels
 }
 
 type tagsIn struct {
-	IDIn
+	api.IDIn
 	Body struct {
 		Tags []string `json:"tags" maxItems:"32"`
 	}
@@ -354,7 +350,7 @@ func (m *Manager) handleTags(ctx context.Context, in *tagsIn) (*recordOut, error
 }
 
 type terminateIn struct {
-	IDIn
+	api.IDIn
 	Reason string `query:"reason" maxLength:"500" doc:"shown to the user"`
 }
 
@@ -440,7 +436,7 @@ func (m *Manager) TerminateAll(ctx context.Context, userID, targetID string, by 
 }
 
 type lockIn struct {
-	IDIn
+	api.IDIn
 	Body struct {
 		Reason   string `json:"reason,omitempty" maxLength:"500" doc:"shown to the user"`
 		BlockNew Block  `json:"block_new,omitempty" enum:"none,target,user" default:"none" doc:"new connections of the user to refuse until it is unlocked: none, those to the same target, all"`
@@ -469,7 +465,7 @@ func (m *Manager) handleLock(ctx context.Context, in *lockIn) (*recordOut, error
 	return m.handleGet(ctx, &in.IDIn)
 }
 
-func (m *Manager) handleUnlock(ctx context.Context, in *IDIn) (*recordOut, error) {
+func (m *Manager) handleUnlock(ctx context.Context, in *api.IDIn) (*recordOut, error) {
 	x, p, err := m.visible(ctx, in.ID, api.ConnectionsManage)
 	if err != nil {
 		return nil, err
@@ -492,7 +488,7 @@ type watchersOut struct {
 	}
 }
 
-func (m *Manager) handleWatchers(ctx context.Context, in *IDIn) (*watchersOut, error) {
+func (m *Manager) handleWatchers(ctx context.Context, in *api.IDIn) (*watchersOut, error) {
 	if _, _, err := m.visible(ctx, in.ID, api.ConnectionsView); err != nil {
 		return nil, err
 	}

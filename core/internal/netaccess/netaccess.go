@@ -221,7 +221,7 @@ func (s *Service) justified() bool {
 // Restore takes over the sessions of this core's earlier run. Call it before
 // the connection manager runs, which would take them for lost.
 func (s *Service) Restore(ctx context.Context) error {
-	rows, err := collect(ctx, s.cfg.DB, func(r scanner) (*row, error) { return scanRow(r) }, unendedSQL, s.cfg.Conns.CoreID())
+	rows, err := db.Collect(ctx, s.cfg.DB, func(r db.Scanner) (*row, error) { return scanRow(r) }, unendedSQL, s.cfg.Conns.CoreID())
 	if err != nil {
 		return fmt.Errorf("restore network sessions: %w", err)
 	}

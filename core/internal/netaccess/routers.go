@@ -62,7 +62,7 @@ func (s *Service) handleRouters(ctx context.Context, _ *struct{}) (*routersOut, 
 	return &routersOut{Body: api.Page[Router]{Items: rs}}, nil
 }
 
-func (s *Service) handleRouter(ctx context.Context, in *IDIn) (*routerOut, error) {
+func (s *Service) handleRouter(ctx context.Context, in *api.ConnectionIDIn) (*routerOut, error) {
 	return s.router(ctx, in.ID)
 }
 

@@ -162,16 +162,11 @@ func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) 
 	if in.All {
 		ended = 1
 	}
-	xs, err := collect(ctx, s.cfg.DB, s.scanShown, listSQL, p.UserID, ended, in.Target, after.At, after.ID, in.Limit+1, scope.Text())
+	xs, err := db.Collect(ctx, s.cfg.DB, s.scanShown, listSQL, p.UserID, ended, in.Target, after.At, after.ID, in.Limit+1, scope.Text())
 	if err != nil {
 		return nil, fmt.Errorf("list network sessions: %w", err)
 	}
 	return &listOut{Body: api.Paged(xs, in.Limit, func(x *Session) any { return position{At: x.OpenedAt.UnixMicro(), ID: x.ID} })}, nil
-}
-
-// IDIn names a session.
-type IDIn struct {
-	ID string `path:"id" maxLength:"64" doc:"connection id"`
 }
 
 // visible returns a session of the caller's, or any with the permission.
@@ -196,7 +191,7 @@ func (s *Service) show1(ctx context.Context, id string) (*Session, error) {
 	return x, nil
 }
 
-func (s *Service) handleGet(ctx context.Context, in *IDIn) (*sessionOut, error) {
+func (s *Service) handleGet(ctx context.Context, in *api.ConnectionIDIn) (*sessionOut, error) {
 	x, err := s.visible(ctx, in.ID, api.ConnectionsView)
 	if err != nil {
 		return nil, err
@@ -204,7 +199,7 @@ func (s *Service) handleGet(ctx context.Context, in *IDIn) (*sessionOut, error) 
 	return &sessionOut{Body: x}, nil
 }
 
-func (s *Service) handleClose(ctx context.Context, in *IDIn) (*struct{}, error) {
+func (s *Service) handleClose(ctx context.Context, in *api.ConnectionIDIn) (*struct{}, error) {
 	x, err := s.visible(ctx, in.ID, api.ConnectionsManage)
 	if err != nil {
 		return nil, err
@@ -232,7 +227,7 @@ type presenceOut struct {
 	}
 }
 
-func (s *Service) handlePresence(ctx context.Context, in *IDIn) (*presenceOut, error) {
+func (s *Service) handlePresence(ctx context.Context, in *api.ConnectionIDIn) (*presenceOut, error) {
 	p := api.PrincipalFrom(ctx)
 	x := s.find(in.ID)
 	if x == nil || x.row.UserID != p.UserID || x.live == nil || x.isOver() {
@@ -273,7 +268,7 @@ type flowsOut struct {
 	}
 }
 
-func (s *Service) handleFlows(ctx context.Context, in *IDIn) (*flowsOut, error) {
+func (s *Service) handleFlows(ctx context.Context, in *api.ConnectionIDIn) (*flowsOut, error) {
 	if _, err := s.visible(ctx, in.ID, api.ConnectionsView); err != nil {
 		return nil, err
 	}
@@ -302,7 +297,7 @@ const shownDestinations = 20
 
 // scanShown reads a session for the interface; what this core knows is newer
 // than the row.
-func (s *Service) scanShown(r scanner) (*Session, error) {
+func (s *Service) scanShown(r db.Scanner) (*Session, error) {
 	var v Session
 	w, err := scanRow(r, &v.EndReason, &v.EndText, &v.BytesOut, &v.BytesIn, &v.Group)
 	if err != nil {
@@ -369,7 +364,7 @@ func (s *Service) Name() string { return "network_sessions" }
 
 // Export returns all that is kept about a user's network sessions.
 func (s *Service) Export(ctx context.Context, q db.Querier, userID string) (any, error) {
-	rows, err := collect(ctx, q, func(r scanner) (*row, error) { return scanRow(r) }, exportSQL, userID)
+	rows, err := db.Collect(ctx, q, func(r db.Scanner) (*row, error) { return scanRow(r) }, exportSQL, userID)
 	if err != nil {
 		return nil, fmt.Errorf("export network sessions: %w", err)
 	}

@@ -115,7 +115,7 @@ func (s *Service) Simulate(ctx context.Context, t *target.Target) (*Simulated, e
 		exclusive bool
 		selectors string
 	}
-	rows, err := collect(ctx, s.cfg.DB, func(r scanner) (live, error) {
+	rows, err := db.Collect(ctx, s.cfg.DB, func(r db.Scanner) (live, error) {
 		var x live
 		var opened int64
 		err := r.Scan(&x.ID, &x.UserName, &x.TargetID, &x.TargetName, &x.Client, &x.exclusive, &x.selectors, &opened)

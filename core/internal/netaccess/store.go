@@ -134,9 +134,7 @@ func contains(ps []netip.Prefix, a netip.Addr) bool {
 	return slices.ContainsFunc(ps, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-type scanner interface{ Scan(dest ...any) error }
-
-func scanRouter(s scanner) (*routerRow, error) {
+func scanRouter(s db.Scanner) (*routerRow, error) {
 	var r routerRow
 	var pools, sources string
 	var changed int64
@@ -200,7 +198,7 @@ func list[T any](s []T) string {
 }
 
 // scanRow reads columns, and what more the query asks for.
-func scanRow(s scanner, more ...any) (*row, error) {
+func scanRow(s db.Scanner, more ...any) (*row, error) {
 	var r row
 	var client, rules, relays, static, routers, flows string
 	var opened, presence, ended int64
@@ -228,23 +226,6 @@ func scanRow(s scanner, more ...any) (*row, error) {
 		r.EndedAt = time.UnixMicro(ended).UTC()
 	}
 	return &r, nil
-}
-
-func collect[T any](ctx context.Context, q db.Querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := q.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []T
-	for rows.Next() {
-		x, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, x)
-	}
-	return out, rows.Err()
 }
 
 // digest names a value by its content.
@@ -306,7 +287,7 @@ func (s *Service) heldBy(ctx context.Context, tx *db.Tx, client netip.Addr, excl
 	if exclusive {
 		query, args = heldAllSQL, nil
 	}
-	raws, err := collect(ctx, tx, func(r scanner) (raw, error) {
+	raws, err := db.Collect(ctx, tx, func(r db.Scanner) (raw, error) {
 		var x raw
 		var client string
 		err := r.Scan(&x.id, &x.user, &client, &x.exclusive, &x.selectors)

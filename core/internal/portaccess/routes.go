@@ -135,10 +135,6 @@ func (s *Service) handleList(ctx context.Context, in *ListIn) (*listOut, error) 
 	})}, nil
 }
 
-type IDIn struct {
-	ID string `path:"id" maxLength:"64" doc:"connection id"`
-}
-
 // visible returns a session of the caller's, or any with the permission.
 func (s *Service) visible(ctx context.Context, id string, perm api.Permission) (*Session, error) {
 	p := api.PrincipalFrom(ctx)
@@ -158,7 +154,7 @@ func (s *Service) visible(ctx context.Context, id string, perm api.Permission) (
 	return x, nil
 }
 
-func (s *Service) handleGet(ctx context.Context, in *IDIn) (*sessionOut, error) {
+func (s *Service) handleGet(ctx context.Context, in *api.ConnectionIDIn) (*sessionOut, error) {
 	x, err := s.visible(ctx, in.ID, api.ConnectionsView)
 	if err != nil {
 		return nil, err
@@ -166,7 +162,7 @@ func (s *Service) handleGet(ctx context.Context, in *IDIn) (*sessionOut, error) 
 	return &sessionOut{Body: x}, nil
 }
 
-func (s *Service) handleClose(ctx context.Context, in *IDIn) (*struct{}, error) {
+func (s *Service) handleClose(ctx context.Context, in *api.ConnectionIDIn) (*struct{}, error) {
 	x, err := s.visible(ctx, in.ID, api.ConnectionsManage)
 	if err != nil {
 		return nil, err

@@ -144,13 +144,9 @@ func (s *Store) noteIn(ctx context.Context, tx *db.Tx, t audit.Type, p *api.Prin
 	})
 }
 
-type IDIn struct {
-	ID string `path:"id" maxLength:"64"`
-}
-
 type recordingOut struct{ Body *Recording }
 
-func (s *Store) handleGet(ctx context.Context, in *IDIn) (*recordingOut, error) {
+func (s *Store) handleGet(ctx context.Context, in *api.IDIn) (*recordingOut, error) {
 	r, _, err := s.visible(ctx, in.ID)
 	if err != nil {
 		return nil, err

@@ -73,7 +73,7 @@ func (d *deadlineWriter) Write(p []byte) (int, error) {
 }
 
 type eventsIn struct {
-	IDIn
+	api.IDIn
 	Limit int     `query:"limit" minimum:"1" maximum:"5000" default:"1000"`
 	After float64 `query:"after" minimum:"0" doc:"seconds; only events later than this"`
 }
@@ -160,7 +160,7 @@ func damagedProblem(err error) error {
 }
 
 type SearchIn struct {
-	IDIn
+	api.IDIn
 	Query string  `query:"q" required:"true" minLength:"1" maxLength:"200"`
 	From  float64 `query:"from" minimum:"0" maximum:"100000000" doc:"seconds; only places at or after"`
 	Limit int     `query:"limit" minimum:"1" maximum:"1000" default:"100"`
@@ -191,7 +191,7 @@ func (s *Store) handleSearch(ctx context.Context, in *SearchIn) (*searchOut, err
 
 type integrityOut struct{ Body Integrity }
 
-func (s *Store) handleVerify(ctx context.Context, in *IDIn) (*integrityOut, error) {
+func (s *Store) handleVerify(ctx context.Context, in *api.IDIn) (*integrityOut, error) {
 	r, _, err := s.visible(ctx, in.ID)
 	if err != nil {
 		return nil, err

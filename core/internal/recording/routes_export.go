@@ -45,7 +45,7 @@ type ExportIn struct {
 }
 
 type exportIn struct {
-	IDIn
+	api.IDIn
 	Body ExportIn
 }
 
@@ -94,7 +94,7 @@ type exportsOut struct {
 	}
 }
 
-func (s *Store) handleExports(ctx context.Context, in *IDIn) (*exportsOut, error) {
+func (s *Store) handleExports(ctx context.Context, in *api.IDIn) (*exportsOut, error) {
 	r, p, err := s.content(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func (s *Store) handleExports(ctx context.Context, in *IDIn) (*exportsOut, error
 }
 
 type ExportIDIn struct {
-	IDIn
+	api.IDIn
 	Export string `path:"export" maxLength:"64"`
 }
 

@@ -20,7 +20,7 @@ type filesOut struct {
 	}
 }
 
-func (s *Store) handleFiles(ctx context.Context, in *IDIn) (*filesOut, error) {
+func (s *Store) handleFiles(ctx context.Context, in *api.IDIn) (*filesOut, error) {
 	r, _, err := s.visible(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -31,7 +31,7 @@ func (s *Store) handleFiles(ctx context.Context, in *IDIn) (*filesOut, error) {
 }
 
 type ticketIn struct {
-	IDIn
+	api.IDIn
 	File string `path:"file" maxLength:"64"`
 }
 

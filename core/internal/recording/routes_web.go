@@ -66,7 +66,7 @@ type Moment struct {
 }
 
 type timelineIn struct {
-	IDIn
+	api.IDIn
 	After int    `query:"after" minimum:"0" doc:"go on here: next of the answer before"`
 	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 	Query string `query:"q" maxLength:"200" doc:"only events with this text in their kind or values, ignoring case"`
@@ -196,7 +196,7 @@ type keyframesOut struct {
 	}
 }
 
-func (s *Store) handleKeyframes(ctx context.Context, in *IDIn) (*keyframesOut, error) {
+func (s *Store) handleKeyframes(ctx context.Context, in *api.IDIn) (*keyframesOut, error) {
 	r, v, f, err := s.openWeb(ctx, in.ID, "keyframes")
 	if err != nil {
 		return nil, err

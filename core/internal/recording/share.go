@@ -53,7 +53,7 @@ type rolesOut struct {
 	}
 }
 
-func (s *Store) handleRoles(ctx context.Context, in *IDIn) (*rolesOut, error) {
+func (s *Store) handleRoles(ctx context.Context, in *api.IDIn) (*rolesOut, error) {
 	r, _, err := s.overseen(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -64,7 +64,7 @@ func (s *Store) handleRoles(ctx context.Context, in *IDIn) (*rolesOut, error) {
 }
 
 type shareIn struct {
-	IDIn
+	api.IDIn
 	Role string `path:"role" maxLength:"64" pattern:"^[a-z]+_[a-z0-9]+$" doc:"role id"`
 }
 

@@ -29,7 +29,7 @@ type GrantFilter struct {
 
 // ListGrants returns at most limit grants after the ID after, ordered by ID.
 func (s *Service) ListGrants(ctx context.Context, q db.Querier, f GrantFilter, after string, limit int) ([]Grant, error) {
-	gs, err := collect(ctx, q, scanGrant, sqlGrants, after, f.Role, f.Target, f.Tag, f.In.Text(), limit)
+	gs, err := db.Collect(ctx, q, scanGrant, sqlGrants, after, f.Role, f.Target, f.Tag, f.In.Text(), limit)
 	if err != nil {
 		return nil, fmt.Errorf("read grants: %w", err)
 	}

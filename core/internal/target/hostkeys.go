@@ -55,7 +55,7 @@ func (s *Service) HostKeys(ctx context.Context, targetID string) ([]HostKey, err
 
 // AllHostKeys returns the host keys of a target in every state.
 func (s *Service) AllHostKeys(ctx context.Context, q db.Querier, targetID string) ([]HostKey, error) {
-	ks, err := collect(ctx, q, scanHostKey, sqlHostKeys, targetID)
+	ks, err := db.Collect(ctx, q, scanHostKey, sqlHostKeys, targetID)
 	if err != nil {
 		return nil, fmt.Errorf("read host keys of %s: %w", targetID, err)
 	}

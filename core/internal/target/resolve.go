@@ -118,7 +118,7 @@ func (s *Service) Candidates(ctx context.Context, q db.Querier, ref string) ([]T
 	if r.Host == "" {
 		return nil, nil
 	}
-	ts, err := collect(ctx, q, scanTarget, sqlTargetByAddress, r.Host, r.Port, r.Site, maxCandidates)
+	ts, err := db.Collect(ctx, q, scanTarget, sqlTargetByAddress, r.Host, r.Port, r.Site, maxCandidates)
 	if err != nil {
 		return nil, fmt.Errorf("resolve %.80q: %w", ref, err)
 	}

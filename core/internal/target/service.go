@@ -81,7 +81,7 @@ func (s *Service) Get(ctx context.Context, q db.Querier, id string) (*Target, er
 
 // Accounts returns the accounts of a target ordered by name.
 func (s *Service) Accounts(ctx context.Context, q db.Querier, targetID string) ([]Account, error) {
-	as, err := collect(ctx, q, scanAccount, sqlAccounts, targetID)
+	as, err := db.Collect(ctx, q, scanAccount, sqlAccounts, targetID)
 	if err != nil {
 		return nil, fmt.Errorf("read accounts of %s: %w", targetID, err)
 	}
@@ -99,7 +99,7 @@ func (s *Service) Account(ctx context.Context, q db.Querier, targetID, name stri
 
 // Grants returns all grants that name the target or one of its tags.
 func (s *Service) Grants(ctx context.Context, q db.Querier, t *Target) ([]access.Grant, error) {
-	gs, err := collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOf, ""), t.ID)
+	gs, err := db.Collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOf, ""), t.ID)
 	if err != nil {
 		return nil, fmt.Errorf("read grants of %s: %w", t.ID, err)
 	}
@@ -112,7 +112,7 @@ func (s *Service) GrantsFor(ctx context.Context, q db.Querier, t *Target, roles 
 		return nil, nil
 	}
 	only := " and g.role_id in (" + marks(2, len(roles)) + ")"
-	gs, err := collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOf, only), append([]any{t.ID}, anys(roles)...)...)
+	gs, err := db.Collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOf, only), append([]any{t.ID}, anys(roles)...)...)
 	if err != nil {
 		return nil, fmt.Errorf("read grants of %s: %w", t.ID, err)
 	}
@@ -124,7 +124,7 @@ func (s *Service) GrantsOfRoles(ctx context.Context, q db.Querier, roles []strin
 	if len(roles) == 0 {
 		return nil, nil
 	}
-	gs, err := collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOfRoles, marks(1, len(roles))), anys(roles)...)
+	gs, err := db.Collect(ctx, q, scanGrant, fmt.Sprintf(sqlGrantsOfRoles, marks(1, len(roles))), anys(roles)...)
 	if err != nil {
 		return nil, fmt.Errorf("read grants of roles: %w", err)
 	}
@@ -151,14 +151,14 @@ func (s *Service) Reachable(ctx context.Context, q db.Querier, roles []string, b
 		only = " and t.id in (" + marks(len(args)+1, len(ids)) + ")"
 		args = append(args, anys(ids)...)
 	}
-	ts, err := collect(ctx, q, scanTarget, fmt.Sprintf(sqlReachable, marks(6, len(roles)), only), args...)
+	ts, err := db.Collect(ctx, q, scanTarget, fmt.Sprintf(sqlReachable, marks(6, len(roles)), only), args...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read targets of roles: %w", err)
 	}
 	accounts := make(map[string][]Account, len(ts))
 	for ids := targetIDs(ts); len(ids) > 0; ids = ids[min(len(ids), maxRows):] {
 		n := min(len(ids), maxRows)
-		as, err := collect(ctx, q, scanAccount, fmt.Sprintf(sqlAccountsOf, marks(1, n)), ids[:n]...)
+		as, err := db.Collect(ctx, q, scanAccount, fmt.Sprintf(sqlAccountsOf, marks(1, n)), ids[:n]...)
 		if err != nil {
 			return nil, nil, fmt.Errorf("read accounts of targets: %w", err)
 		}
@@ -193,7 +193,7 @@ func (s *Service) SecretUses(ctx context.Context, q db.Querier, secretID string,
 	if err := q.QueryRowContext(ctx, sqlSecretUsed, secretID).Scan(&n); err != nil {
 		return nil, false, fmt.Errorf("count uses of secret: %w", err)
 	}
-	uses, err := collect(ctx, q, func(r rowScanner) (string, error) {
+	uses, err := db.Collect(ctx, q, func(r db.Scanner) (string, error) {
 		var t, a string
 		err := r.Scan(&t, &a)
 		return t + "/" + a, err

@@ -36,7 +36,7 @@ func (s *Service) Site(ctx context.Context, q db.Querier, name string) (*Site, e
 // Sites returns at most limit sites of a scope of access groups after the name
 // after, ordered by name; group limits them to one group, unless it is empty.
 func (s *Service) Sites(ctx context.Context, q db.Querier, in access.Scope, group, after string, limit int) ([]Site, error) {
-	sites, err := collect(ctx, q, scanSite, sqlSites, after, in.Text(), group, limit)
+	sites, err := db.Collect(ctx, q, scanSite, sqlSites, after, in.Text(), group, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read sites: %w", err)
 	}
@@ -183,7 +183,7 @@ func (s *Service) DeleteSite(ctx context.Context, name string, match Match) erro
 }
 
 func (s *Service) siteUses(ctx context.Context, q db.Querier, name string) ([]string, error) {
-	uses, err := collect(ctx, q, func(r rowScanner) (string, error) {
+	uses, err := db.Collect(ctx, q, func(r db.Scanner) (string, error) {
 		var n string
 		err := r.Scan(&n)
 		return "target " + n, err

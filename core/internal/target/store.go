@@ -179,27 +179,6 @@ func values(rows, width int) string {
 	return strings.Join(list, ", ")
 }
 
-// rowScanner is *sql.Row or *sql.Rows.
-type rowScanner interface{ Scan(...any) error }
-
-// collect reads all rows of a query.
-func collect[T any](ctx context.Context, q db.Querier, scan func(rowScanner) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := q.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []T
-	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, rows.Err()
-}
-
 // exactly turns the result of a guarded write into a conflict when it wrote
 // nothing: somebody else changed the row since it was read.
 func exactly(r sql.Result, err error) error {
@@ -230,7 +209,7 @@ func contains(text string) string {
 	return "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(strings.ToLower(text)) + "%"
 }
 
-func scanSite(r rowScanner) (Site, error) {
+func scanSite(r db.Scanner) (Site, error) {
 	var s Site
 	var created int64
 	err := r.Scan(&s.ID, &s.Name, &s.Comment, &s.Group, &created, &s.Version)
@@ -238,7 +217,7 @@ func scanSite(r rowScanner) (Site, error) {
 	return s, db.Classify(err)
 }
 
-func scanTarget(r rowScanner) (Target, error) {
+func scanTarget(r db.Scanner) (Target, error) {
 	var t Target
 	var tags, network, web string
 	var created, updated int64
@@ -275,7 +254,7 @@ func tagsJSON(tags []string) string {
 	return toJSON(tags)
 }
 
-func scanAccount(r rowScanner) (Account, error) {
+func scanAccount(r db.Scanner) (Account, error) {
 	var a Account
 	err := r.Scan(&a.ID, &a.TargetID, &a.Name, &a.Auth, &a.SecretID, &a.Features, &a.Disabled, &a.Version)
 	return a, db.Classify(err)
@@ -285,7 +264,7 @@ func (a *Account) row(now time.Time) []any {
 	return []any{a.ID, a.TargetID, a.Name, string(a.Auth), a.SecretID, int64(a.Features), a.Disabled, micros(now), int64(1)}
 }
 
-func scanHostKey(r rowScanner) (HostKey, error) {
+func scanHostKey(r db.Scanner) (HostKey, error) {
 	var k HostKey
 	var seen int64
 	err := r.Scan(&k.TargetID, &k.Fingerprint, &k.Algorithm, &k.Key, &k.State, &seen, &k.DecidedBy)
@@ -293,7 +272,7 @@ func scanHostKey(r rowScanner) (HostKey, error) {
 	return k, db.Classify(err)
 }
 
-func scanGrant(r rowScanner) (Grant, error) {
+func scanGrant(r db.Scanner) (Grant, error) {
 	var g Grant
 	var accounts, window, sources string
 	var created, maxDuration, idle int64

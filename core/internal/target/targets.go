@@ -27,7 +27,7 @@ type Filter struct {
 
 // List returns at most limit targets after the name after, ordered by name.
 func (s *Service) List(ctx context.Context, q db.Querier, f Filter, after string, limit int) ([]Target, error) {
-	ts, err := collect(ctx, q, scanTarget, sqlTargets,
+	ts, err := db.Collect(ctx, q, scanTarget, sqlTargets,
 		after, f.Prefix, contains(f.Search), f.Site, string(f.Kind), f.Tag, f.In.Text(), f.Group, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read targets: %w", err)

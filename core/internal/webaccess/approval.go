@@ -330,7 +330,7 @@ func (x *session) giveUp(ctx context.Context, reason conn.EndReason) {
 
 // restoreHeld reads what waits in a session that is taken over.
 func (x *session) restoreHeld(ctx context.Context) error {
-	rows, err := collect(ctx, x.s.cfg.DB, scanApproval, waitingSQL, x.row.ID)
+	rows, err := db.Collect(ctx, x.s.cfg.DB, scanApproval, waitingSQL, x.row.ID)
 	if err != nil {
 		return fmt.Errorf("read requests for approval: %w", err)
 	}
@@ -357,7 +357,7 @@ func (s *Service) approvalNoted(id string) {
 // clearStranded ends the waiting of what no session of any core looks after.
 func (s *Service) clearStranded(ctx context.Context) {
 	now := s.cfg.Now()
-	rows, err := collect(ctx, s.cfg.DB, scanApproval, strandedSQL, now.Add(-unasked).UnixMicro())
+	rows, err := db.Collect(ctx, s.cfg.DB, scanApproval, strandedSQL, now.Add(-unasked).UnixMicro())
 	if err == nil && len(rows) > 0 {
 		err = s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
 			for _, a := range rows {

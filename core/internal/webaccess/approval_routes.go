@@ -106,7 +106,7 @@ func (s *Service) handleApprovals(ctx context.Context, in *approvalsIn) (*approv
 	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
 		return nil, err
 	}
-	rows, err := collect(ctx, s.cfg.DB, scanApproval, approvalsSQL, p.UserID, scope.Text(), in.State, in.Session, after.At, after.ID, in.Limit+1)
+	rows, err := db.Collect(ctx, s.cfg.DB, scanApproval, approvalsSQL, p.UserID, scope.Text(), in.State, in.Session, after.At, after.ID, in.Limit+1)
 	if err != nil {
 		return nil, fmt.Errorf("list requests for approval: %w", err)
 	}

@@ -61,7 +61,7 @@ order by a.asked_at desc, a.id desc limit $7`
 	eraseDeciderSQL    = `update web_approvals set decider_name = $2 where decider_id = $1`
 )
 
-func scanApproval(r scanner) (*approvalRow, error) {
+func scanApproval(r db.Scanner) (*approvalRow, error) {
 	var a approvalRow
 	var asked, expires, decided, ended, locked int64
 	err := r.Scan(&a.ID, &a.Session, &a.Hold, &a.UserID, &a.UserName, &a.TargetID, &a.TargetName, &a.Account, &a.ProxyID, &a.ProxyName,

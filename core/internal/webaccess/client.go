@@ -56,7 +56,7 @@ func (s *Service) clientRoutes(f *api.Frame) {
 		Summary: "One connection to the session's proxy over a websocket, bytes of HTTP in binary messages"}, s.handleProxy)
 }
 
-func (s *Service) handleLogin(ctx context.Context, in *IDIn) (*loginOut, error) {
+func (s *Service) handleLogin(ctx context.Context, in *api.ConnectionIDIn) (*loginOut, error) {
 	x, err := s.own(ctx, in.ID)
 	if err != nil {
 		return nil, err

@@ -107,7 +107,7 @@ func escaped(p string) string {
 
 type filesOut struct{ Body wire.WebFiles }
 
-func (s *Service) handleListFiles(ctx context.Context, in *IDIn) (*filesOut, error) {
+func (s *Service) handleListFiles(ctx context.Context, in *api.ConnectionIDIn) (*filesOut, error) {
 	x, err := s.own(ctx, in.ID)
 	if err != nil {
 		return nil, err

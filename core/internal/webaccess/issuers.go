@@ -132,7 +132,7 @@ func (a *authority) list(ctx context.Context, id string) ([]byte, error) {
 		if err := a.withdraw(ctx, tx, id, now); err != nil {
 			return err
 		}
-		entries, err = collect(ctx, tx, scanRevoked, revokedSQL, id, now.Unix())
+		entries, err = db.Collect(ctx, tx, scanRevoked, revokedSQL, id, now.Unix())
 		return err
 	})
 	if err != nil {
@@ -148,7 +148,7 @@ func (a *authority) list(ctx context.Context, id string) ([]byte, error) {
 	return der, nil
 }
 
-func scanRevoked(r scanner) (e x509.RevocationListEntry, err error) {
+func scanRevoked(r db.Scanner) (e x509.RevocationListEntry, err error) {
 	var serial string
 	var at int64
 	if err := r.Scan(&serial, &at, &e.ReasonCode); err != nil {
@@ -164,7 +164,7 @@ func scanRevoked(r scanner) (e x509.RevocationListEntry, err error) {
 
 // withdraw notes as revoked what belongs to nodes that are.
 func (a *authority) withdraw(ctx context.Context, tx *db.Tx, id string, now time.Time) error {
-	living, err := collect(ctx, tx, func(r scanner) (s string, err error) { return s, db.Classify(r.Scan(&s)) }, livingNodesSQL, id)
+	living, err := db.Collect(ctx, tx, func(r db.Scanner) (s string, err error) { return s, db.Classify(r.Scan(&s)) }, livingNodesSQL, id)
 	if err != nil || len(living) == 0 {
 		return err
 	}

@@ -142,7 +142,7 @@ const topicProposals = "web_proposals"
 
 // list returns a target's proposals, the most frequent first.
 func (p *proposals) list(ctx context.Context, targetID string) ([]Proposal, error) {
-	all, err := collect(ctx, p.c.DB, func(r scanner) (Proposal, error) {
+	all, err := db.Collect(ctx, p.c.DB, func(r db.Scanner) (Proposal, error) {
 		var x Proposal
 		var text string
 		var first, last int64

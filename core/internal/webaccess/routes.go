@@ -237,7 +237,7 @@ func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) 
 	if in.All {
 		ended = 1
 	}
-	rows, err := collect(ctx, s.cfg.DB, scanRow, listSQL, p.UserID, ended, in.Target, after.At, after.ID, in.Limit+1, scope.Text())
+	rows, err := db.Collect(ctx, s.cfg.DB, scanRow, listSQL, p.UserID, ended, in.Target, after.At, after.ID, in.Limit+1, scope.Text())
 	if err != nil {
 		return nil, fmt.Errorf("list web sessions: %w", err)
 	}
@@ -250,11 +250,6 @@ func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) 
 		}
 	}
 	return &listOut{Body: api.Paged(xs, in.Limit, func(x *Session) any { return position{At: x.CreatedAt.UnixMicro(), ID: x.ID} })}, nil
-}
-
-// IDIn names a session.
-type IDIn struct {
-	ID string `path:"id" maxLength:"64" doc:"connection id"`
 }
 
 // visible returns a session of the caller's, or any with the permission.
@@ -277,7 +272,7 @@ func (s *Service) visible(ctx context.Context, id string, perm api.Permission) (
 	return w.show(p), nil
 }
 
-func (s *Service) handleGet(ctx context.Context, in *IDIn) (*sessionOut, error) {
+func (s *Service) handleGet(ctx context.Context, in *api.ConnectionIDIn) (*sessionOut, error) {
 	x, err := s.visible(ctx, in.ID, api.ConnectionsView)
 	if err != nil {
 		return nil, err
@@ -285,7 +280,7 @@ func (s *Service) handleGet(ctx context.Context, in *IDIn) (*sessionOut, error) 
 	return &sessionOut{Body: x}, nil
 }
 
-func (s *Service) handleClose(ctx context.Context, in *IDIn) (*struct{}, error) {
+func (s *Service) handleClose(ctx context.Context, in *api.ConnectionIDIn) (*struct{}, error) {
 	x, err := s.visible(ctx, in.ID, api.ConnectionsManage)
 	if err != nil {
 		return nil, err
@@ -318,7 +313,7 @@ func (x *session) of(p *api.Principal) bool {
 	return by.UserID == p.UserID && by.Session == p.Session
 }
 
-func (s *Service) handleExtend(ctx context.Context, in *IDIn) (*sessionOut, error) {
+func (s *Service) handleExtend(ctx context.Context, in *api.ConnectionIDIn) (*sessionOut, error) {
 	x, err := s.own(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -420,7 +415,7 @@ func (s *Service) Name() string { return "web_sessions" }
 
 // Export returns all that is kept about a user's web sessions.
 func (s *Service) Export(ctx context.Context, q db.Querier, userID string) (any, error) {
-	rows, err := collect(ctx, q, scanRow, exportSQL, userID)
+	rows, err := db.Collect(ctx, q, scanRow, exportSQL, userID)
 	if err != nil {
 		return nil, fmt.Errorf("export web sessions: %w", err)
 	}
@@ -429,7 +424,7 @@ func (s *Service) Export(ctx context.Context, q db.Querier, userID string) (any,
 	for i, w := range rows {
 		out[i] = w.show(p)
 	}
-	asked, err := collect(ctx, q, scanApproval, exportApprovalsSQL, userID)
+	asked, err := db.Collect(ctx, q, scanApproval, exportApprovalsSQL, userID)
 	if err != nil {
 		return nil, fmt.Errorf("export requests for approval: %w", err)
 	}

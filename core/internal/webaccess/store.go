@@ -79,10 +79,7 @@ func keyPlace(id string) vault.Place {
 	return vault.Place{Table: "web_sessions", Column: "sealed_key", Row: id}
 }
 
-// scanner is *sql.Row or *sql.Rows.
-type scanner interface{ Scan(...any) error }
-
-func scanRow(r scanner) (*row, error) {
+func scanRow(r db.Scanner) (*row, error) {
 	var w row
 	var opened, ended int64
 	err := r.Scan(&w.ID, &w.CoreID, &w.State, &w.UserID, &w.UserName, &w.TargetID, &w.TargetName, &w.Account, &w.CarrierID, &w.CarrierName,
@@ -114,7 +111,7 @@ func readUses(ctx context.Context, q db.Querier, id string) (map[string]int, err
 		injection string
 		uses      int
 	}
-	list, err := collect(ctx, q, func(r scanner) (c counted, err error) { return c, r.Scan(&c.injection, &c.uses) }, usesSQL, id)
+	list, err := db.Collect(ctx, q, func(r db.Scanner) (c counted, err error) { return c, r.Scan(&c.injection, &c.uses) }, usesSQL, id)
 	if err != nil {
 		return nil, fmt.Errorf("read uses of the credential: %w", db.Classify(err))
 	}
@@ -149,22 +146,4 @@ func (s *Service) writeEnd(ctx context.Context, w *row, reason conn.EndReason, t
 		return fmt.Errorf("end web session %s: %w", w.ID, err)
 	}
 	return nil
-}
-
-// collect reads all rows of a query.
-func collect[T any](ctx context.Context, q db.Querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := q.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var all []T
-	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, rows.Err()
 }

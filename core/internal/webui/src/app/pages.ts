@@ -1,6 +1,6 @@
 import {
   type Icon, IconBrowser, IconBuildingFortress, IconCertificate, IconChartAreaLine, IconClipboardList, IconFingerprint, IconHistory, IconKey, IconListDetails, IconMovie, IconNetwork, IconPlugConnected,
-  IconServer2, IconSettings, IconSitemap, IconStack2, IconTargetArrow, IconUserCircle, IconUsers, IconUsersGroup, IconWorld,
+  IconServer2, IconSettings, IconSitemap, IconStack2, IconTargetArrow, IconUserCheck, IconUserCircle, IconUsers, IconUsersGroup, IconWorld,
 } from "@tabler/icons-react";
 import type { ComponentType } from "react";
 
@@ -31,6 +31,7 @@ export const pages: readonly Page[] = [
   { path: "/network", title: "Network access", icon: IconNetwork, section: "work", load: () => import("~/pages/network") },
   { path: "/connections", title: "Connections", icon: IconHistory, section: "work", load: () => import("~/pages/connections") },
   { path: "/connections/$id", title: "Connection", icon: IconHistory, section: "work", hidden: true, load: () => import("~/pages/connections/detail") },
+  { path: "/approvals", title: "Approvals", icon: IconUserCheck, section: "work", needs: ["web:approve"], load: () => import("~/pages/approvals") },
   { path: "/recordings", title: "Recordings", icon: IconMovie, section: "work", load: () => import("~/pages/recordings") },
   { path: "/recordings/$id", title: "Recording", icon: IconMovie, section: "work", hidden: true, load: () => import("~/pages/recordings/player") },
 

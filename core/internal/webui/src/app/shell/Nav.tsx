@@ -1,6 +1,7 @@
 import { Link } from "@tanstack/react-router";
 import { useSession } from "../session";
 import { may, type Page, pages, sections } from "../pages";
+import { Waiting } from "./Waiting";
 import classes from "./Shell.module.css";
 
 const order: Page["section"][] = ["work", "operate", "admin"];
@@ -19,6 +20,7 @@ export function Nav() {
               <Link key={p.path} to={p.path} className={classes.link}>
                 <p.icon size={19} stroke={1.7} aria-hidden />
                 {p.title}
+                {p.path === "/approvals" && <Waiting />}
               </Link>
             ))}
           </div>

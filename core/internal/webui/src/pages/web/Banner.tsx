@@ -1,8 +1,9 @@
 import { Button, CloseButton, Text } from "@mantine/core";
-import { IconAlertTriangle, IconClock, IconLock, IconWifiOff } from "@tabler/icons-react";
+import { IconAlertTriangle, IconClock, IconLock, IconUserCheck, IconWifiOff } from "@tabler/icons-react";
 import { type ReactNode, type RefObject, useState } from "react";
 import { useNow } from "~/ui/Time";
-import type { WebSession } from "./api";
+import { pathOf } from "../approvals/words";
+import { type Waiting, type WebSession, withdraw } from "./api";
 import { leftText, type Warning, warning as warningOf } from "./limits";
 import type { Picture } from "./useScreen";
 import classes from "./web.module.css";
@@ -45,9 +46,28 @@ export function Banner({ s, picture: { state, screen }, watch, ended, warning, s
       </Line>
     );
   }
+  const asked = s.approvals?.find((a) => a.state === "waiting") ?? s.approvals?.at(-1);
+  if (asked && `${asked.id} ${asked.state}` !== hidden) return <Asked a={asked} own={s.own} hide={() => hide(`${asked.id} ${asked.state}`)} />;
   if (s.problem && s.problem !== hidden) return <Line live="polite" hide={() => hide(s.problem ?? "")} icon={<IconAlertTriangle size={18} />} tone="warn">{sentence(s.problem)}</Line>;
   if (state.at === "connecting") return <Line live="polite" quiet>Connecting to the picture…</Line>;
   return null;
+}
+
+// Asked tells that a request waits for a second person, and what became of it.
+function Asked({ a, own, hide }: { a: Waiting; own: boolean; hide: () => void }) {
+  const what = <b>{a.method} {pathOf(a.url)}</b>;
+  const by = a.decided_by ? ` by ${a.decided_by}` : "";
+  const reason = a.reason ? ` ${sentence(a.reason)}` : "";
+  if (a.state === "waiting") {
+    return (
+      <Line live="polite" icon={<IconUserCheck size={18} />} tone="warn" hide={hide}>
+        Waiting for approval of {what}.{a.why ? ` ${sentence(a.why)}` : ""}
+        {own && <Button size="compact-sm" variant="default" onClick={() => void withdraw(a.id).catch(() => undefined)}>Take it back</Button>}
+      </Line>
+    );
+  }
+  const outcome = { approved: `was approved${by} and is sent.`, denied: `was denied${by} and not sent.`, expired: "was not approved in time and not sent.", withdrawn: "was taken back and not sent." }[a.state];
+  return <Line live="polite" icon={<IconUserCheck size={18} />} tone={a.state === "approved" ? undefined : "warn"} hide={hide}>{what} {outcome}{a.state === "approved" || a.state === "denied" ? reason : ""}</Line>;
 }
 
 function Line({ live, icon, tone, quiet, hide, children }: { live: "polite" | "assertive"; icon?: ReactNode; tone?: string; quiet?: boolean; hide?: () => void; children: ReactNode }) {

@@ -3,6 +3,8 @@ import { api, ApiError, ask, offline, type Schemas } from "~/api/client";
 export type WebSession = Schemas["WebaccessSession"];
 // WebPolicy is what the person in front of the browser may do; 0 forbids.
 export type WebPolicy = Schemas["WebaccessPolicy"];
+// Waiting is a request of the session that needs a second person.
+export type Waiting = Schemas["WebaccessWaiting"];
 export type WebFile = Schemas["WireWebFile"];
 export type Opening = Schemas["OpenWebSessionOpenInBody"];
 
@@ -15,6 +17,7 @@ export const openSession = (body: Opening) => ask(api.POST("/web-sessions", { bo
 export const readSession = (id: string) => ask(api.GET("/web-sessions/{id}", at(id)));
 export const endSession = (id: string) => ask(api.DELETE("/web-sessions/{id}", at(id)));
 export const extendSession = (id: string) => ask(api.POST("/web-sessions/{id}/extend", at(id)));
+export const withdraw = (id: string) => ask(api.POST("/web-approvals/{id}/withdraw", at(id)));
 export const listFiles = async (id: string): Promise<WebFile[]> => (await ask(api.GET("/web-sessions/{id}/files", at(id)))).files ?? [];
 export const removeFile = (id: string, path: string) => ask(api.DELETE("/web-sessions/{id}/files/{path}", { params: { path: { id, path } } }));
 

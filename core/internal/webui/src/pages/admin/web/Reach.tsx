@@ -1,6 +1,7 @@
 import { Checkbox, Select, Stack, TagsInput, Text, TextInput } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
-import { api, ask } from "~/api/client";
+import type { ReactNode } from "react";
+import { api, ask, type Schemas } from "~/api/client";
 import { Panel } from "../parts/Panel";
 import { listOf } from "./draft";
 import type { Part } from "./Editor";
@@ -10,11 +11,13 @@ import { Rows } from "./Rows";
 import { hasRule } from "./rules";
 import classes from "./web.module.css";
 
+type Approval = Schemas["WebruleApproval"];
+
 // Reach says what a session may ask for. Everything else is refused.
 export function Reach({ d, set, at, id }: Part & { id?: string }) {
   const p = d.policy;
   const change = (c: Partial<typeof p>) => set({ policy: { ...p, ...c } });
-  const problem = [at("web.policy.allow"), at("web.policy.deny")].filter(Boolean).join(" ");
+  const problem = [at("web.policy.allow"), at("web.policy.deny"), at("web.policy.approve")].filter(Boolean).join(" ");
   const allow = p.allow ?? [];
   return (
     <Panel title="What it may reach" hint="The application's own address, and what you allow here. Everything else is refused.">
@@ -28,6 +31,12 @@ export function Reach({ d, set, at, id }: Part & { id?: string }) {
           <Text fw={500} size="sm" mb={4}>Refused in any case</Text>
           <RuleRows rows={p.deny ?? []} onChange={(rows) => change({ deny: rows })} label="refusal" empty="Nothing." any />
         </div>
+        <div>
+          <Text fw={500} size="sm">Needs a second person</Text>
+          <Text size="sm" c="dimmed" mb={4}>What is allowed and matches waits until somebody else with the right to approve lets it through, once.</Text>
+          <RuleRows<Approval> rows={p.approve ?? []} onChange={(rows) => change({ approve: rows })} label="approval rule" empty="Nothing waits." any
+            more={(r, set, i) => <TextInput aria-label={`Reason of approval rule ${i + 1}`} placeholder="reason, shown to both" value={r.why ?? ""} onChange={(e) => set({ why: e.currentTarget.value || undefined })} maxLength={500} className={classes.host} />} />
+        </div>
         {problem && <Text size="sm" c="red" role="alert">{problem}</Text>}
         <TagsInput label="Internal addresses that are meant" description="Networks, addresses or names that would be refused as internal: loopback, link-local and the webproxy's own." placeholder="127.0.0.0/8" value={p.private ?? []} onChange={(list) => change({ private: list.flatMap(listOf) })} error={at("web.policy.private")} />
         <Checkbox label="Learn" description="What is refused is noted, so that it can be allowed with one click. It is refused all the same." checked={p.learn ?? false} onChange={(e) => change({ learn: e.currentTarget.checked })} />
@@ -39,20 +48,33 @@ export function Reach({ d, set, at, id }: Part & { id?: string }) {
   );
 }
 
-function RuleRows({ rows, onChange, label, empty, any }: { rows: readonly Rule[]; onChange: (rows: Rule[]) => void; label: string; empty: string; any?: boolean }) {
+interface RuleRowsProps<R> {
+  rows: readonly R[];
+  onChange: (rows: R[]) => void;
+  label: string;
+  empty: string;
+  any?: boolean;
+  more?: (row: R, set: (change: Partial<R>) => void, index: number) => ReactNode;
+}
+
+function RuleRows<R extends Rule>({ rows, onChange, label, empty, any, more }: RuleRowsProps<R>) {
   const sites = useQuery({ queryKey: ["site", "names"], queryFn: ({ signal }) => ask(api.GET("/sites", { params: { query: { limit: 500 } }, signal })) });
   return (
-    <Rows<Rule>
-      label={label} rows={rows} onChange={onChange} fresh={() => ({ host: "" })} empty={empty}
-      render={(r, set, i) => (
+    <Rows<R>
+      label={label} rows={rows} onChange={onChange} fresh={() => ({ host: "" }) as R} empty={empty}
+      render={(r, change, i) => {
+        const set = (c: Partial<Rule>) => change(c as Partial<R>);
+        return (
         <>
           <TextInput aria-label={`Host of ${label} ${i + 1}`} placeholder={any ? "any host" : "*.example.org or host:8443"} value={r.host} onChange={(e) => set({ host: e.currentTarget.value.trim() })} required={!any} spellCheck={false} className={classes.host} />
           <TextInput aria-label={`Path of ${label} ${i + 1}`} placeholder="any path" value={r.path ?? ""} onChange={(e) => set({ path: e.currentTarget.value.trim() || undefined })} spellCheck={false} className={classes.host} />
           <TagsInput aria-label={`Methods of ${label} ${i + 1}`} placeholder={r.methods?.length ? "" : "any method"} data={["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]} value={r.methods ?? []} onChange={(methods) => set({ methods: methods.map((m) => m.toUpperCase()) })} className={classes.host} />
           <Select aria-label={`Scheme of ${label} ${i + 1}`} data={[{ value: "", label: "any" }, { value: "https", label: "https" }, { value: "http", label: "http" }]} value={r.scheme ?? ""} onChange={(s) => set({ scheme: s || undefined })} allowDeselect={false} w={100} />
           {!any && <Select aria-label={`Way of ${label} ${i + 1}`} data={[{ value: "", label: "as the target" }, { value: "-", label: "directly" }, ...(sites.data?.items ?? []).map((s) => ({ value: s.name, label: `site ${s.name}` }))]} value={r.site ?? ""} onChange={(s) => set({ site: s || undefined })} allowDeselect={false} w={140} />}
+          {more?.(r, change, i)}
         </>
-      )}
+        );
+      }}
     />
   );
 }

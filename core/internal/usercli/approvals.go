@@ -1,0 +1,91 @@
+package usercli
+
+import (
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// approvalsCmd is for those who decide on requests of others' web sessions.
+type approvalsCmd struct {
+	List    approvalsList    `cmd:"" default:"withargs" help:"List requests of web sessions that wait for a second person."`
+	Approve approvalsApprove `cmd:"" help:"Let a waiting request of somebody else leave, once."`
+	Deny    approvalsDeny    `cmd:"" help:"Refuse a waiting request of somebody else."`
+}
+
+type approvalItem struct {
+	ID        string    `json:"id"`
+	State     string    `json:"state"`
+	UserName  string    `json:"user_name"`
+	Target    string    `json:"target_name"`
+	Method    string    `json:"method"`
+	URL       string    `json:"url"`
+	Why       string    `json:"why"`
+	AskedAt   time.Time `json:"asked_at"`
+	DecidedBy string    `json:"decided_by"`
+	Reason    string    `json:"reason"`
+}
+
+type approvalsList struct {
+	All bool `short:"a" help:"Also those that were decided on."`
+}
+
+func (l approvalsList) Run(e *env) error {
+	c, _, err := e.session()
+	if err != nil {
+		return err
+	}
+	q := url.Values{}
+	if !l.All {
+		q.Set("state", "waiting")
+	}
+	items, err := c.all(e.ctx, "/web-approvals", q, maxListed)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(nonNil(items))
+	}
+	list, err := decodeAll[approvalItem](items)
+	if err != nil {
+		return err
+	}
+	rows := make([][]string, len(list))
+	for i, a := range list {
+		note := a.Why
+		if a.DecidedBy != "" || a.Reason != "" {
+			note = a.DecidedBy + " " + a.Reason
+		}
+		rows[i] = []string{a.ID, a.State, a.UserName, a.Target, a.Method, a.URL, when(a.AskedAt), note}
+	}
+	return e.table("ID\tSTATE\tUSER\tTARGET\tMETHOD\tURL\tASKED\tNOTE", rows)
+}
+
+type approvalsApprove struct {
+	ID     string `arg:"" help:"ID of the request, from caponier approvals."`
+	Reason string `help:"Shown to the user who waits." placeholder:"TEXT"`
+}
+
+func (a approvalsApprove) Run(e *env) error { return decideApproval(e, a.ID, "approve", a.Reason) }
+
+type approvalsDeny struct {
+	ID     string `arg:"" help:"ID of the request, from caponier approvals."`
+	Reason string `help:"Shown to the user who waits." placeholder:"TEXT"`
+}
+
+func (a approvalsDeny) Run(e *env) error { return decideApproval(e, a.ID, "deny", a.Reason) }
+
+func decideApproval(e *env, id, to, reason string) error {
+	c, _, err := e.session()
+	if err != nil {
+		return err
+	}
+	var out approvalItem
+	if err := c.do(e.ctx, http.MethodPost, "/web-approvals/"+url.PathEscape(id)+"/"+to, map[string]string{"reason": reason}, &out); err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(out)
+	}
+	return e.printf("%s: %s %s of %s\n", out.State, out.Method, out.URL, out.UserName)
+}

@@ -1,0 +1,29 @@
+import type { Schemas } from "~/api/client";
+import type { Tone } from "~/ui/StateBadge";
+
+export type Approval = Schemas["WebaccessApproval"];
+
+const words: Record<Approval["state"], { state: string; tone: Tone; label: string }> = {
+  waiting: { state: "waiting", tone: "busy", label: "Waiting" },
+  approved: { state: "approved", tone: "good", label: "Approved" },
+  denied: { state: "denied", tone: "bad", label: "Denied" },
+  expired: { state: "expired", tone: "off", label: "Expired" },
+  withdrawn: { state: "withdrawn", tone: "off", label: "Taken back" },
+};
+
+export const stateOf = (a: Pick<Approval, "state">) => words[a.state];
+
+// outcome says who decided, and why.
+export function outcome(a: Pick<Approval, "state" | "decided_by" | "reason">): string {
+  const by = a.decided_by ? `by ${a.decided_by}` : "";
+  return [by, a.reason].filter(Boolean).join(": ");
+}
+
+// pathOf is a URL without its origin, which the target names already.
+export function pathOf(url: string): string {
+  const at = url.indexOf("/", url.indexOf("://") + 3);
+  return at < 0 ? "/" : url.slice(at);
+}
+
+// key is where lists of approvals are kept; its topic makes them stale.
+export const key = (...rest: string[]) => ["web_approvals", ...rest] as const;

@@ -2,11 +2,22 @@ package webaccess
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"image"
+	"net/http"
+	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
+	"github.com/coder/websocket"
+
+	"caponier/core/internal/api"
+	"caponier/core/internal/audit"
+	"caponier/core/internal/db/dbtest"
 	"caponier/shared/rfb"
+	"caponier/shared/wire"
 )
 
 // Keys, pointer and pastes are signs of a user; a viewer that only shows the
@@ -48,4 +59,132 @@ func TestSigns(t *testing.T) {
 			}
 		})
 	}
+}
+
+// screen opens a session's picture as somebody.
+func (k *core) screen(who, id, query string) (*websocket.Conn, error) {
+	c, resp, err := websocket.Dial(k.t.Context(), "ws"+strings.TrimPrefix(k.api.URL, "http")+api.Prefix+"/web-sessions/"+id+"/screen"+query,
+		&websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + who}}, Subprotocols: []string{"binary"}})
+	if resp != nil && resp.Body != nil && err != nil {
+		resp.Body.Close()
+	}
+	if c != nil {
+		c.SetReadLimit(1 << 20)
+	}
+	return c, err
+}
+
+// closed reads until the socket is closed and returns code and reason.
+func closed(t *testing.T, c *websocket.Conn) (websocket.StatusCode, string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		_, _, err := c.Read(ctx)
+		if e, ok := errors.AsType[websocket.CloseError](err); ok {
+			return e.Code, e.Reason
+		}
+		if err != nil {
+			t.Fatalf("not closed in order: %v", err)
+		}
+	}
+}
+
+func expect(t *testing.T, c *websocket.Conn, want string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	got := ""
+	for len(got) < len(want) {
+		kind, p, err := c.Read(ctx)
+		if err != nil || kind != websocket.MessageBinary {
+			t.Fatalf("read %v: %v", kind, err)
+		}
+		got += string(p)
+	}
+	if got != want {
+		t.Fatalf("got %q, want %q", got, want)
+	}
+}
+
+// The owner controls, those who may watch watch and are named, nobody else
+// gets in, and the end is told with its reason.
+func TestScreen(t *testing.T) {
+	w := newWorld(t, dbtest.SQLite(t))
+	k := w.start()
+	k.node(wire.Carrier, "c1")
+	k.node(wire.WebProxy, "p1")
+	k.wiki(nil)
+	s := k.open("eve", "wiki", map[string]any{"account": "alice"})
+	owner, err := k.screen("eve", s.ID, "")
+	must(t, err)
+	defer owner.CloseNow()
+	if owner.Subprotocol() != "binary" {
+		t.Errorf("subprotocol %q", owner.Subprotocol())
+	}
+	expect(t, owner, "RFB "+wire.ScreenControl)
+	big := strings.Repeat("a key and a click ", 20_000)
+	must(t, owner.Write(t.Context(), websocket.MessageBinary, []byte(big)))
+	expect(t, owner, big)
+
+	for _, tc := range []struct {
+		who, id, query string
+		code           websocket.StatusCode
+	}{
+		{"mallory", s.ID, "", closeNoSession},
+		{"mallory", s.ID, "?watch=1", closeNotAllowed},
+		{"eve/another-login", s.ID, "", closeNotAllowed},
+		{"eve", "con_none", "", closeNoSession},
+	} {
+		c, err := k.screen(tc.who, tc.id, tc.query)
+		must(t, err)
+		if code, text := closed(t, c); code != tc.code || text == "" {
+			t.Errorf("%s %s: closed with %d %q", tc.who, tc.query, code, text)
+		}
+	}
+	watcher, err := k.screen("auditor", s.ID, "?watch=1")
+	must(t, err)
+	defer watcher.CloseNow()
+	expect(t, watcher, "RFB "+wire.ScreenWatch)
+	eventually(t, "the owner sees who watches", func() bool {
+		ws := k.get("eve", s.ID).Watchers
+		return len(ws) == 1 && ws[0] == "auditor"
+	})
+	if n := k.audited(audit.ConnectionWatched, s.ID, audit.OK); n != 1 {
+		t.Errorf("watching was audited %d times", n)
+	}
+	eventually(t, "bytes are counted", func() bool {
+		r, err := k.conns.Get(t.Context(), s.ID)
+		return err == nil && r.BytesIn >= int64(len(big)) && r.BytesOut >= int64(len(big))
+	})
+
+	// A page of another origin does not get in with the cookie's help.
+	r, err := http.NewRequestWithContext(t.Context(), "GET", k.api.URL+api.Prefix+"/web-sessions/"+s.ID+"/screen", nil)
+	must(t, err)
+	r.Header = http.Header{"Authorization": {"Bearer eve"}, "Origin": {"https://evil.example"}, "Upgrade": {"websocket"}, "Connection": {"Upgrade"},
+		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}}
+	resp, err := k.api.Client().Do(r)
+	must(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != 403 {
+		t.Errorf("another origin: %d", resp.StatusCode)
+	}
+
+	must(t, k.conns.Terminate(t.Context(), s.ID, &api.Principal{UserID: "usr_auditor", UserName: "auditor"}, "That is enough."))
+	if code, text := closed(t, owner); code != closeEnded || text != "That is enough." {
+		t.Errorf("the owner's socket: %d %q", code, text)
+	}
+	if code, _ := closed(t, watcher); code != closeEnded {
+		t.Errorf("the watcher's socket: %d", code)
+	}
+	late, err := k.screen("eve", s.ID, "")
+	must(t, err)
+	if code, text := closed(t, late); code != closeEnded || text != "That is enough." {
+		t.Errorf("a late socket: %d %q", code, text)
+	}
+	eventually(t, "sockets are gone", func() bool {
+		k.svc.mu.Lock()
+		defer k.svc.mu.Unlock()
+		return k.svc.sockets == 0
+	})
 }

@@ -1,0 +1,91 @@
+package webaccess
+
+import (
+	"strings"
+	"testing"
+
+	"caponier/core/internal/access"
+	"caponier/core/internal/api"
+	"caponier/core/internal/conn"
+	"caponier/core/internal/db/dbtest"
+	"caponier/core/internal/target"
+	"caponier/shared/wire"
+)
+
+// Files go both ways within what policy allows.
+func TestFiles(t *testing.T) {
+	w := newWorld(t, dbtest.SQLite(t))
+	k := w.start()
+	carrier := k.node(wire.Carrier, "c1")
+	k.node(wire.WebProxy, "p1")
+	k.wiki(func(t *target.Target) {
+		t.Web.Browser.UploadMax, t.Web.Browser.DownloadMax = new(int64(1000)), new(int64(100))
+	})
+	s := k.open("eve", "wiki", map[string]any{"account": "alice"})
+	base := "/web-sessions/" + s.ID + "/files"
+	carrier.set(func(b *box) {
+		b.files["big"], b.files["sub/folder"] = strings.Repeat("x", 101), strings.Repeat("t", 500)
+	})
+	for _, tc := range []struct {
+		who, method, path, body string
+		want                    int
+	}{
+		{"eve", "PUT", base + "/a%20b.txt", "hello", 204},
+		{"eve", "PUT", base + "/dir%2Fc.txt", "deep", 204},
+		{"eve", "PUT", base + "/huge", strings.Repeat("x", 1001), 403},
+		{"eve", "PUT", base + "/eicar", "virus", 403},
+		{"eve", "PUT", base + "/..%2Fetc%2Fpasswd", "x", 422},
+		{"eve", "PUT", base + "?tar=1", strings.Repeat("t", 5000), 204},
+		{"eve", "PUT", base, "x", 422},
+		{"eve", "GET", base + "/none", "", 404},
+		{"mallory", "GET", base + "/dir%2Fc.txt", "", 404},
+		{"auditor", "GET", base + "/dir%2Fc.txt", "", 404},
+		{"eve", "GET", base + "/big", "", 403},
+	} {
+		var text string
+		var body any
+		if tc.method == "PUT" {
+			body = tc.body
+		}
+		if got := k.do(tc.who, tc.method, tc.path, body, &text); got != tc.want {
+			t.Errorf("%s %s as %s: %d, want %d: %s", tc.method, tc.path, tc.who, got, tc.want, text)
+		}
+	}
+	var text string
+	if code := k.do("eve", "GET", base+"/dir%2Fc.txt", nil, &text); code != 200 || text != "deep" {
+		t.Errorf("%d %q", code, text)
+	}
+	if code := k.do("eve", "GET", base+"/sub%2Ffolder", nil, &text); code != 200 || len(text) != 500 {
+		t.Errorf("a folder: %d, %d bytes", code, len(text))
+	}
+	var list wire.WebFiles
+	if code := k.do("eve", "GET", base, nil, &list); code != 200 || len(list.Files) != 5 || list.Files[0].Path != "a b.txt" {
+		t.Errorf("%d %+v", code, list)
+	}
+	// While the session is locked its user sees no names either.
+	must(t, k.conns.Lock(t.Context(), s.ID, &api.Principal{UserID: "usr_auditor"}, "no", conn.BlockNone))
+	for _, method := range []string{"GET", "PUT", "DELETE"} {
+		path := base + "/dir%2Fc.txt"
+		if method == "GET" {
+			path = base
+		}
+		if code := k.do("eve", method, path, nil, &text); code != 409 || strings.Contains(text, "a b.txt") {
+			t.Errorf("%s while locked: %d %s", method, code, text)
+		}
+	}
+	must(t, k.conns.Unlock(t.Context(), s.ID, &api.Principal{UserID: "usr_auditor"}))
+	if code := k.do("eve", "DELETE", base+"/a%20b.txt", nil, nil); code != 204 {
+		t.Errorf("deleted with %d", code)
+	}
+	if _, ok := carrier.files["a b.txt"]; ok || carrier.files["dir/c.txt"] != "deep" {
+		t.Errorf("the carrier has %v", carrier.files)
+	}
+	// Without the feature there are no files, and losing it ends who used it.
+	w.law.change(func(l *law) { l.features = access.Web })
+	other := k.open("bob", "wiki", map[string]any{"account": "alice"})
+	if other.Policy.UploadMax != 0 || k.do("bob", "GET", "/web-sessions/"+other.ID+"/files", nil, nil) != 403 {
+		t.Error("files without the feature")
+	}
+	k.notify("grant", "gnt_1")
+	eventually(t, "it ends", func() bool { return k.get("eve", s.ID).State == Ended })
+}

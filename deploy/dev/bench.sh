@@ -20,9 +20,13 @@ go test -run '^$' -bench 'Decide' -benchmem ./shared/webrule/
 go test -run '^$' -bench 'Stream' ./webproxy/internal/mask/
 go test -run '^$' -bench 'Proxy|Leaf' -benchtime 2s ./webproxy/internal/mitm/ | awk '
 	/^Benchmark/ { print }
-	/^BenchmarkProxy/ { split($1, n, "/"); sub(/-[0-9]+$/, "", n[4]); v[n[2] "/" n[3] "/" n[4]] = $5 }
-	END { for (k in v) if (k ~ /\/webproxy$/) { base = k; sub(/webproxy$/, "goproxy-mitm", base)
-		printf "%-40s %.2f x goproxy that opens TLS (target 0.60)%s\n", k, v[k] / v[base], (v[k] < 0.6 * v[base]) ? " SHORT" : " pass" } }'
+	/^BenchmarkProxy/ { split($1, n, "/"); sub(/-[0-9]+$/, "", n[4]); k = n[2] "/" n[3] "/" n[4]; v[k] = $5; c[k] = $7 }
+	END { print "bench: the proxy\047s rate, and in brackets what a processor does, as multiples of goproxy (target 0.60)"
+		printf "%-28s %18s %18s %18s\n", "", "plain http://", "CONNECT tunnel", "opening TLS"
+		for (k in v) if (k ~ /\/webproxy/) { split(k, n, "/"); line = sprintf("%-28s", k)
+			for (i = 1; i <= 3; i++) { base = n[1] "/" (i == 1 ? "h1/goproxy-http" : n[2] (i == 2 ? "/goproxy-blind" : "/goproxy-mitm"))
+				line = line sprintf(" %10.2f (%.2f) ", v[k] / v[base], c[base] / c[k]) }
+			print line | "sort" } }'
 if [ "$(id -u)" = 0 ]; then
 	echo "bench: web sessions by pixels: click, memory, idle, cold, a killed carrier (4 minutes)"
 	CAPONIER_TEST_BIN="$PWD/bin" go test -count=1 -v -timeout 20m -run '^$' -bench '^BenchmarkWeb$' -benchtime 1x ./e2e | grep -E '^  |FAIL|^web sessions'

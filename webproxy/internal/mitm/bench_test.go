@@ -23,13 +23,15 @@ import (
 )
 
 // BenchmarkProxy compares proxies before one server in one run: goproxy that
-// forwards blindly (it opens no TLS), goproxy that opens TLS and does nothing
+// forwards plain http:// (nobody has TLS), goproxy that tunnels CONNECT (client
+// and server have TLS, it reads none), goproxy that opens TLS and does nothing
 // else, this webproxy on its cleartext port, on its port for carriers (one more
-// TLS), and there with a credential to search every answer for.
+// TLS), and there with a credential to search every answer for. Client, proxy
+// and server share this process and its processors.
 func BenchmarkProxy(b *testing.B) {
 	r := newRig(b)
 	big := bytes.Repeat([]byte("an ordinary line of an ordinary answer, 64 bytes of it all told\n"), 1<<20/64)
-	at := r.origin("app.test", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	serve := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path == "/small" {
 			w.Write(big[:1024])
 			return
@@ -38,7 +40,10 @@ func BenchmarkProxy(b *testing.B) {
 		for range 16 {
 			w.Write(big)
 		}
-	}), nil)
+	})
+	at := r.origin("app.test", serve, nil)
+	bare := httptest.NewServer(serve)
+	b.Cleanup(bare.Close)
 	armed := webrule.Policy{Recipe: webrule.Recipe{Injections: []webrule.Injection{{ID: "x", Kind: webrule.Header, Origin: "https://none.test", Field: "X-A"}}}}
 	r.put("con_plain", 1, at, webrule.Policy{}, nil)
 	r.put("con_armed", 1, at, armed, nil)
@@ -88,11 +93,15 @@ func BenchmarkProxy(b *testing.B) {
 		for _, c := range []struct {
 			name string
 			c    *http.Client
-		}{{"goproxy-blind", via(blind, h2)}, {"goproxy-mitm", via(opening, h2)}, {"webproxy", via(clear, h2)},
-			{"webproxy-carrier", r.browser("con_plain", h2)}, {"webproxy-searching", r.browser("con_armed", h2)}} {
+			at   string
+		}{{"goproxy-http", via(blind, false), bare.URL}, {"goproxy-blind", via(blind, h2), at}, {"goproxy-mitm", via(opening, h2), at}, {"webproxy", via(clear, h2), at},
+			{"webproxy-carrier", r.browser("con_plain", h2), at}, {"webproxy-searching", r.browser("con_armed", h2), at}} {
+			if h2 && c.name == "goproxy-http" {
+				continue // no such thing
+			}
 			proto := map[bool]string{false: "h1", true: "h2"}[h2]
-			b.Run(fmt.Sprintf("small/%s/%s", proto, c.name), func(b *testing.B) { benchGet(b, c.c, at+"/small", 1024) })
-			b.Run(fmt.Sprintf("big/%s/%s", proto, c.name), func(b *testing.B) { benchGet(b, c.c, at+"/big", 16<<20) })
+			b.Run(fmt.Sprintf("small/%s/%s", proto, c.name), func(b *testing.B) { benchGet(b, c.c, c.at+"/small", 1024) })
+			b.Run(fmt.Sprintf("big/%s/%s", proto, c.name), func(b *testing.B) { benchGet(b, c.c, c.at+"/big", 16<<20) })
 		}
 	}
 }

@@ -82,7 +82,7 @@ func (s *Service) handleProxy(w http.ResponseWriter, r *http.Request) {
 	case !upgrade:
 		s.fail(w, r, &api.Problem{Status: http.StatusUpgradeRequired, Title: "This is a websocket.", Code: "websocket_expected"})
 		return
-	case !s.originAllowed(r):
+	case !api.OriginAllowed(r, s.cfg.Origins):
 		s.fail(w, r, api.Denied("cross_origin", "A page of another origin may not open this."))
 		return
 	case r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Key")) != 1:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -56,21 +55,6 @@ type over struct {
 // Error implements error.
 func (e *over) Error() string { return e.text }
 
-// originAllowed reports whether a handshake may come from where it says. With
-// the session cookie a page of another origin must not get in; a bearer token
-// no page can send by itself.
-func (s *Service) originAllowed(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if r.Header.Get("Authorization") != "" && origin == "" {
-		return true
-	}
-	u, err := url.Parse(origin)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
-		return false
-	}
-	return u.Host == r.Host && (u.Scheme == "https" || r.TLS == nil) || slices.Contains(s.cfg.Origins, origin)
-}
-
 // handleScreen serves GET /web-sessions/{id}/screen. What is wrong is told by
 // the close code where the handshake itself is right: a page sees no status.
 func (s *Service) handleScreen(w http.ResponseWriter, r *http.Request) {
@@ -79,7 +63,7 @@ func (s *Service) handleScreen(w http.ResponseWriter, r *http.Request) {
 	case !upgrade:
 		s.fail(w, r, &api.Problem{Status: http.StatusUpgradeRequired, Title: "This is a websocket.", Code: "websocket_expected"})
 		return
-	case !s.originAllowed(r):
+	case !api.OriginAllowed(r, s.cfg.Origins):
 		s.fail(w, r, api.Denied("cross_origin", "A page of another origin may not open this."))
 		return
 	case r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Key")) != 1:
@@ -414,7 +398,7 @@ func (v *viewer) ping() error {
 func (v *viewer) check(r *http.Request) error {
 	t := time.NewTicker(recheck)
 	defer t.Stop()
-	source, first := api.SourceFrom(r.Context()), api.PrincipalFrom(r.Context())
+	source := api.SourceFrom(r.Context())
 	for {
 		select {
 		case <-v.ctx.Done():
@@ -422,17 +406,13 @@ func (v *viewer) check(r *http.Request) error {
 		case <-t.C:
 		}
 		ctx, cancel := context.WithTimeout(v.ctx, askTimeout)
-		again := r.Clone(ctx)
-		again.Header.Del(user.BackgroundHeader)
 		v.mu.Lock()
-		if !v.active {
-			again.Header.Set(user.BackgroundHeader, "true")
-		}
+		active := v.active
 		v.active = false
 		v.mu.Unlock()
-		p, err := v.s.cfg.Auth.Authenticate(again, source)
+		p, err := user.Again(ctx, v.s.cfg.Auth, r, source, active)
 		cancel()
-		if _, refused := errors.AsType[*api.Problem](err); refused || err == nil && (p == nil || p.UserID != first.UserID) {
+		if errors.Is(err, user.ErrSignedOut) {
 			return &over{closeNotAllowed, "You were signed out."}
 		}
 		if err != nil || !v.watch {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"caponier/core/internal/api"
 )
 
 func TestDecode(t *testing.T) {
@@ -156,8 +158,7 @@ func TestOriginAllowed(t *testing.T) {
 		{"null", "", false},
 		{"https://core.test:8443", "", false},
 	} {
-		s := &Service{cfg: Config{Origins: []string{"https://pam.example"}}}
-		if got := s.originAllowed(request(t, c.origin, c.auth)); got != c.want {
+		if got := api.OriginAllowed(request(t, c.origin, c.auth), []string{"https://pam.example"}); got != c.want {
 			t.Errorf("origin %q, authorization %q: %v", c.origin, c.auth, got)
 		}
 	}

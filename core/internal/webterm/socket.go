@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,27 +25,12 @@ const (
 	closeProtocol  = 4400
 )
 
-// originAllowed reports whether a handshake may come from where it says. With
-// the session cookie a page of another origin must not get in; a bearer token
-// no page can send by itself.
-func (s *Service) originAllowed(r *http.Request) bool {
-	origin := r.Header.Get("Origin")
-	if r.Header.Get("Authorization") != "" && origin == "" {
-		return true
-	}
-	u, err := url.Parse(origin)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
-		return false
-	}
-	return u.Host == r.Host && (u.Scheme == "https" || r.TLS == nil) || slices.Contains(s.cfg.Origins, origin)
-}
-
 // accept upgrades the request.
 func (s *Service) accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
 	if !headerHas(r.Header, "Upgrade", "websocket") {
 		return nil, &api.Problem{Status: http.StatusUpgradeRequired, Title: "This is a websocket.", Code: "websocket_expected"}
 	}
-	if !s.originAllowed(r) {
+	if !api.OriginAllowed(r, s.cfg.Origins) {
 		return nil, api.Denied("cross_origin", "A page of another origin may not open this.")
 	}
 	if r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Key")) != 1 {
@@ -197,7 +181,6 @@ func (k *socket) checker(r *http.Request) error {
 	t := time.NewTicker(k.svc.limits.Recheck)
 	defer t.Stop()
 	source := api.SourceFrom(r.Context())
-	first := api.PrincipalFrom(r.Context())
 	for {
 		select {
 		case <-k.ctx.Done():
@@ -206,17 +189,13 @@ func (k *socket) checker(r *http.Request) error {
 		case <-k.due:
 		}
 		ctx, cancel := context.WithTimeout(k.ctx, 10*time.Second)
-		again := r.Clone(ctx)
-		again.Header.Del(user.BackgroundHeader)
 		k.mu.Lock()
-		if !k.active {
-			again.Header.Set(user.BackgroundHeader, "true")
-		}
+		active := k.active
 		k.active = false
 		k.mu.Unlock()
-		p, err := k.svc.cfg.Auth.Authenticate(again, source)
+		p, err := user.Again(ctx, k.svc.cfg.Auth, r, source, active)
 		cancel()
-		if _, refused := errors.AsType[*api.Problem](err); refused || err == nil && (p == nil || p.UserID != first.UserID) {
+		if errors.Is(err, user.ErrSignedOut) {
 			return &ended{closeSignedOut, "signed out"}
 		}
 		if err == nil && k.may != nil && !k.may(p) {

@@ -215,8 +215,11 @@ func (s *Service) justified() bool {
 	s.mu.Lock()
 	beat := s.beat
 	s.mu.Unlock()
-	return now.Sub(beat) < 3*s.cfg.Tick+time.Second && now.Sub(s.cfg.Conns.Contact()) < s.cfg.Away()
+	return s.current(beat, now) && now.Sub(s.cfg.Conns.Contact()) < s.cfg.Away()
 }
+
+// current reports whether times were checked recently enough.
+func (s *Service) current(beat, now time.Time) bool { return now.Sub(beat) < 3*s.cfg.Tick+time.Second }
 
 // Restore takes over the sessions of this core's earlier run. Call it before
 // the connection manager runs, which would take them for lost.

@@ -510,7 +510,7 @@ func TestNoLeaseWhenStale(t *testing.T) {
 	c.Service.mu.Lock()
 	c.beat = time.Now().Add(-time.Hour)
 	c.Service.mu.Unlock()
-	if c.justified() {
+	if now := time.Now(); c.current(now.Add(-time.Hour), now) || !c.current(now.Add(-time.Second), now) {
 		t.Error("leases are renewed although times were not checked for an hour")
 	}
 	w.until("times are checked again", c.justified)

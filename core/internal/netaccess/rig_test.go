@@ -397,7 +397,7 @@ func (w *world) core() *core {
 	c.Service, err = New(Config{
 		DB: w.db, Audit: trail, Policy: w.law, Conns: c.conns, Targets: w.targets, Fleet: w.fleet,
 		Lease: func() time.Duration { return w.lease }, Presence: func() time.Duration { return w.window },
-		Away: func() time.Duration { return time.Minute }, Relay: w.relay, Tick: 50 * time.Millisecond, Log: log, Now: time.Now,
+		Away: func() time.Duration { return time.Minute }, Relay: w.relay, Tick: 250 * time.Millisecond, Log: log, Now: time.Now,
 		Publish: func(e api.Event) {
 			select {
 			case c.events <- e:

@@ -511,7 +511,7 @@ func (r *rig) browser(id string, h2 bool) *http.Client {
 		ForceAttemptHTTP2: h2,
 	}
 	r.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 60 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Transport: tr, Timeout: 5 * time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // origin is a web server of the test; its URL has the given name.

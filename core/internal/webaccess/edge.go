@@ -305,6 +305,7 @@ func (x *session) noted(ctx context.Context, p fleet.Peer, e wire.WebEventBody) 
 		}
 	case "upload", "download":
 		x.transferred(ctx, p, e)
+		x.announce(ctx) // the list of its files
 	}
 }
 

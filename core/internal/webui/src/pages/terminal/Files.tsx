@@ -1,13 +1,14 @@
-import { ActionIcon, Anchor, Button, Checkbox, FileButton, Group, Loader, Menu, Modal, Stack, Text, TextInput, Tooltip } from "@mantine/core";
+import { ActionIcon, Anchor, Button, Checkbox, FileButton, Group, Loader, Menu, Modal, Stack, Text, TextInput } from "@mantine/core";
 import {
-  IconArrowUp, IconDots, IconDownload, IconFile, IconFolder, IconFolderPlus, IconFolderUp, IconHome, IconLink, IconRefresh, IconTrash, IconUpload, IconX,
+  IconArrowUp, IconDots, IconDownload, IconFile, IconFolder, IconFolderPlus, IconHome, IconLink, IconRefresh, IconTrash, IconUpload, IconX,
 } from "@tabler/icons-react";
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useVirtualizer } from "@tanstack/react-virtual";
 import { type DragEvent, useCallback, useEffect, useRef, useState } from "react";
 import { api, asError, ask } from "~/api/client";
 import { ErrorBox } from "~/ui/ErrorBox";
-import { above, chosen, collect, type Found, join } from "./drop";
+import { above, collect, type Found, join } from "./drop";
+import { FolderButton, Tool } from "./FileTools";
 import classes from "./Files.module.css";
 import { Uploads } from "./Uploads";
 import { add, onDone } from "./transfers";
@@ -90,19 +91,19 @@ export function Files({ id, say, close }: { id: string; say: (t: string) => void
       <Group gap={4} wrap="nowrap" className={classes.head}>
         <Text fw={600} size="sm" style={{ flex: 1 }}>Files</Text>
         <FileButton multiple onChange={(fs) => upload(fs.map((file) => ({ file, path: file.name })))}>
-          {(props) => <Icon {...props} label="Upload files" icon={<IconUpload size={18} />} />}
+          {(props) => <Tool {...props} label="Upload files" icon={<IconUpload size={18} />} />}
         </FileButton>
         <FolderButton choose={upload} />
-        <Icon label="New folder" icon={<IconFolderPlus size={18} />} onClick={() => setAsking({ what: "mkdir", names: [] })} />
-        <Icon label="Close the file panel" icon={<IconX size={18} />} onClick={close} />
+        <Tool label="New folder" icon={<IconFolderPlus size={18} />} onClick={() => setAsking({ what: "mkdir", names: [] })} />
+        <Tool label="Close the file panel" icon={<IconX size={18} />} onClick={close} />
       </Group>
       <Group gap={4} wrap="nowrap" className={classes.path}>
-        <Icon label="Up" icon={<IconArrowUp size={18} />} disabled={here === "/" || !data} onClick={() => go(above(here))} />
-        <Icon label="Home directory" icon={<IconHome size={18} />} onClick={() => go("")} />
+        <Tool label="Up" icon={<IconArrowUp size={18} />} disabled={here === "/" || !data} onClick={() => go(above(here))} />
+        <Tool label="Home directory" icon={<IconHome size={18} />} onClick={() => go("")} />
         <form style={{ flex: 1 }} onSubmit={(e) => (e.preventDefault(), go(typed ?? here))}>
           <TextInput size="xs" aria-label="Directory" className="mono" value={typed ?? here} onChange={(e) => setTyped(e.currentTarget.value)} spellCheck={false} />
         </form>
-        <Icon label="Read again" icon={isFetching ? <Loader size={16} /> : <IconRefresh size={18} />} onClick={() => void refresh()} />
+        <Tool label="Read again" icon={isFetching ? <Loader size={16} /> : <IconRefresh size={18} />} onClick={() => void refresh()} />
       </Group>
       {error ? (
         <div className={classes.pad}><ErrorBox error={error} again={() => void refresh()} /></div>
@@ -129,34 +130,6 @@ export function Files({ id, say, close }: { id: string; say: (t: string) => void
 }
 
 const titles = { mkdir: "New folder", rename: "Rename", delete: "Delete" };
-
-function Icon({ label, icon, onClick, disabled }: { label: string; icon: React.ReactNode; onClick?: () => void; disabled?: boolean }) {
-  return (
-    <Tooltip label={label}>
-      <ActionIcon variant="subtle" color="gray" aria-label={label} onClick={onClick} disabled={disabled}>{icon}</ActionIcon>
-    </Tooltip>
-  );
-}
-
-function FolderButton({ choose }: { choose: (f: Found[]) => void }) {
-  const input = useRef<HTMLInputElement>(null);
-  return (
-    <>
-      <Icon label="Upload a folder" icon={<IconFolderUp size={18} />} onClick={() => input.current?.click()} />
-      <input
-        ref={(el) => {
-          input.current = el;
-          el?.setAttribute("webkitdirectory", "");
-        }}
-        type="file" multiple hidden aria-hidden tabIndex={-1}
-        onChange={(e) => {
-          if (e.currentTarget.files) choose(chosen(e.currentTarget.files));
-          e.currentTarget.value = "";
-        }}
-      />
-    </>
-  );
-}
 
 function download(url: string): void {
   const a = document.createElement("a");

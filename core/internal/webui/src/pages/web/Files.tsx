@@ -1,12 +1,13 @@
-import { ActionIcon, Anchor, Button, FileButton, Group, Loader, Menu, Progress, Text, Tooltip } from "@mantine/core";
-import { IconArrowUp, IconCheck, IconDots, IconDownload, IconFile, IconFolder, IconFolderUp, IconRefresh, IconTrash, IconUpload, IconX } from "@tabler/icons-react";
+import { ActionIcon, Anchor, Button, FileButton, Group, Loader, Menu, Progress, Text } from "@mantine/core";
+import { IconArrowUp, IconCheck, IconDots, IconDownload, IconFile, IconFolder, IconRefresh, IconTrash, IconUpload, IconX } from "@tabler/icons-react";
 import { useQuery } from "@tanstack/react-query";
-import { useEffect, useRef, useState } from "react";
+import { useEffect, useState } from "react";
 import { asError } from "~/api/client";
 import { bytes } from "~/ui/Bytes";
 import { Confirm } from "~/ui/Confirm";
 import { ErrorBox } from "~/ui/ErrorBox";
-import { chosen, type Dropped, type Found } from "../terminal/drop";
+import type { Dropped, Found } from "../terminal/drop";
+import { FolderButton, Tool } from "../terminal/FileTools";
 import { fileURL, listFiles, removeFile, type WebSession } from "./api";
 import { type Row, rowsOf } from "./files";
 import { cancel, clear, onDone, type Upload, useUploads } from "./transfers";
@@ -33,16 +34,16 @@ export function Files({ s, upload, close }: { s: WebSession; upload: (d: Dropped
         <Text fw={600} size="sm" style={{ flex: 1 }}>Files</Text>
         {up > 0 && (
           <>
-            <FileButton multiple onChange={(fs) => take(fs.map((file) => ({ file, path: file.name })))}>{(p) => <Small {...p} label="Upload files" icon={<IconUpload size={18} />} />}</FileButton>
-            <Folder choose={take} />
+            <FileButton multiple onChange={(fs) => take(fs.map((file) => ({ file, path: file.name })))}>{(p) => <Tool {...p} label="Upload files" icon={<IconUpload size={18} />} />}</FileButton>
+            <FolderButton choose={take} />
           </>
         )}
-        <Small label="Read again" icon={q.isFetching ? <Loader size={16} /> : <IconRefresh size={18} />} onClick={() => void refetch()} />
-        <Small label="Close the files" icon={<IconX size={18} />} onClick={close} />
+        <Tool label="Read again" icon={q.isFetching ? <Loader size={16} /> : <IconRefresh size={18} />} onClick={() => void refetch()} />
+        <Tool label="Close the files" icon={<IconX size={18} />} onClick={close} />
       </Group>
       {here && (
         <Group gap={6} wrap="nowrap" className={classes.path}>
-          <Small label="Up" icon={<IconArrowUp size={18} />} onClick={() => setHere(here.split("/").slice(0, -1).join("/"))} />
+          <Tool label="Up" icon={<IconArrowUp size={18} />} onClick={() => setHere(here.split("/").slice(0, -1).join("/"))} />
           <Text size="sm" className={classes.fileName}>{here}</Text>
         </Group>
       )}
@@ -76,30 +77,6 @@ export function Files({ s, upload, close }: { s: WebSession; upload: (d: Dropped
         It is removed from the session{removing?.dir ? ", with everything in it" : ""}.
       </Confirm>
     </section>
-  );
-}
-
-function Small({ label, icon, onClick }: { label: string; icon: React.ReactNode; onClick?: () => void }) {
-  return <Tooltip label={label}><ActionIcon variant="subtle" color="gray" aria-label={label} onClick={onClick}>{icon}</ActionIcon></Tooltip>;
-}
-
-function Folder({ choose }: { choose: (f: Found[]) => void }) {
-  const input = useRef<HTMLInputElement>(null);
-  return (
-    <>
-      <Small label="Upload a folder" icon={<IconFolderUp size={18} />} onClick={() => input.current?.click()} />
-      <input
-        ref={(el) => {
-          input.current = el;
-          el?.setAttribute("webkitdirectory", "");
-        }}
-        type="file" multiple hidden aria-hidden tabIndex={-1}
-        onChange={(e) => {
-          if (e.currentTarget.files) choose(chosen(e.currentTarget.files));
-          e.currentTarget.value = "";
-        }}
-      />
-    </>
   );
 }
 

@@ -29,6 +29,9 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
   const [out, setOut] = useState<{ text: string; given: boolean }>();
   const lastInput = useRef(Date.now());
   const sent = useRef<string>(undefined);
+  // What the clipboard's panel sent is what is pasted next, until the person
+  // has been elsewhere and may have copied something.
+  const byPanel = useRef(false);
   const may = { in: !watch && s.policy.clipboard_in > 0, out: !watch && s.policy.clipboard_out > 0, up: !watch && s.policy.upload_max > 0, files: !watch && s.policy.upload_max + s.policy.download_max > 0 };
 
   const copied = useCallback(
@@ -80,11 +83,13 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
     };
     const pasted = (e: ClipboardEvent) => {
       e.preventDefault();
-      const text = e.clipboardData?.getData("text/plain") ?? "";
+      const text = byPanel.current ? "" : (e.clipboardData?.getData("text/plain") ?? "");
       if (may.in && text) paste(text, true);
       else if (may.in) screen.current?.press(pasteKeys);
     };
     const pointer = () => (lastInput.current = Date.now());
+    const away = () => (byPanel.current = false);
+    window.addEventListener("blur", away);
     el.addEventListener("keydown", key, true);
     el.addEventListener("keyup", key, true);
     document.addEventListener("paste", pasted);
@@ -92,6 +97,7 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
     el.addEventListener("pointerdown", pointer, { passive: true });
     el.addEventListener("wheel", pointer, { passive: true });
     return () => {
+      window.removeEventListener("blur", away);
       el.removeEventListener("keydown", key, true);
       el.removeEventListener("keyup", key, true);
       document.removeEventListener("paste", pasted);
@@ -192,6 +198,7 @@ export function Viewer({ s, watch }: { s: WebSession; watch: boolean }) {
                 policy={s.policy} out={out} taken={() => setOut((o) => o && { ...o, given: true })} close={() => setSide(undefined)}
                 send={(t) => {
                   if (!paste(t, false)) return false;
+                  byPanel.current = true;
                   screen.current?.focus();
                   return true;
                 }}

@@ -169,8 +169,8 @@ func decision(t *testing.T, ch <-chan wire.WebApproval) wire.WebApproval {
 	select {
 	case a := <-ch:
 		return a
-	case <-time.After(20 * time.Second):
-		t.Fatal("not decided in 20 s")
+	case <-time.After(patience):
+		t.Fatalf("not decided in %s", patience)
 		return wire.WebApproval{}
 	}
 }

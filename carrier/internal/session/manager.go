@@ -64,6 +64,9 @@ type Config struct {
 	Room room.Limits
 	// Machine is the file system from / on, for memory; nil: this machine's.
 	Machine fs.FS
+	// ParkTime is how long a browser that is started ahead may take until it
+	// waits; 0: 3 minutes. It has little of a busy machine.
+	ParkTime time.Duration
 	// Spool bounds the undelivered records of one session, in bytes; 0: 64 MiB.
 	Spool int64
 
@@ -120,6 +123,9 @@ func New(c Config) (*Manager, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.ParkTime == 0 {
+		c.ParkTime = 3 * time.Minute
 	}
 	if c.Machine == nil {
 		c.Machine = os.DirFS("/")

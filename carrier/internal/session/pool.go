@@ -32,11 +32,12 @@ type pool struct {
 	told    string                        // guarded by mu; what was logged of that, until it is over
 	doubted bool                          // guarded by mu; the engine was away: parked browsers may have ended with it
 	lacks   map[string]string             // guarded by mu; by browser, why that one cannot
+	slow    map[string]bool               // guarded by mu; by browser, the last one did not come up in time
 }
 
 func newPool(m *Manager) *pool {
 	return &pool{m: m, kick: make(chan struct{}, 1), making: map[string]bool{}, stops: map[string]context.CancelFunc{}, screens: map[string]*display.Screen{},
-		lacks: map[string]string{}, problem: errNoRoot.Error()}
+		lacks: map[string]string{}, slow: map[string]bool{}, problem: errNoRoot.Error()}
 }
 
 // refill has run look whether there is something to do.
@@ -92,12 +93,14 @@ func (p *pool) names() []string { return slices.Sorted(maps.Keys(p.m.c.Warm)) }
 
 // Times of the pool.
 const (
-	parkTime  = 3 * time.Minute         // until a started browser waits; one at low priority on a busy machine
 	pageTime  = 1500 * time.Millisecond // that a session has the host for its first page
 	lookEvery = 5 * time.Second
 	askEvery  = 5 * time.Minute // whom browsers trust
 	maxWait   = 30 * time.Second
 )
+
+// errSlow: a browser that was started did not get to wait for its user.
+var errSlow = errors.New("the browser did not come up in time")
 
 var errNoRoot = errors.New("core has not said yet whom browsers must trust")
 
@@ -244,8 +247,15 @@ func (p *pool) fillWith(name string) error {
 			if p.away() { // it ended with the engine
 				continue
 			}
+			if errors.Is(err, errSlow) && p.forgive(name) {
+				p.m.log.Warn("pool", telemetry.KeyErr, err)
+				return nil
+			}
 			return err
 		}
+		p.mu.Lock()
+		delete(p.slow, name)
+		p.mu.Unlock()
 		p.park(s)
 	}
 	return nil
@@ -253,7 +263,7 @@ func (p *pool) fillWith(name string) error {
 
 // up waits until a browser that was started is parked.
 func (p *pool) up(s *slot.Slot) error {
-	ctx, stop := context.WithTimeout(p.m.ctx, parkTime)
+	ctx, stop := context.WithTimeout(p.m.ctx, p.m.c.ParkTime)
 	defer stop()
 	ended := make(chan struct{})
 	p.m.wg.Go(func() {
@@ -273,7 +283,7 @@ func (p *pool) up(s *slot.Slot) error {
 	case <-ended:
 		err = errors.New("the browser ended before it was up")
 	case <-ctx.Done():
-		err = errors.New("the browser did not come up in time")
+		err = errSlow
 	}
 	if p.m.ctx.Err() != nil {
 		return p.m.ctx.Err()
@@ -338,6 +348,17 @@ func (p *pool) doubt() {
 	p.doubted = true
 	p.mu.Unlock()
 	p.refill()
+}
+
+// forgive reports whether a browser may have been slow this once. On a busy
+// machine those that are started ahead come last: no reason to refuse people.
+// When none comes up two times running, none will.
+func (p *pool) forgive(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	first := !p.slow[name]
+	p.slow[name] = true
+	return first
 }
 
 // away reports whether the engine was away since verify looked.

@@ -1,0 +1,75 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"caponier/carrier/internal/browser"
+	"caponier/carrier/internal/room"
+	"caponier/e2e/harness"
+	"caponier/shared/wire"
+)
+
+// sleepers is an engine whose containers run and do nothing.
+type sleepers struct{ started atomic.Int32 }
+
+func (e *sleepers) Start(context.Context, browser.Spec) (string, error) {
+	return fmt.Sprintf("container-%d", e.started.Add(1)), nil
+}
+func (e *sleepers) Raise(context.Context, string) error  { return nil }
+func (e *sleepers) Remove(context.Context, string) error { return nil }
+func (e *sleepers) Inspect(_ context.Context, id string) (browser.Container, bool, error) {
+	return browser.Container{ID: id, Running: true}, true, nil
+}
+func (e *sleepers) Ended(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+func (e *sleepers) Logs(context.Context, string) string               { return "" }
+func (e *sleepers) Check(context.Context, string) error               { return nil }
+func (e *sleepers) List(context.Context) ([]browser.Container, error) { return nil, nil }
+func (e *sleepers) Starved(ctx context.Context, _ time.Time, _ func(id string)) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A browser that does not come up in time is no reason to refuse people; two of
+// them running are.
+func TestSlowBrowsers(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "capc") // sockets need a short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	var e sleepers
+	m, err := New(Config{Engine: &e, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), Warm: map[string]int{wire.Firefox: 1}, Max: 5,
+		Room: room.Limits{Session: 1}, ParkTime: 200 * time.Millisecond, Connected: func() bool { return true },
+		Authority: func(context.Context) (wire.WebAuthority, error) { return wire.WebAuthority{Root: []byte("root")}, nil }, Log: slogger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	if err := harness.Until(t.Context(), time.Minute, "it says that none comes up", func() error {
+		c, n := m.Capacity(), e.started.Load()
+		switch {
+		case c.Problem == "" || c.Problem == errNoRoot.Error():
+			return fmt.Errorf("it says %+v at browser %d", c, n)
+		case n < 2:
+			return fmt.Errorf("%w: after one slow browser it says %+v", harness.ErrGone, c)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}

@@ -1,6 +1,7 @@
 package usercli
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"time"
@@ -80,12 +81,17 @@ func decideApproval(e *env, id, to, reason string) error {
 	if err != nil {
 		return err
 	}
-	var out approvalItem
-	if err := c.do(e.ctx, http.MethodPost, "/web-approvals/"+url.PathEscape(id)+"/"+to, map[string]string{"reason": reason}, &out); err != nil {
+	out, err := sendDecision(e.ctx, c, id, to, reason)
+	if err != nil {
 		return err
 	}
 	if e.json {
 		return e.printJSON(out)
 	}
 	return e.printf("%s: %s %s of %s\n", out.State, out.Method, out.URL, out.UserName)
+}
+
+func sendDecision(ctx context.Context, c *client, id, to, reason string) (out approvalItem, err error) {
+	err = c.do(ctx, http.MethodPost, "/web-approvals/"+url.PathEscape(id)+"/"+to, map[string]string{"reason": reason}, &out)
+	return out, err
 }

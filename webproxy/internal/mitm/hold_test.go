@@ -355,13 +355,26 @@ func TestHeldPageRefused(t *testing.T) {
 	}
 	r.withdrawn(hold)
 	until(t, "the page hears of it", func() bool { s, _ := r.state(c, to, "waiting"); return s.State == "withdrawn" })
-	// Its page is closed.
-	hold, to, _ = open(2, "/admin/3")
-	r.withdrawn(hold)
+	if seen := target.list(); len(seen) != 0 {
+		t.Errorf("sent %q", seen)
+	}
+}
+
+// A page that is closed takes its request back; an approved one that nobody
+// takes up is forgotten.
+func TestHeldPageClosed(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.Left = 200 * time.Millisecond })
+	target := &counter{}
+	at := r.origin("app.test", target, nil)
+	r.put("con_1", 1, at+"/", webrule.Policy{Approve: adminApproval}, nil)
+	c := r.browser("con_1", false)
+	page := r.do(c, "POST", at+"/admin/3", "x=1", navigating...)
+	r.withdrawn(r.asked(0).Hold)
+	to := at + heldAt.FindStringSubmatch(page.body)[1]
 	until(t, "it is forgotten", func() bool { _, status := r.state(c, to, ""); return status == 404 })
-	// An approved one that nobody takes up is forgotten, too.
-	hold, _, cont = open(3, "/admin/4")
-	r.decide(hold, wire.ApprovalApproved)
+	page = r.do(c, "POST", at+"/admin/4", "x=1", navigating...)
+	cont := "caponier-continue=" + heldValue.FindStringSubmatch(page.body)[1] + "\r\n"
+	r.decide(r.asked(1).Hold, wire.ApprovalApproved)
 	until(t, "it is forgotten", func() bool {
 		r.proxy.holds.mu.Lock()
 		defer r.proxy.holds.mu.Unlock()

@@ -153,7 +153,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func newRig(t testing.TB) *rig {
+func newRig(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
 	ca, err := tunneltest.NewCA()
 	if err != nil {
@@ -181,8 +181,12 @@ func newRig(t testing.TB) *rig {
 			defer r.mu.Unlock()
 			return r.tunnel
 		}})
-	r.proxy = New(Config{Sessions: r.sessions, Authority: a, MaxConns: 500, Log: logger,
-		Left: time.Second, Credentials: func() (tls.Certificate, *x509.CertPool, error) { return node.Certificate, node.Roots, nil }})
+	c := Config{Sessions: r.sessions, Authority: a, MaxConns: 500, Log: logger,
+		Left: time.Minute, Credentials: func() (tls.Certificate, *x509.CertPool, error) { return node.Certificate, node.Roots, nil }}
+	for _, f := range change {
+		f(&c)
+	}
+	r.proxy = New(c)
 	ctx, cancel := context.WithCancel(context.Background())
 	cctx, stopCore := context.WithCancel(context.Background())
 	var wg, parts sync.WaitGroup

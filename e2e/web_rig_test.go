@@ -83,7 +83,7 @@ func makeWeb(ctx context.Context, t testing.TB) (*webWorld, error) {
 	if err != nil {
 		return w, err
 	}
-	if err := w.docker.Image(ctx, root, func(line string) { t.Log(line) }, "firefox", "chromium"); err != nil {
+	if err := w.docker.Image(ctx, root, func(line string) { t.Log(line) }); err != nil {
 		return w, err
 	}
 	if w.ca, err = sites.NewAuthority("Sites of the tests"); err != nil {
@@ -118,7 +118,7 @@ func makeWeb(ctx context.Context, t testing.TB) (*webWorld, error) {
 
 // carrierTOML is a carrier's configuration beside what every edge has.
 func (w *webWorld) carrierTOML(runDir, image string, warm int) string {
-	return fmt.Sprintf("docker = %q\nrun_dir = %q\nimage = %q\nchromium_image = \"caponier-chromium\"\nchromium_warm = 0\nwarm = %d\ndebug = \"127.0.0.1:9471\"\n[admission]\npressure = 95.0\n", w.docker.Host, runDir, image, warm)
+	return fmt.Sprintf("docker = %q\nrun_dir = %q\nimage = %q\nwarm = %d\ndebug = \"127.0.0.1:9471\"\n[admission]\npressure = 95.0\n", w.docker.Host, runDir, image, warm)
 }
 
 // edge enrols and starts a carrier or webproxy in the namespace of its kind.

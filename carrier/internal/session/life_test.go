@@ -513,11 +513,10 @@ func TestOtherWebProxy(t *testing.T) {
 }
 
 // Sessions come and go, and nothing of them stays.
-func TestNothingIsLeft(t *testing.T) { each(t, testNothingIsLeft) }
-
-func testNothingIsLeft(t *testing.T, r *rig) {
+func TestNothingIsLeft(t *testing.T) {
+	r := newRig(t)
 	cycles := 20
-	if testing.Short() || r.what == wire.Chromium {
+	if testing.Short() {
 		cycles = 3
 	}
 	r.start()

@@ -50,7 +50,7 @@ var rooms = map[string]int{
 
 // sharedOrder is the import order of shared; leaves have height 0.
 var sharedOrder = map[string]int{
-	"netrule": 0, "webrule": 0, "rfb": 0, "config": 0, "telemetry": 0, "wire": 1, "node": 5, "dial": 2, "tunnel": 2, "tunnel/tunneltest": 3, "control": 3, "spool": 4, "daemon": 3, "icap": 3, "edge": 4,
+	"netrule": 0, "webrule": 0, "rfb": 0, "tlsconn": 0, "config": 0, "telemetry": 0, "wire": 1, "node": 5, "dial": 2, "tunnel": 2, "tunnel/tunneltest": 3, "control": 3, "spool": 4, "daemon": 3, "icap": 3, "edge": 4,
 }
 
 type pkg struct {

@@ -37,7 +37,7 @@ func TestExplain(t *testing.T) {
 	k.node(wire.Carrier, "c1")
 	k.node(wire.WebProxy, "p1")
 	stages = k.svc.ProbeNodes(t.Context(), tg)
-	if !stages[0].OK || !stages[1].OK || !strings.Contains(stages[0].Text, "c1 would take the session: 0 of 10 in use, 2 browsers waiting") {
+	if !stages[0].OK || !stages[1].OK || !strings.Contains(stages[0].Text, "c1 would take the session: 0 of 10 in use, Firefox, 2 browsers waiting") {
 		t.Errorf("with nodes: %+v", stages)
 	}
 	if got := k.svc.Problem(); got != "" {

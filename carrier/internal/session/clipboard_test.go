@@ -166,7 +166,7 @@ t.addEventListener("input", () => fetch("/pasted", {method: "POST", body: t.valu
 	spec.Policy.ClipboardIn, spec.Policy.ClipboardOut = 16<<20, 16<<20
 	l := r.open(spec)
 	c := r.copier(l)
-	r.until(60*time.Second, "the text in the page", func() error {
+	r.until(patience, "the text in the page", func() error {
 		p := l.screen.Snapshot()
 		if p == nil {
 			return fmt.Errorf("no picture")
@@ -175,7 +175,7 @@ t.addEventListener("input", () => fetch("/pasted", {method: "POST", body: t.valu
 	})
 	c.say(rfb.AppendPointer(nil, image.Pt(600, 400), 0, false))
 	copies := c.again("ac")
-	r.until(60*time.Second, "the text outside", func() error {
+	r.until(patience, "the text outside", func() error {
 		if len(c.texts()) == 0 {
 			copies()
 			return fmt.Errorf("nothing was copied")
@@ -191,7 +191,7 @@ t.addEventListener("input", () => fetch("/pasted", {method: "POST", body: t.valu
 	c.mu.Unlock()
 	c.say(rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardNotify, HasText: true}, true))
 	pastes := c.again("av")
-	r.until(60*time.Second, "the text inside", func() error {
+	r.until(patience, "the text inside", func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		if pasted == nil {

@@ -94,7 +94,7 @@ func TestFiles(t *testing.T) {
 	}
 	want := map[string]string{"path": "a b/ü+&%.bin", "size": "800000", "sha256": hash(data), "outcome": "ok"}
 	for _, kind := range []string{"upload", "download"} {
-		r.until(5*time.Second, kind, func() error {
+		r.until(patience, kind, func() error {
 			if e := r.core.events(s.ID, kind); len(e) != 1 || fmt.Sprint(e[0]) != fmt.Sprint(want) {
 				return fmt.Errorf("%v", e)
 			}
@@ -205,7 +205,7 @@ func TestBrowserDownload(t *testing.T) {
 	not.Policy.DownloadMax = 0
 	r.open(not)
 	r.open(may)
-	r.until(60*time.Second, "the download", func() error {
+	r.until(patience, "the download", func() error {
 		if got := r.list(tn, may.ID); got["invoice.bin"] != 6000 {
 			return fmt.Errorf("%v", got)
 		}
@@ -226,7 +226,7 @@ func TestBrowserDownload(t *testing.T) {
 	if !asked() {
 		t.Error("the other browser has not even asked")
 	}
-	r.until(10*time.Second, "no file", func() error {
+	r.until(patience, "no file", func() error {
 		if got := strings.TrimSpace(r.inside(r.m.find(not.ID), "find /files /tmp/home -name '*invoice*' -o -name '*.part'")); got != "" {
 			return errors.New(got)
 		}
@@ -275,7 +275,7 @@ func TestBrowserUpload(t *testing.T) {
 	if status, b := r.ask(tn, s.ID, http.MethodPut, "/files/letter.txt", []byte("dear all")); status != http.StatusNoContent {
 		t.Fatalf("put: %d %s", status, b)
 	}
-	r.shows(l, green, 20*time.Second)
+	r.shows(l, green, patience)
 	v := r.viewer(tn, s.ID, wire.ScreenControl)
 	dialog := func() error {
 		if p := l.screen.Snapshot(); share(p, green) > 0.9 {
@@ -283,7 +283,7 @@ func TestBrowserUpload(t *testing.T) {
 		}
 		return nil
 	}
-	r.until(40*time.Second, "dialog", func() error {
+	r.until(patience, "dialog", func() error {
 		v.click(40, 12)
 		await("clicked")
 		return harness.Until(t.Context(), 5*time.Second, "dialog", dialog)
@@ -298,7 +298,7 @@ func TestBrowserUpload(t *testing.T) {
 	s = r.spec("con_no")
 	s.Policy.UploadMax, s.Policy.DownloadMax = 0, 0
 	l = r.open(s)
-	r.shows(l, green, 20*time.Second)
+	r.shows(l, green, patience)
 	clear(seen)
 	v = r.viewer(tn, s.ID, wire.ScreenControl)
 	v.click(40, 12)

@@ -109,7 +109,7 @@ func testNoWayOut(t *testing.T, r *rig) {
 	r.start()
 	r.warm(1)
 	l := r.open(r.spec("con_esc"))
-	r.shows(l, colour("/con_esc"), 20*time.Second)
+	r.shows(l, colour("/con_esc"), patience)
 	if links := strings.Fields(r.inside(l, "ls /sys/class/net")); len(links) != 1 || links[0] != "lo" {
 		t.Errorf("links %q", links)
 	}
@@ -167,7 +167,7 @@ func TestGreedyContainer(t *testing.T) {
 	r.start()
 	r.warm(1)
 	calm := r.open(r.spec("con_calm"))
-	r.shows(calm, colour("/con_calm"), 20*time.Second)
+	r.shows(calm, colour("/con_calm"), patience)
 	r.warm(1)
 	for name, script := range map[string]string{
 		"fork bomb":  `bomb() { bomb | bomb & }; bomb; sleep 3; true`,
@@ -215,7 +215,7 @@ func TestHungryPage(t *testing.T) {
 	r.start()
 	r.warm(1)
 	r.open(r.spec("con_hungry"))
-	r.until(2*time.Minute, "the end", func() error {
+	r.until(patience, "the end", func() error {
 		if e, ok := r.core.end("con_hungry"); !ok || e.Reason != "error" || e.Text != textStarved {
 			return fmt.Errorf("%+v", e)
 		}

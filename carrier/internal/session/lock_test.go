@@ -32,7 +32,7 @@ func testForbiddenKeys(t *testing.T, r *rig) {
 			return nil
 		}
 	}
-	r.until(40*time.Second, "the page", whole(0.99))
+	r.until(patience, "the page", whole(0.99))
 	v := r.viewer(tn, s.ID, wire.ScreenControl)
 	v.click(640, 500)
 	for what, keys := range map[string][]uint32{"Ctrl+O": {keyCtrl, 'o'}, "Ctrl+U": {keyCtrl, 'u'}, "Ctrl+Shift+I": {keyCtrl, keyShift, 'i'}, "Ctrl+Shift+K": {keyCtrl, keyShift, 'k'},
@@ -42,7 +42,7 @@ func testForbiddenKeys(t *testing.T, r *rig) {
 		"Ctrl+J": {keyCtrl, 'j'}, "Ctrl+D": {keyCtrl, 'd'}, "F1": {keyF12 - 11}, "F10": {keyF12 - 2}, "Alt": {keyAlt}, "F11": {keyF11}, "Ctrl+L": {keyCtrl, 'l'}} {
 		before := len(r.core.frames(s.ID))
 		v.press(keys...)
-		err := harness.Until(t.Context(), 20*time.Second, "search field", func() error {
+		err := harness.Until(t.Context(), patience, "search field", func() error {
 			v.press(keyCtrl, 'f')
 			return harness.Until(t.Context(), 3*time.Second, "search field", func() error {
 				if got := share(l.screen.Snapshot(), page); got > 0.99 {
@@ -55,7 +55,7 @@ func testForbiddenKeys(t *testing.T, r *rig) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		v.press(keyEscape)
-		if err := harness.Until(t.Context(), 20*time.Second, "only the page again", whole(0.99)); err != nil {
+		if err := harness.Until(t.Context(), patience, "only the page again", whole(0.99)); err != nil {
 			keep(t, r.what+"-keys.png", l.screen.Snapshot())
 			t.Fatalf("%s: %v", what, err)
 		}

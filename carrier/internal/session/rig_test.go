@@ -207,6 +207,10 @@ func (r *rig) start() {
 	}
 }
 
+// patience is how long anything may take that must happen at all: it keeps a
+// test from hanging on a busy machine, and is no claim.
+const patience = 2 * time.Minute
+
 // until waits for a condition.
 func (r *rig) until(limit time.Duration, what string, f func() error) {
 	r.t.Helper()
@@ -218,7 +222,7 @@ func (r *rig) until(limit time.Duration, what string, f func() error) {
 // warm waits for n parked browsers.
 func (r *rig) warm(n int) {
 	r.t.Helper()
-	r.until(150*time.Second, "parked browsers", func() error {
+	r.until(4*time.Minute, "parked browsers", func() error {
 		if c := r.m.Capacity(); c.Warm != n {
 			return fmt.Errorf("%+v", c)
 		}

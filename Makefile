@@ -60,7 +60,7 @@ e2e: setup build ## only the end-to-end tests
 screenshots: setup build ## every page of the console, light and dark, wide and phone, into var/screenshots
 	@echo "screenshots: var/screenshots"
 	@mkdir -p var/screenshots
-	@CAPONIER_TEST_ALL=1 CAPONIER_TEST_BIN="$(CURDIR)/bin" CAPONIER_SCREENSHOTS="$(CURDIR)/var/screenshots" go test -count=1 -timeout 20m -run '^TestConsole' ./e2e
+	@CAPONIER_TEST_ALL=1 CAPONIER_TEST_BIN="$(CURDIR)/bin" CAPONIER_SCREENSHOTS="$(CURDIR)/var/screenshots" go test -count=1 -timeout 40m -run '^TestConsole|^TestWebViewer$$' ./e2e
 
 bench: build ## tunnel and decision benchmarks, table with pass/short per row
 	@sh deploy/dev/bench.sh

@@ -23,7 +23,7 @@ if [ -d core/internal/webui/node_modules ]; then
 	(cd core/internal/webui && npm run --silent check)
 fi
 step "unit and store suites, race detector on, SQLite and PostgreSQL"
-go test -race -p 2 -timeout 15m $(go list ./... | grep -v '/e2e')
+go test -race -p 2 -timeout 30m $(go list ./... | grep -v '/e2e')
 step "end to end: real binaries, sshd, nginx and HAProxy in network namespaces"
 CAPONIER_TEST_BIN="$PWD/bin" go test -count=1 -timeout 40m ./e2e/...
 step "ok"

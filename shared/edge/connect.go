@@ -241,7 +241,7 @@ func (e *Edge) report(ctx context.Context, s tunnel.Session, w *wire.Welcome) {
 		if first {
 			wait = rand.N(min(every, 2*time.Second))
 		}
-		if !sleep(ctx, wait) {
+		if !e.pause(ctx, wait) {
 			return
 		}
 		r, err := e.sendStatus(ctx, s)
@@ -259,6 +259,24 @@ func (e *Edge) report(ctx context.Context, s tunnel.Session, w *wire.Welcome) {
 			}
 		}
 	}
+}
+
+// pause waits until the next status is due, or changed and not sent within the
+// last half second. It returns false when ctx ended.
+func (e *Edge) pause(ctx context.Context, d time.Duration) bool {
+	least := min(d, 500*time.Millisecond)
+	if !sleep(ctx, least) {
+		return false
+	}
+	t := time.NewTimer(d - least)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-e.c.Changed:
+	case <-t.C:
+	}
+	return true
 }
 
 func (e *Edge) sendStatus(ctx context.Context, s tunnel.Session) (*wire.StatusReply, error) {

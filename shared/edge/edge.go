@@ -61,6 +61,9 @@ type Config struct {
 	Welcomed func(wire.Welcome) error
 	// Status fills the binary's own counts. May be nil.
 	Status func(*wire.Status)
+	// Changed has a token when core should hear the status now rather than when
+	// it is due: of a change that decides whether core uses the node. May be nil.
+	Changed <-chan struct{}
 	// Drain is called when Run's context has ended; the tunnel is not closed
 	// before it returns or its context, the grace period, ends. May be nil.
 	Drain func(ctx context.Context)

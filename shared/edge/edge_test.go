@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -129,6 +130,37 @@ func TestBackoff(t *testing.T) {
 			t.Fatalf("Retry-After 10 s waits %s", d)
 		}
 	}
+}
+
+// A change that matters is told at once, but not more often than twice a second.
+func TestPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		changed := make(chan struct{}, 1)
+		e := &Edge{c: Config{Changed: changed}}
+		for _, c := range []struct {
+			name       string
+			due, after time.Duration // of the change; 0: none
+			want       time.Duration
+		}{
+			{"when it is due", 15 * time.Second, 0, 15 * time.Second},
+			{"when something changed", 15 * time.Second, 3 * time.Second, 3 * time.Second},
+			{"not twice at once", 15 * time.Second, time.Millisecond, 500 * time.Millisecond},
+			{"due before", 200 * time.Millisecond, 0, 200 * time.Millisecond},
+		} {
+			if c.after > 0 {
+				time.AfterFunc(c.after, func() { changed <- struct{}{} })
+			}
+			began := time.Now()
+			if !e.pause(t.Context(), c.due) || time.Since(began) != c.want {
+				t.Errorf("%s: after %v, want %v", c.name, time.Since(began), c.want)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if e.pause(ctx, time.Hour) {
+			t.Error("due after the end")
+		}
+	})
 }
 
 func TestNewRefuses(t *testing.T) {

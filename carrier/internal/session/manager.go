@@ -74,6 +74,9 @@ type Config struct {
 	Credentials func() (tls.Certificate, *x509.CertPool, error)
 	// Connected reports whether there is a tunnel to core.
 	Connected func() bool
+	// Changed is called when browsers can be started that could not, or the
+	// other way round: core is to know. It must not block. May be nil.
+	Changed func()
 	// Authority asks core whom browsers must trust.
 	Authority func(ctx context.Context) (wire.WebAuthority, error)
 	// Post delivers records (see spool), Ended tells core of a session that

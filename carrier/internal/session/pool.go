@@ -53,7 +53,7 @@ func (p *pool) refill() {
 func (p *pool) say(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.problem = words(err)
+	p.stateLocked(words(err))
 	if err == nil {
 		if p.told != "" {
 			p.m.log.Info("browsers can be started again")
@@ -68,6 +68,15 @@ func (p *pool) say(err error) {
 	if !full && !errors.Is(err, errNoRoot) && p.m.ctx.Err() == nil && p.told != err.Error() {
 		p.told = err.Error()
 		p.m.log.Warn("browsers cannot be started", telemetry.KeyErr, err)
+	}
+}
+
+// stateLocked sets the problem, and has core told whether there is one.
+func (p *pool) stateLocked(problem string) {
+	turned := (p.problem == "") != (problem == "")
+	p.problem = problem
+	if turned && p.m.c.Changed != nil {
+		p.m.c.Changed()
 	}
 }
 
@@ -167,7 +176,7 @@ func (p *pool) ask() bool {
 	}
 	p.root = a.Root
 	if p.problem == errNoRoot.Error() {
-		p.problem = ""
+		p.stateLocked("")
 	}
 	p.mu.Unlock()
 	for _, s := range old {

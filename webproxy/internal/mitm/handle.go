@@ -76,7 +76,7 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 	defer done()
 	// Rules that change from here on cut the request.
 	x.rev = ses.Revision()
-	v := x.rev.Policy.Decide(x.what)
+	v := x.decide()
 	if v.Held() {
 		done()
 		x.hold()
@@ -87,6 +87,29 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 		return
 	}
 	x.leave(ctx, v)
+}
+
+// methodHeaders are headers from which applications take another method than
+// the request line's.
+var methodHeaders = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
+
+// decide is the strictest verdict on the request by the methods that an
+// application may take it to have: its own, and those of methodHeaders and of
+// the query's "_method". One inside a body is not looked for.
+func (x *exchange) decide() webrule.Verdict {
+	v := x.rev.Policy.Decide(x.what)
+	methods := x.in.URL.Query()["_method"]
+	for _, name := range methodHeaders {
+		methods = append(methods, x.in.Header[name]...)
+	}
+	for _, method := range methods {
+		as := x.what
+		as.Method = strings.TrimSpace(method)
+		if w := x.rev.Policy.Decide(as); v.Allowed() && !w.Allowed() || v.Held() && !w.Allowed() && !w.Held() {
+			v = w
+		}
+	}
+	return v
 }
 
 // leave serves what may leave.

@@ -205,7 +205,7 @@ func (x *exchange) hold() {
 	}
 	defer done()
 	x.rev = x.ses.Revision()
-	v := x.rev.Policy.Decide(x.what)
+	v := x.decide()
 	if !v.Held() {
 		x.decided(ctx, v)
 		return
@@ -268,7 +268,7 @@ func (x *exchange) pass(ctx context.Context, a wire.WebApproval) {
 		x.approved = "yes"
 	}
 	x.rev = x.ses.Revision()
-	v := x.rev.Policy.Decide(x.what)
+	v := x.decide()
 	if !v.Allowed() && !v.Held() {
 		x.blocked(v)
 		return

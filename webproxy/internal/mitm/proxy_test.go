@@ -50,6 +50,35 @@ func TestForwards(t *testing.T) {
 	}
 }
 
+// A rule about a method holds for every method that an application may take
+// the request to have.
+func TestOverriddenMethods(t *testing.T) {
+	r := newRig(t)
+	var hits atomic.Int64
+	app := r.origin("app.test", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { hits.Add(1); fmt.Fprint(w, "hello") }), nil)
+	r.put("con_1", 1, app+"/", webrule.Policy{Deny: []webrule.Rule{{Methods: []string{"DELETE"}, Path: "/admin"}}}, nil)
+	c := r.browser("con_1", false)
+	for _, x := range []struct {
+		url    string
+		header []string
+		want   int
+	}{
+		{"/admin", []string{"X-HTTP-Method-Override", "DELETE"}, 403},
+		{"/admin", []string{"x-http-method", "delete"}, 403},
+		{"/admin", []string{"X-Method-Override", " DELETE "}, 403},
+		{"/admin", []string{"X-HTTP-Method-Override", "PUT"}, 200},
+		{"/admin?a=1&_method=DELETE", nil, 403},
+		{"/admin?_method=put", nil, 200},
+		{"/other?_method=DELETE", []string{"X-HTTP-Method-Override", "DELETE"}, 200},
+	} {
+		before := hits.Load()
+		got := r.do(c, "POST", app+x.url, "", x.header...)
+		if got.status != x.want || (hits.Load() > before) != (x.want == 200) {
+			t.Errorf("POST %s %q: %d, the target was asked %d times", x.url, x.header, got.status, hits.Load()-before)
+		}
+	}
+}
+
 func TestRules(t *testing.T) {
 	r := newRig(t)
 	var hits atomic.Int64

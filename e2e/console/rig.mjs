@@ -27,8 +27,9 @@ export function check(ok, text) {
 
 const program = ["/usr/bin/chromium", "/usr/bin/chromium-browser"].find(existsSync);
 
-export async function launch(args = []) {
+export async function launch(args = [], more = {}) {
   return chromium.launch({
+    ...more,
     executablePath: program,
     args: [...args, "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--force-color-profile=srgb", "--font-render-hinting=none"],
   });
@@ -109,8 +110,8 @@ export async function finish(browser) {
 }
 
 // main runs a script's body; whatever it throws is a failure with a picture.
-export async function main(body, args) {
-  const browser = await launch(args);
+export async function main(body, args, more) {
+  const browser = await launch(args, more);
   try {
     await body(browser);
   } catch (e) {

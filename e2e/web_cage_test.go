@@ -42,93 +42,7 @@ func TestWebCage(t *testing.T) {
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
 	u := w.open(t, s)
 	u.shows(t, "the page")
-	id := w.containerOf(t, u)
-	pids := w.pidsOf(t, id)
-	if len(pids) < 5 {
-		t.Fatalf("only %d processes in the container", len(pids))
-	}
-	for _, pid := range pids {
-		name := statusOf(t, pid, "Name")
-		if name == "" {
-			continue // gone
-		}
-		for field, want := range map[string]string{"CapEff": "0000000000000000", "CapPrm": "0000000000000000", "CapBnd": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"} {
-			if got := statusOf(t, pid, field); got != want {
-				t.Errorf("%s of %s is %s, want %s", field, name, got, want)
-			}
-		}
-		if uid := strings.Fields(statusOf(t, pid, "Uid")); len(uid) != 4 || slices.Contains(uid, "0") {
-			t.Errorf("%s runs as %v", name, uid)
-		}
-	}
-	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", pids[0]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		f := strings.Fields(line)
-		options := strings.Split(f[3], ",")
-		switch {
-		case f[1] == "/" || f[1] == "/run/caponier":
-			if !slices.Contains(options, "ro") {
-				t.Errorf("%s is writable: %s", f[1], line)
-			}
-		case slices.Contains([]string{"/tmp", "/files", "/dev/shm"}, f[1]):
-			for _, o := range []string{"noexec", "nosuid", "nodev"} {
-				if !slices.Contains(options, o) {
-					t.Errorf("%s is not %s: %s", f[1], o, line)
-				}
-			}
-		}
-		if strings.Contains(line, "docker.sock") {
-			t.Errorf("Docker's socket is inside: %s", line)
-		}
-	}
-	devs, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pids[0]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(devs)) {
-		if name, _, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) != "lo" {
-			t.Errorf("there is a network device %s", name)
-		}
-	}
-	// From inside: perl is in every Debian.
-	inside := func(script string) string {
-		out, err := w.docker.Docker(t.Context(), "exec", id, "perl", "-e", script)
-		if err != nil {
-			return "error: " + err.Error()
-		}
-		return out
-	}
-	connect := `use Socket; my ($h, $p) = split /:/, "%s"; socket(my $s, PF_INET, %s) or print("no socket"), exit;
-		connect($s, sockaddr_in($p, inet_aton($h))) and (%s) and print("through") or print("closed: $!")`
-	stream := func(to string) string { return inside(fmt.Sprintf(connect, to, "SOCK_STREAM, 6", "1")) }
-	if got := stream("127.0.0.1:18080"); got != "through" {
-		t.Fatalf("the probe does not reach what is there: %s", got)
-	}
-	for _, to := range []string{
-		harness.CoreAddr + ":443", harness.CoreAddr + ":2222", carrierAddr + ":9471", webproxyAddr + ":18443", webproxyAddr + ":18080", harness.HostAddr + ":9001",
-		"169.254.169.254:80", "172.17.0.1:22", "8.8.8.8:53", "127.0.0.1:9471", "127.0.0.1:18443",
-	} {
-		if got := stream(to); !strings.HasPrefix(got, "closed") {
-			t.Errorf("%s: %s", to, got)
-		}
-	}
-	if got := inside(fmt.Sprintf(connect, "8.8.8.8:53", "SOCK_DGRAM, 17", `send($s, "x", 0)`)); !strings.HasPrefix(got, "closed") {
-		t.Errorf("DNS: %s", got)
-	}
-	if got := inside(`use Socket; print socket(my $s, PF_INET, SOCK_RAW, 1) ? "open" : "closed"`); got != "closed" {
-		t.Errorf("a raw socket: %s", got)
-	}
-	for _, path := range []string{"/x", "/etc/x", "/usr/bin/x", "/run/caponier/x", "/var/x"} {
-		if got := inside(fmt.Sprintf(`print open(my $f, ">", "%s") ? "open" : "closed"`, path)); got != "closed" {
-			t.Errorf("writing %s: %s", path, got)
-		}
-	}
-	if got := inside(`open(my $f, ">", "/tmp/x") or die; print $f "#!/usr/bin/perl\nprint 1"; close $f; chmod 0755, "/tmp/x"; print system("/tmp/x") == 0 ? "ran" : "closed"; unlink "/tmp/x"`); got != "closed" {
-		t.Errorf("a program in /tmp: %s", got)
-	}
+	inside := w.caged(t, u)
 	// Its proxy serves this session and nobody else, whoever one says to be.
 	speak := func(say string) string {
 		return inside(fmt.Sprintf(`use Socket; socket(my $s, PF_INET, SOCK_STREAM, 6); connect($s, sockaddr_in(18080, inet_aton("127.0.0.1"))) or die; syswrite($s, "%s"); alarm 5; my $a; sysread($s, $a, 200); print $a`, say))
@@ -188,6 +102,100 @@ func TestWebCage(t *testing.T) {
 	if got := speak(fmt.Sprintf(`CAPONIER/1 %s AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\nGET http://x/ HTTP/1.1\r\n\r\n`, u.ID)); strings.Contains(got, " 200 ") {
 		t.Errorf("somebody else's session: %q", got)
 	}
+}
+
+// caged looks at a session's container from outside and tries it from inside;
+// inside runs Perl there.
+func (w *webWorld) caged(t *testing.T, u *webUse) (inside func(script string) string) {
+	t.Helper()
+	id := w.containerOf(t, u)
+	pids := w.pidsOf(t, id)
+	if len(pids) < 5 {
+		t.Fatalf("only %d processes in the container", len(pids))
+	}
+	for _, pid := range pids {
+		name := statusOf(t, pid, "Name")
+		if name == "" {
+			continue // gone
+		}
+		for field, want := range map[string]string{"CapEff": "0000000000000000", "CapPrm": "0000000000000000", "CapBnd": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"} {
+			if got := statusOf(t, pid, field); got != want {
+				t.Errorf("%s of %s is %s, want %s", field, name, got, want)
+			}
+		}
+		if uid := strings.Fields(statusOf(t, pid, "Uid")); len(uid) != 4 || slices.Contains(uid, "0") {
+			t.Errorf("%s runs as %v", name, uid)
+		}
+	}
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", pids[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		options := strings.Split(f[3], ",")
+		switch {
+		case f[1] == "/" || f[1] == "/run/caponier":
+			if !slices.Contains(options, "ro") {
+				t.Errorf("%s is writable: %s", f[1], line)
+			}
+		case slices.Contains([]string{"/tmp", "/files", "/dev/shm"}, f[1]):
+			for _, o := range []string{"noexec", "nosuid", "nodev"} {
+				if !slices.Contains(options, o) {
+					t.Errorf("%s is not %s: %s", f[1], o, line)
+				}
+			}
+		}
+		if strings.Contains(line, "docker.sock") {
+			t.Errorf("Docker's socket is inside: %s", line)
+		}
+	}
+	devs, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/dev", pids[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(devs)) {
+		if name, _, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) != "lo" {
+			t.Errorf("there is a network device %s", name)
+		}
+	}
+	// From inside: perl is in every Debian.
+	inside = func(script string) string {
+		out, err := w.docker.Docker(t.Context(), "exec", id, "perl", "-e", script)
+		if err != nil {
+			return "error: " + err.Error()
+		}
+		return out
+	}
+	connect := `use Socket; my ($h, $p) = split /:/, "%s"; socket(my $s, PF_INET, %s) or print("no socket"), exit;
+		connect($s, sockaddr_in($p, inet_aton($h))) and (%s) and print("through") or print("closed: $!")`
+	stream := func(to string) string { return inside(fmt.Sprintf(connect, to, "SOCK_STREAM, 6", "1")) }
+	if got := stream("127.0.0.1:18080"); got != "through" {
+		t.Fatalf("the probe does not reach what is there: %s", got)
+	}
+	for _, to := range []string{
+		harness.CoreAddr + ":443", harness.CoreAddr + ":2222", carrierAddr + ":9471", webproxyAddr + ":18443", webproxyAddr + ":18080", harness.HostAddr + ":9001",
+		"169.254.169.254:80", "172.17.0.1:22", "8.8.8.8:53", "127.0.0.1:9471", "127.0.0.1:18443",
+	} {
+		if got := stream(to); !strings.HasPrefix(got, "closed") {
+			t.Errorf("%s: %s", to, got)
+		}
+	}
+	if got := inside(fmt.Sprintf(connect, "8.8.8.8:53", "SOCK_DGRAM, 17", `send($s, "x", 0)`)); !strings.HasPrefix(got, "closed") {
+		t.Errorf("DNS: %s", got)
+	}
+	if got := inside(`use Socket; print socket(my $s, PF_INET, SOCK_RAW, 1) ? "open" : "closed"`); got != "closed" {
+		t.Errorf("a raw socket: %s", got)
+	}
+	for _, path := range []string{"/x", "/etc/x", "/usr/bin/x", "/run/caponier/x", "/var/x"} {
+		if got := inside(fmt.Sprintf(`print open(my $f, ">", "%s") ? "open" : "closed"`, path)); got != "closed" {
+			t.Errorf("writing %s: %s", path, got)
+		}
+	}
+	if got := inside(`open(my $f, ">", "/tmp/x") or die; print $f "#!/usr/bin/perl\nprint 1"; close $f; chmod 0755, "/tmp/x"; print system("/tmp/x") == 0 ? "ran" : "closed"; unlink "/tmp/x"`); got != "closed" {
+		t.Errorf("a program in /tmp: %s", got)
+	}
+	return inside
 }
 
 // tunnel speaks through a session's own way out, as its browser would: CONNECT

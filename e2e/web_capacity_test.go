@@ -24,14 +24,21 @@ import (
 // lines of its configuration. Nothing of it is left.
 func (w *webWorld) anotherCarrier(t *testing.T, name string, warm int, more string) *harness.EdgeNode {
 	t.Helper()
+	c, _ := w.carrierWith(t, name, "caponier-browser", warm, more)
+	return c
+}
+
+// carrierWith is anotherCarrier with an image of Firefox, or without Firefox;
+// it tells the directory of its sockets too.
+func (w *webWorld) carrierWith(t *testing.T, name, image string, warm int, more string) (c *harness.EdgeNode, dir string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("/run", "capw-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(w.carrierTOML(dir, "caponier-browser", warm), "127.0.0.1:9471", "off")
+	text := strings.ReplaceAll(w.carrierTOML(dir, image, warm), "127.0.0.1:9471", "off")
 	text, _, _ = strings.Cut(text, "[admission]")
-	c, err := w.edge(t.Context(), "carrier", name, w.bin.Carrier, text+more)
-	if err != nil {
+	if c, err = w.edge(t.Context(), "carrier", name, w.bin.Carrier, text+more); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -49,7 +56,7 @@ func (w *webWorld) anotherCarrier(t *testing.T, name string, warm int, more stri
 		}
 		os.RemoveAll(dir)
 	})
-	return c
+	return c, dir
 }
 
 // Ten people come at once to a carrier with two browsers parked: all get their

@@ -99,15 +99,7 @@ func TestWebFiles(t *testing.T) {
 	if got != n {
 		t.Errorf("%d files came back, want %d", got, n)
 	}
-	// Out: a download of the site.
-	const size = 300000
-	u.run(t, fmt.Sprintf("const a = document.createElement('a'); a.href = '/files/report.bin?size=%d'; setTimeout(() => a.click(), 300); return 1", size))
-	until(t, patience, "the download can be fetched", func() error {
-		if code, text := u.files(t, http.MethodGet, "/report.bin", nil); code != 200 || sha(string(text)) != sites.PatternSum(size) {
-			return fmt.Errorf("%d, %d bytes", code, len(text))
-		}
-		return nil
-	})
+	u.comesOut(t)
 	// In: what was put there is sent through the browser's file dialog.
 	text := bigText(70000)
 	if code, said := u.files(t, http.MethodPut, "/to-the-site.txt", []byte(text)); code >= 300 {
@@ -143,6 +135,19 @@ func TestWebFiles(t *testing.T) {
 	})
 }
 
+// comesOut: a download that the page begins can be fetched from the session.
+func (u *webUse) comesOut(t *testing.T) {
+	t.Helper()
+	const size = 300000
+	u.run(t, fmt.Sprintf("const a = document.createElement('a'); a.href = '/files/report.bin?size=%d'; setTimeout(() => a.click(), 300); return 1", size))
+	until(t, patience, "the download can be fetched", func() error {
+		if code, text := u.files(t, http.MethodGet, "/report.bin", nil); code != 200 || sha(string(text)) != sites.PatternSum(size) {
+			return fmt.Errorf("%d, %d bytes", code, len(text))
+		}
+		return nil
+	})
+}
+
 func write(w io.Writer, text string) error {
 	_, err := io.WriteString(w, text)
 	return err
@@ -154,12 +159,19 @@ func TestWebFilesForbidden(t *testing.T) {
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"upload_max": 0, "download_max": 0}})
 	u := w.open(t, s)
 	u.shows(t, "the page")
+	u.passNoFiles(t)
+}
+
+// passNoFiles: nothing can be put into a session, and nothing that its browser
+// downloads, if it does, fetched.
+func (u *webUse) passNoFiles(t *testing.T) {
+	t.Helper()
 	if code, _ := u.files(t, http.MethodPut, "/x.txt", []byte("x")); code < 400 {
 		t.Errorf("put: %d", code)
 	}
 	u.run(t, "const a = document.createElement('a'); a.href = '/files/report.bin?size=5000'; setTimeout(() => a.click(), 300); return 1")
 	until(t, patience, "the browser has asked for it", func() error {
-		for _, r := range s.Requests() {
+		for _, r := range u.site.Requests() {
 			if r.Path == "/files/report.bin" {
 				return nil
 			}

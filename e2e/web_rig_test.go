@@ -397,12 +397,13 @@ func (u *webUse) run(t testing.TB, script string) string {
 
 // click clicks on an element of the page. Firefox drops what a user does to a
 // document that has been on the screen for less than 100 ms and three frames
-// (dom.input_events.security), so that comes first.
+// (dom.input_events.security), so that comes first. Other browsers' pages are
+// all of the screen and do not say where they are on it.
 func (u *webUse) click(t testing.TB, selector string) {
 	t.Helper()
 	var x, y int
 	at := u.run(t, fmt.Sprintf("for (let i = 0; i < 5; i++) await new Promise(requestAnimationFrame); await new Promise((go) => setTimeout(go, 150)); "+
-		"const r = document.querySelector(%q).getBoundingClientRect(); return Math.round(mozInnerScreenX + r.x + Math.min(40, r.width / 2)) + ' ' + Math.round(mozInnerScreenY + r.y + r.height / 2)", selector))
+		"const r = document.querySelector(%q).getBoundingClientRect(); return Math.round((globalThis.mozInnerScreenX ?? screenX) + r.x + Math.min(40, r.width / 2)) + ' ' + Math.round((globalThis.mozInnerScreenY ?? screenY) + r.y + r.height / 2)", selector))
 	if _, err := fmt.Sscan(at, &x, &y); err != nil {
 		t.Fatalf("%s is at %q: %v", selector, at, err)
 	}

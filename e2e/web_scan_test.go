@@ -74,13 +74,25 @@ func TestWebCanary(t *testing.T) {
 	if got := s.Logins(); len(got) != 2 || got[0].Password != s.Config.Password || !got[1].OK {
 		t.Fatalf("the site received %+v", got)
 	}
+	w.nowhere(t, u, map[string]map[string]string{"the password": written(s.Config.Password), "the first password": written(first.Config.Password),
+		"the seed": written(seed), "the seed's key": {"bytes": string(key)}})
+	// The only holder. It may have wiped it; where it is found, it is there.
+	u.end(t)
+	if events, err := w.core.Admin.Audit(t.Context(), "limit=200"); err != nil || strings.Contains(fmt.Sprint(events), s.Config.Password) {
+		t.Errorf("the audit log has the password (%v)", err)
+	}
+}
+
+// nowhere scans every place but the webproxy while a session is open: none of
+// the secrets is in any, in none of the forms given; what the page itself keeps
+// is found, and what core must know.
+func (w *webWorld) nowhere(t *testing.T, u *webUse, secrets map[string]map[string]string) {
+	t.Helper()
 	control := "control-" + hex.EncodeToString([]byte(u.ID))[:24]
 	u.run(t, fmt.Sprintf("window.kept = %q; document.title = window.kept; localStorage.kept = window.kept; return 1", control))
 	id := w.containerOf(t, u)
-	secrets := map[string]map[string]string{"the password": written(s.Config.Password), "the first password": written(first.Config.Password),
-		"the seed": written(seed), "the seed's key": {"bytes": string(key)}}
 	needles := maps.Clone(secrets)
-	needles["the control"], needles["the target"] = written(control), map[string]string{"plain": s.name}
+	needles["the control"], needles["the target"] = written(control), map[string]string{"plain": u.site.name}
 	places := w.places(t, id)
 	found := map[string][]string{}
 	for _, p := range places {
@@ -96,8 +108,8 @@ func TestWebCanary(t *testing.T) {
 		}
 	}
 	t.Logf("scanned %d places; the control is in %d of them", len(places), len(found["the control"]))
-	if len(found["the control"]) == 0 {
-		t.Error("the scan does not find what is there")
+	if !slices.ContainsFunc(found["the control"], func(name string) bool { return strings.HasPrefix(name, "memory of process ") }) {
+		t.Error("the scan of the browser's memory does not find what is there")
 	}
 	if !slices.Contains(found["the target"], coreMemory) {
 		t.Error("the scan of core's memory does not find the name of a target that is in use")
@@ -111,11 +123,6 @@ func TestWebCanary(t *testing.T) {
 		for _, place := range found[what] {
 			t.Errorf("%s is in %s", what, place)
 		}
-	}
-	// The only holder. It may have wiped it; where it is found, it is there.
-	u.end(t)
-	if events, err := w.core.Admin.Audit(t.Context(), "limit=200"); err != nil || strings.Contains(fmt.Sprint(events), s.Config.Password) {
-		t.Errorf("the audit log has the password (%v)", err)
 	}
 }
 

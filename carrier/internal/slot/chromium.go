@@ -26,6 +26,12 @@ const (
 	policiesFile = policiesDir + "/caponier.json"
 )
 
+// parked is what a Chromium without a session may do. It heeds a change of its
+// policies only after some seconds, and a user's first click must not find files
+// forbidden that his target permits: what may pass is the carrier's to say at its
+// door, and a parked browser shows the carrier's own page alone.
+var parked = Settings{Uploads: true, Downloads: true}
+
 // makePolicies locks a Chromium down before it starts.
 func (s *Slot) makePolicies() error {
 	dir := filepath.Join(s.dir, policiesDir)
@@ -35,7 +41,7 @@ func (s *Slot) makePolicies() error {
 	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
 		return err
 	}
-	return s.restrict(Settings{})
+	return s.restrict(parked)
 }
 
 // restrict tells Chromium its policies; it looks at the directory.

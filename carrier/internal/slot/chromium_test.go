@@ -59,10 +59,10 @@ func TestPolicies(t *testing.T) {
 		if ca := p["CACertificates"].([]any); len(ca) != 1 || ca[0] != base64.StdEncoding.EncodeToString(root) {
 			t.Errorf("it believes %v", ca)
 		}
-		if p["AllowFileSelectionDialogs"] != false || p["DownloadRestrictions"] != 3.0 || p["FullscreenAllowed"] != !bars {
+		if p["AllowFileSelectionDialogs"] != true || p["DownloadRestrictions"] != 0.0 || p["FullscreenAllowed"] != !bars {
 			t.Errorf("parked, bars %t: %v", bars, p)
 		}
-		if block := p["URLBlocklist"].([]any); !slices.Contains(block, any("*")) || p["DeveloperToolsAvailability"] != 2.0 || p["IncognitoModeAvailability"] != 1.0 {
+		if block := p["URLBlocklist"].([]any); !slices.Contains(block, any("*")) || p["DeveloperToolsAvailability"] != 2.0 || p["IncognitoModeAvailability"] != 1.0 || p["PasswordLeakDetectionEnabled"] != false {
 			t.Errorf("the lock-down: %v", p)
 		}
 		for _, v := range []Settings{{Uploads: true, TimeZone: "Europe/Berlin"}, {Downloads: true, TimeZone: "../../run/x"}, {}} {

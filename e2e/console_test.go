@@ -135,6 +135,7 @@ func (w *world) furnish(t *testing.T) {
 	if r := w.ssh(t, "demo%deploy%billing-02", "true"); r.code == 0 {
 		t.Fatalf("a host that is not there answers: %v", r)
 	}
+	w.askedFor(t)
 	live := w.shell(t, dbA)
 	live.say(t, "tail -n 3 /etc/passwd")
 	until(t, 20*time.Second, "recordings are complete", func() error {
@@ -151,6 +152,57 @@ func (w *world) furnish(t *testing.T) {
 	})
 }
 
+// askedFor makes requests of web sessions that wait, or were decided on. They
+// come from a webproxy as a rule; none runs here.
+func (w *world) askedFor(t *testing.T) {
+	t.Helper()
+	var people struct {
+		Items []struct{ ID, Name string } `json:"items"`
+	}
+	if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/users?limit=100", nil, &people); err != nil {
+		t.Fatal(err)
+	}
+	id := map[string]string{}
+	for _, u := range people.Items {
+		id[u.Name] = u.ID
+	}
+	var sql strings.Builder
+	sql.WriteString(`.timeout 10000
+begin immediate;
+create temp table c as select * from connections where ended_at <> 0 limit 1;
+update c set id = 'con_approvals', kind = 'web', recording_id = '';
+insert into connections select * from c;
+insert into web_sessions (id, core_id, state, user_id, user_name, target_id, target_name, account, carrier_id, carrier_name, webproxy_id, webproxy_name, sealed_key,
+  recorded, recording_id, width, height, time_zone, warm, extended, opened_at, ended_at, end_reason, end_text)
+select id, 'another', 'live', user_id, user_name, target_id, 'wiki', '', '', '', '', '', x'', 0, '', 1280, 800, 'UTC', 0, 0, requested_at, 0, '', '' from c;
+`)
+	now := time.Now()
+	long := "https://erp.example.org/api/v2/tenants/eu-central/ledgers/2026/bookings/export?format=csv&columns=" + strings.Repeat("amount,cost_center,", 12) + "&token=***"
+	for i, a := range []struct{ who, target, account, method, url, kind, why, state, by, reason string }{
+		{"demo", "wiki", "editor", "DELETE", "https://wiki.example.org/admin/pages/4711", "", "Two look before a page goes.", "waiting", "", ""},
+		{"ben.okafor", "erp", "", "POST", long, "application/x-www-form-urlencoded", "Exports of the ledger leave the company, so somebody from finance has a look at who asks for them.", "waiting", "", ""},
+		{"admin", "wiki", "", "DELETE", "https://wiki.example.org/admin/users/12", "", "", "waiting", "", ""},
+		{"demo", "wiki", "editor", "DELETE", "https://wiki.example.org/admin/pages/17", "", "Two look before a page goes.", "approved", "anna.berg", "ticket 4711"},
+		{"ben.okafor", "erp", "", "POST", long, "application/json", "", "denied", "admin", "Not before the audit: ask again on Monday."},
+		{"demo", "wiki", "", "DELETE", "https://wiki.example.org/admin/pages/18", "", "", "expired", "", "Nobody decided in time."},
+		{"demo", "wiki", "", "DELETE", "https://wiki.example.org/admin/pages/19", "", "", "withdrawn", "", "Its user does not wait any more."},
+	} {
+		asked, decided, length := now.Add(-time.Duration(i)*time.Minute), int64(0), 0
+		if a.state != "waiting" {
+			decided = asked.Add(40 * time.Second).UnixMicro()
+		}
+		if a.kind != "" {
+			length = 1834
+		}
+		fmt.Fprintf(&sql, `insert into web_approvals values ('wap_%d', 'con_approvals', 'hold%d', '%s', '%s', '', '%s', '%s', '', '', '%s', '%s', '%s', %d, '', '%s *.example.org', '%s', '%s', %d, %d, %d, '%s', '%s', '%s');
+`, i, i, id[a.who], a.who, a.target, a.account, a.method, a.url, a.kind, length, a.method, a.why, a.state, asked.UnixMicro(), now.Add(time.Hour).UnixMicro(), decided, id[a.by], a.by, a.reason)
+	}
+	sql.WriteString("commit;\n")
+	if r := w.runIn(t, "core", sql.String(), nil, "sqlite3", "-bail", filepath.Join(w.core.Dir, "state", "core.db")); r.code != 0 || r.err != "" {
+		t.Fatal(r)
+	}
+}
+
 // webTargets makes one with a simple sign-in and one with an advanced one. No
 // carrier runs: opening them is refused in words.
 func (w *world) webTargets(t *testing.T) {
@@ -163,10 +215,12 @@ func (w *world) webTargets(t *testing.T) {
 	for _, target := range []m{
 		{"name": "wiki", "kind": "web", "comment": "Wiki of the company", "tags": []string{"web"}, "web": m{
 			"start_url": "https://wiki.example.org/", "browser": m{"max_s": 28800, "watermark": "{user}\n{date}"},
-			"policy": m{"learn": true, "allow": []m{{"host": "*.cdn.example.org", "methods": []string{"GET"}}}, "recipe": m{
-				"injections": []m{injection("username", "username"), injection("password", "password")},
-				"fills":      []m{{"origin": "https://wiki.example.org", "path": "/login$", "fields": []m{field("username"), field("password")}, "submit": "#go"}},
-			}},
+			"policy": m{"learn": true, "tls": m{"revocation": "soft", "responders": []string{"pki.example.org"}},
+				"approve": []m{{"host": "", "methods": []string{"DELETE"}, "path": "/admin/", "why": "Two look before a page goes."}},
+				"allow":   []m{{"host": "*.cdn.example.org", "methods": []string{"GET"}}}, "recipe": m{
+					"injections": []m{injection("username", "username"), injection("password", "password")},
+					"fills":      []m{{"origin": "https://wiki.example.org", "path": "/login$", "fields": []m{field("username"), field("password")}, "submit": "#go"}},
+				}},
 		}},
 		{"name": "erp", "kind": "web", "comment": "Hashes passwords in script", "web": m{
 			"start_url": "https://erp.example.org/", "policy": m{"tls": m{"min": "1.0", "legacy": true}, "recipe": m{

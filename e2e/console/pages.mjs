@@ -15,6 +15,11 @@ const first = async (context, path, pick = () => true) => {
 const pages = [
   { name: "signin", path: () => "/" },
   { name: "targets", as: "user", path: () => "/targets" },
+  { name: "approvals", as: "admin", path: () => "/approvals", ready: '[role="row"]:has-text("Waiting")' },
+  { name: "approvals-past", as: "admin", path: () => "/approvals?when=past" },
+  { name: "approvals-none", as: "admin", path: () => "/approvals", by: nothingWaits },
+  { name: "approve", as: "admin", path: () => "/approvals", by: ask(/^Approve DELETE/) },
+  { name: "deny", as: "admin", path: () => "/approvals", by: ask(/^Deny POST/) },
   { name: "connections", as: "admin", path: () => "/connections" },
   { name: "connection", as: "admin", path: async (c) => with_("/connections/", (await first(c, "/connections?limit=50", (x) => x.recording_id && x.state === "disconnected"))?.id) },
   { name: "recordings", as: "admin", path: () => "/recordings" },
@@ -53,6 +58,22 @@ const pages = [
 async function web(c, name, page) {
   const id = (await first(c, `/targets?kind=web&search=${name}`, (t) => t.name === name))?.id;
   return id && id + page;
+}
+
+// ask opens the dialog of a request that waits.
+function ask(name) {
+  return async (page) => {
+    await page.getByRole("button", { name }).locator("visible=true").first().click();
+    await page.getByRole("dialog").first().waitFor();
+  };
+}
+
+// nothingWaits has core answer so.
+async function nothingWaits(page) {
+  await page.route("**/api/v1/web-approvals?*", (route) => route.fulfill({ json: { items: [] } }));
+  await page.reload();
+  await settled(page);
+  await page.getByText("Nothing waits").waitFor();
 }
 
 function with_(prefix, id) {

@@ -59,7 +59,7 @@ function Body({ close, children, action, danger, reason, reasonLabel, run }: Pro
         {error !== undefined && <ErrorBox error={error} />}
         <Group justify="flex-end" gap="xs">
           <Button variant="default" onClick={close} data-autofocus={reason ? undefined : true}>Cancel</Button>
-          <Button type="submit" color={danger ? "red" : undefined} loading={busy} disabled={reason === "needed" && text.trim() === ""}>{action}</Button>
+          <Button type="submit" color={danger ? "red.9" : undefined} loading={busy} disabled={reason === "needed" && text.trim() === ""}>{action}</Button>
         </Group>
       </Stack>
     </form>

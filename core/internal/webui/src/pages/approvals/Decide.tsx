@@ -1,15 +1,16 @@
-import { Button, Group } from "@mantine/core";
+import { Button, Code, Group, Stack } from "@mantine/core";
 import { useQueryClient } from "@tanstack/react-query";
-import { useState } from "react";
+import { type ReactNode, useState } from "react";
 import { api, ask } from "~/api/client";
 import { Confirm } from "~/ui/Confirm";
-import { type Approval, key } from "./words";
+import { type Approval, bodyOf, key } from "./words";
 
 // Decide offers what may be done about a waiting request: approve or deny that
 // of somebody else, take back one's own.
 export function Decide({ a }: { a: Approval }) {
   const [open, setOpen] = useState<"approve" | "deny" | "withdraw">();
   const client = useQueryClient();
+  const close = () => setOpen(undefined);
   if (a.state !== "waiting" || !(a.may_decide || a.own)) return null;
   const path = { params: { path: { id: a.id } } };
   const run = async (reason: string) => {
@@ -25,15 +26,26 @@ export function Decide({ a }: { a: Approval }) {
       {a.may_decide && <Button size="compact-sm" onClick={() => setOpen("approve")} aria-label={`Approve ${what}`}>Approve</Button>}
       {a.may_decide && <Button size="compact-sm" variant="default" onClick={() => setOpen("deny")} aria-label={`Deny ${what}`}>Deny</Button>}
       {a.own && <Button size="compact-sm" variant="default" onClick={() => setOpen("withdraw")} aria-label={`Take back ${what}`}>Take back</Button>}
-      <Confirm opened={open === "approve"} close={() => setOpen(undefined)} title={`Approve ${a.user_name}'s request?`} action="Approve" reason="wanted" reasonLabel="Reason, shown to the user" run={run}>
-        {what} is sent to {a.target_name} once.
+      <Confirm opened={open === "approve"} close={close} title={`Approve ${a.user_name}'s request?`} action="Approve" reason="wanted" reasonLabel="Reason, shown to the user" run={run}>
+        <Request a={a}>It is sent to {a.target_name} once.</Request>
       </Confirm>
-      <Confirm opened={open === "deny"} close={() => setOpen(undefined)} title={`Deny ${a.user_name}'s request?`} action="Deny" danger reason="wanted" reasonLabel="Reason, shown to the user" run={run}>
-        {what} is not sent, and the user is told so.
+      <Confirm opened={open === "deny"} close={close} title={`Deny ${a.user_name}'s request?`} action="Deny" danger reason="wanted" reasonLabel="Reason, shown to the user" run={run}>
+        <Request a={a}>It is not sent, and the user is told so.</Request>
       </Confirm>
-      <Confirm opened={open === "withdraw"} close={() => setOpen(undefined)} title="Take this request back?" action="Take back" run={run}>
-        {what} is not sent.
+      <Confirm opened={open === "withdraw"} close={close} title="Take this request back?" action="Take back" run={run}>
+        <Request a={a}>It is not sent.</Request>
       </Confirm>
     </Group>
+  );
+}
+
+// Request is the whole of it: who decides must not have to guess the rest.
+function Request({ a, children }: { a: Approval; children: ReactNode }) {
+  return (
+    <Stack gap="xs">
+      <Code block tabIndex={0} aria-label="Request" mah={168} style={{ whiteSpace: "pre-wrap", overflowWrap: "anywhere", overflowY: "auto" }}>{a.method} {a.url}</Code>
+      <div>{bodyOf(a)} {children}</div>
+      {a.why && <div><b>Why it waits:</b> {a.why}</div>}
+    </Stack>
   );
 }

@@ -1,4 +1,4 @@
-import { Anchor, SegmentedControl, Text } from "@mantine/core";
+import { Anchor, Group, SegmentedControl, Stack, Text } from "@mantine/core";
 import { IconUserCheck } from "@tabler/icons-react";
 import { Link, useNavigate, useSearch } from "@tanstack/react-router";
 import { api, ask } from "~/api/client";
@@ -33,7 +33,7 @@ export default function Approvals() {
     { key: "who", header: "Who", width: "minmax(100px, 0.7fr)", render: (a) => <Two a={a.user_name} b={a.account ? `${a.account} on ${a.target_name}` : a.target_name} /> },
     { key: "what", header: "Request", width: "minmax(180px, 1.8fr)", render: (a) => <Two a={`${a.method} ${a.url}`} b={outcome(a) || a.why || a.rule} /> },
     { key: "since", header: "Asked", width: "100px", from: 700, render: (a) => <Ago at={a.asked_at} /> },
-    { key: "session", header: "Session", width: "90px", from: 1000, render: (a) => <Session a={a} watch={watch} /> },
+    { key: "session", header: "Session", width: "76px", from: 700, render: (a) => <Session a={a} watch={watch} /> },
     { key: "decide", header: "Decide", quiet: true, width: "170px", from: 700, align: "end", render: (a) => <Decide a={a} /> },
   ];
   return (
@@ -45,11 +45,15 @@ export default function Approvals() {
       <DataTable
         label="Requests" columns={columns} list={list} rowKey={(a) => a.id} rowHeight={56}
         compact={(a) => (
-          <div>
-            <Text size="sm" fw={600} style={{ overflowWrap: "anywhere" }}>{a.method} {a.url}</Text>
-            <Text size="sm" c="dimmed">{a.user_name} · {a.target_name} · <Ago at={a.asked_at} /> · {stateOf(a).label} {outcome(a)}</Text>
-            <Decide a={a} />
-          </div>
+          <Stack gap={4}>
+            <Text size="sm" fw={600} lineClamp={3} style={{ overflowWrap: "anywhere" }}>{a.method} {a.url}</Text>
+            <Text size="sm" c="dimmed">{a.user_name} · {a.target_name} · <Ago at={a.asked_at} /></Text>
+            <Text size="sm" c="dimmed">{outcome(a) || a.why || a.rule}</Text>
+            <Group gap="xs" justify="space-between">
+              <Group gap="sm"><StateBadge {...stateOf(a)} /><Session a={a} watch={watch} /></Group>
+              <Decide a={a} />
+            </Group>
+          </Stack>
         )}
         empty={<Empty icon={IconUserCheck} title={when ? "No requests yet" : "Nothing waits"}>{when ? undefined : "Requests appear here by themselves, as soon as somebody's session asks."}</Empty>}
       />

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { outcome, pathOf, stateOf } from "./words";
+import { bodyOf, outcome, pathOf, stateOf } from "./words";
 
 test("a URL loses its origin", () => {
   expect(pathOf("https://app.example:8443/admin/7?x=1")).toBe("/admin/7?x=1");
@@ -11,4 +11,10 @@ test("an outcome names who and why", () => {
   expect(outcome({ state: "expired", reason: "Nobody decided in time." })).toBe("Nobody decided in time.");
   expect(outcome({ state: "approved", decided_by: "anna" })).toBe("by anna");
   expect(stateOf({ state: "withdrawn" }).label).toBe("Taken back");
+});
+
+test("a body has a size and a type, or neither", () => {
+  expect(bodyOf({ length_bytes: 0 })).toBe("Nothing is sent along.");
+  expect(bodyOf({ length_bytes: -1 })).toBe("It has a body of unknown length.");
+  expect(bodyOf({ length_bytes: 12, content_type: "text/plain" })).toBe("It has a body of 12 B (text/plain).");
 });

@@ -1,4 +1,5 @@
 import type { Schemas } from "~/api/client";
+import { bytes } from "~/ui/Bytes";
 import type { Tone } from "~/ui/StateBadge";
 
 export type Approval = Schemas["WebaccessApproval"];
@@ -17,6 +18,13 @@ export const stateOf = (a: Pick<Approval, "state">) => words[a.state];
 export function outcome(a: Pick<Approval, "state" | "decided_by" | "reason">): string {
   const by = a.decided_by ? `by ${a.decided_by}` : "";
   return [by, a.reason].filter(Boolean).join(": ");
+}
+
+// bodyOf says what is sent along, in a sentence.
+export function bodyOf(a: Pick<Approval, "length_bytes" | "content_type">): string {
+  if (a.length_bytes === 0) return "Nothing is sent along.";
+  const what = a.content_type ? ` (${a.content_type})` : "";
+  return a.length_bytes < 0 ? `It has a body of unknown length${what}.` : `It has a body of ${bytes(a.length_bytes)}${what}.`;
 }
 
 // pathOf is a URL without its origin, which the target names already.

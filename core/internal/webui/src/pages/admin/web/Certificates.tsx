@@ -29,7 +29,7 @@ export function Certificates({ d, set, at }: Part) {
           </Alert>
         )}
         <SimpleGrid cols={{ base: 1, sm: 2 }} spacing="md">
-          <Select label="Revoked certificates" description="Without an answer of the authority." data={revocations} value={t.revocation ?? ""} onChange={(v) => change({ revocation: v || undefined })} allowDeselect={false} error={at("web.policy.tls.revocation")} />
+          <Select label="Revoked certificates" description="Whether a certificate's authority is asked if it took it back." data={revocations} value={t.revocation ?? ""} onChange={(v) => change({ revocation: v || undefined })} allowDeselect={false} error={at("web.policy.tls.revocation")} />
           {t.revocation && <TagsInput label="Ask these through the site" description="Internal OCSP services and hosts of revocation lists." placeholder="pki.example.org" value={t.responders ?? []} onChange={(list) => change({ responders: list.length ? list : undefined })} error={at("web.policy.tls.responders")} />}
         </SimpleGrid>
         <UnstyledButton fz="sm" c="var(--accent)" onClick={() => setMore(!more)} aria-expanded={more}>{more ? "Fewer settings" : "Old servers, another name"}</UnstyledButton>

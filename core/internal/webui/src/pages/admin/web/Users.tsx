@@ -32,7 +32,7 @@ export function Users({ d, set, at }: Part) {
         </div>
         <div>
           <Text fw={500} size="sm" mb={4} id="mode">Window</Text>
-          <SegmentedControl aria-labelledby="mode" value={b.mode ?? "kiosk"} onChange={(m) => change({ mode: m as "kiosk" | "bar" | "auto" })} data={[{ value: "kiosk", label: "The page alone" }, { value: "bar", label: "With address bar" }, { value: "auto", label: "Bar at the upper edge" }]} />
+          <SegmentedControl style={{ flexWrap: "wrap" }} aria-labelledby="mode" value={b.mode ?? "kiosk"} onChange={(m) => change({ mode: m as "kiosk" | "bar" | "auto" })} data={[{ value: "kiosk", label: "The page alone" }, { value: "bar", label: "With address bar" }, { value: "auto", label: "Bar at the upper edge" }]} />
         </div>
         <SimpleGrid cols={{ base: 1, xs: 2, md: 4 }} spacing="md">
           {size("clipboard_in", "Paste into it", 16 * mib)}

@@ -224,7 +224,7 @@ func TestTakeover(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	orphan, err := r.engine.Start(t.Context(), browser.Spec{Slot: "aaaabbbbccccdddd", Dir: dir, Screen: slot.Screen})
+	orphan, err := r.engine.Start(t.Context(), browser.Spec{Slot: "aaaabbbbccccdddd", Dir: dir, Screen: slot.Screen, Engine: r.what})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,8 +347,8 @@ func (r *rig) foreign() string {
 	return made.ID
 }
 
-// A browser that is closed ends the session as the user's doing; one that is
-// killed ends it as an error, and others do not notice.
+// A browser whose parts are killed ends its session as an error, and others do
+// not notice.
 func TestBrowserEnds(t *testing.T) {
 	r := newRig(t)
 	r.start()
@@ -362,13 +362,35 @@ func TestBrowserEnds(t *testing.T) {
 		}
 		return nil
 	})
+	if a.ctx.Err() != nil {
+		t.Error("the other one ended with it")
+	}
 	r.inside(a, "kill $(pidof firefox-esr)")
 	r.until(patience, "end", func() error {
-		if e, ok := r.core.end("con_a"); !ok || e.Reason != "user" {
+		if e, ok := r.core.end("con_a"); !ok || e.Reason != "error" {
 			return fmt.Errorf("%+v", e)
 		}
 		return nil
 	})
+}
+
+func TestLeft(t *testing.T) {
+	for _, c := range []struct {
+		c    browser.Container
+		want reason
+		text string
+	}{
+		{browser.Container{ID: "x"}, byUser, "closed"},
+		{browser.Container{ID: "x", ExitCode: 1}, byError, "unexpectedly"},
+		{browser.Container{ID: "x", ExitCode: 137}, byError, "stopped on its host"},
+		{browser.Container{ID: "x", ExitCode: 143}, byError, "stopped on its host"},
+		{browser.Container{ID: "x", ExitCode: 137, OOM: true}, byError, "memory"},
+		{browser.Container{}, byError, "removed on its host"},
+	} {
+		if why, text := left(c.c); why != c.want || !strings.Contains(text, c.text) {
+			t.Errorf("%+v: %s, %q", c.c, why, text)
+		}
+	}
 }
 
 // The machine's memory decides, and says so in words.

@@ -277,8 +277,12 @@ func (p *pool) up(s *slot.Slot) error {
 	ended := make(chan struct{})
 	p.m.wg.Go(func() {
 		for ctx.Err() == nil {
-			if _, err := s.Ended(ctx); err == nil {
+			_, err := s.Ended(ctx)
+			if err == nil {
 				close(ended)
+				return
+			}
+			if ctx.Err() != nil { // nobody waits any more
 				return
 			}
 			p.doubt()
@@ -336,12 +340,16 @@ func (p *pool) park(s *slot.Slot) {
 	p.mu.Unlock()
 	p.m.wg.Go(func() {
 		for ctx.Err() == nil {
-			if _, err := s.Ended(ctx); err != nil {
+			_, err := s.Ended(ctx)
+			if ctx.Err() != nil { // it was taken
+				return
+			}
+			if err != nil {
 				p.doubt()
 				pause(ctx, time.Second)
 				continue
 			}
-			if ctx.Err() == nil && p.drop(s) {
+			if p.drop(s) {
 				p.m.log.Warn("a parked browser ended", "slot", s.Name)
 				p.remove(s)
 				p.refill()

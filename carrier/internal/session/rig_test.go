@@ -205,6 +205,12 @@ func (r *rig) start() {
 		}
 		r.stop = nil
 	}
+	r.until(patience, "core says whom browsers trust", func() error {
+		if c := r.m.Capacity(); c.Problem == errNoRoot.Error() {
+			return errNoRoot
+		}
+		return nil
+	})
 }
 
 // patience is how long anything may take that must happen at all: it keeps a

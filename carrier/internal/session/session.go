@@ -315,17 +315,7 @@ func (l *live) watch() {
 		if l.ctx.Err() != nil {
 			return
 		}
-		why, text := byError, "The browser ended unexpectedly."
-		switch {
-		case c.OOM:
-			text = textStarved
-		case c.ID == "":
-			text = "The browser was removed on its host."
-		case c.ExitCode == 0:
-			why, text = byUser, "The browser was closed."
-		case c.ExitCode == 137 || c.ExitCode == 143:
-			text = "The browser was stopped on its host."
-		}
+		why, text := left(c)
 		detail := fmt.Sprintf("container ended, code %d", c.ExitCode)
 		if logs := l.slot.Logs(l.ctx); logs != "" && c.ExitCode != 0 {
 			l.log.Warn("container", "log", logs)
@@ -333,6 +323,22 @@ func (l *live) watch() {
 		l.m.end(l, why, text, detail)
 		return
 	}
+}
+
+// left is why a browser ended, by what became of its container, and that in
+// words.
+func left(c browser.Container) (reason, string) {
+	switch {
+	case c.OOM:
+		return byError, textStarved
+	case c.ID == "":
+		return byError, "The browser was removed on its host."
+	case c.ExitCode == 0:
+		return byUser, "The browser was closed."
+	case c.ExitCode == 137 || c.ExitCode == 143:
+		return byError, "The browser was stopped on its host."
+	}
+	return byError, "The browser ended unexpectedly."
 }
 
 const textStarved = "The page needed more memory than a session may use, and the browser was ended."

@@ -201,9 +201,11 @@ func (x *exchange) stream(ctx context.Context, body io.Reader, stages []stage, m
 			}
 		}
 		switch {
-		case err == io.EOF:
+		case err == io.EOF && ctx.Err() == nil:
 			return x.relax(rc)
 		case err != nil:
+			// Of a request that was cut, an end too: the server ends its
+			// answer when it is told, as if that were all.
 			return cutOff(ctx, err)
 		}
 	}

@@ -492,8 +492,8 @@ func TestHoldingRuleCuts(t *testing.T) {
 	defer resp.Body.Close()
 	<-started
 	r.put("con_1", 2, at+"/", webrule.Policy{Approve: adminApproval}, nil)
-	if _, err := io.ReadAll(resp.Body); err == nil {
-		t.Error("the answer looks complete")
+	if b, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("the answer looks complete: %s, %q", resp.Status, b)
 	}
 }
 

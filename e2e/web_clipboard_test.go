@@ -33,7 +33,7 @@ func TestWebClipboard(t *testing.T) {
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
 	u := w.open(t, s)
 	u.shows(t, "the page")
-	u.drive(t, "/note")
+	u.note(t)
 	noteIs(t, u, sha(""))
 	in := bigText(5 << 20)
 	if err := u.Screen.Paste(in); err != nil {
@@ -82,7 +82,7 @@ func TestWebClipboardForbidden(t *testing.T) {
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"clipboard_in": 0, "clipboard_out": 0}})
 	u := w.open(t, s)
 	u.shows(t, "the page")
-	u.drive(t, "/note")
+	u.note(t)
 	noteIs(t, u, sha(""))
 	if err := errors.Join(u.Screen.Paste("forbidden"), u.Screen.Press(harness.KeyControl, 'v'), u.Screen.Type("typed")); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestWebClipboardLimits(t *testing.T) {
 			s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"clipboard_in": way.in, "clipboard_out": way.out}})
 			u := w.open(t, s)
 			u.shows(t, "the page")
-			u.drive(t, "/note")
+			u.note(t)
 			noteIs(t, u, sha(""))
 			empty := "const n = document.getElementById('note'); n.value = ''; n.focus(); return 1"
 			for _, text := range []string{large, fits} {

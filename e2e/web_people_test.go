@@ -36,7 +36,7 @@ func TestWebWatchLockTerminate(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	u.drive(t, "/note")
+	u.note(t)
 	typed := func(want string) func() error {
 		return func() error {
 			if got := u.run(t, "return (document.getElementById('note')||{value:'?'}).value"); got != want {

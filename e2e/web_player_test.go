@@ -27,17 +27,11 @@ func TestWebPlayer(t *testing.T) {
 	s := w.site(t, sites.Config{Kind: sites.Form}, siteOptions{})
 	u := w.open(t, s)
 	u.signedIn(t)
-	u.drive(t, "/note")
-	until(t, 10*time.Second, "the note is there", func() error {
-		if got := u.run(t, "return location.pathname + ' ' + (document.activeElement||{}).id"); got != "/note note" {
-			return errors.New(got)
-		}
-		return nil
-	})
+	u.note(t)
 	if err := u.Screen.Type("for the auditor"); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 5*time.Second, "what was typed arrives", func() error {
+	until(t, patience, "what was typed arrives", func() error {
 		if got := u.run(t, "return document.getElementById('note').value"); got != "for the auditor" {
 			return errors.New(got)
 		}
@@ -48,7 +42,7 @@ func TestWebPlayer(t *testing.T) {
 		Status  string
 		Seconds float64 `json:"duration_s"`
 	}
-	until(t, 10*time.Second, "the recording is complete", func() error {
+	until(t, patience, "the recording is complete", func() error {
 		if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/recordings/"+u.RecordingID, nil, &rec); err != nil {
 			return err
 		}

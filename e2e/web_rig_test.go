@@ -412,6 +412,26 @@ func (u *webUse) click(t testing.TB, selector string) {
 	}
 }
 
+// note goes to the page with a field to type in.
+func (u *webUse) note(t testing.TB) {
+	t.Helper()
+	u.drive(t, "/note")
+	u.atNote(t)
+}
+
+// atNote waits for the field to type in and clicks it: Firefox drops keys, too,
+// that come sooner than 100 ms after a new page's first picture.
+func (u *webUse) atNote(t testing.TB) {
+	t.Helper()
+	until(t, patience, "the note is there", func() error {
+		if got := u.run(t, "return location.pathname + ' ' + (document.activeElement||{}).id"); got != "/note note" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	u.click(t, "#note")
+}
+
 // drive sends the page elsewhere.
 func (u *webUse) drive(t testing.TB, to string) {
 	t.Helper()

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -192,12 +193,14 @@ func (e *estate) rows(name string) []string {
 	return out
 }
 
-// tells reports whether a text has anything of a group in it, besides what was asked for.
+// tells reports whether a text has anything of a group in it, besides what was
+// asked for. Names are looked for as whole words: IDs are drawn at random, and
+// any four letters come up inside one some day.
 func (e *estate) tells(text, name, asked string) bool {
 	if asked != "" {
 		text = strings.ReplaceAll(text, asked, "")
 	}
-	return strings.Contains(text, name) || slices.ContainsFunc(e.all(name), func(id string) bool { return strings.Contains(text, id) })
+	return regexp.MustCompile(`\b`+name+`\b`).MatchString(text) || slices.ContainsFunc(e.all(name), func(id string) bool { return strings.Contains(text, id) })
 }
 
 func (e *estate) all(name string) []string {

@@ -182,10 +182,13 @@ const (
 	SSOChanged    Type = "sso.changed"
 	SSODeleted    Type = "sso.deleted"
 	SSOTested     Type = "sso.tested"
-	AnchorCreated Type = "anchor.created"
-	AnchorChanged Type = "anchor.changed"
-	AnchorDeleted Type = "anchor.deleted"
-	AnchorCRL     Type = "anchor.crl_loaded"
+	// SSOLogout: a provider said that a session ended there.
+	SSOLogout        Type = "sso.logout"
+	SSOLogoutRefused Type = "sso.logout_refused"
+	AnchorCreated    Type = "anchor.created"
+	AnchorChanged    Type = "anchor.changed"
+	AnchorDeleted    Type = "anchor.deleted"
+	AnchorCRL        Type = "anchor.crl_loaded"
 
 	PortOpened Type = "port.opened"
 	PortClosed Type = "port.closed"
@@ -286,6 +289,7 @@ var numbers = map[Type]uint32{
 
 	SetupCodeMade: 4000, SetupRefused: 4001, SSOCreated: 4002, SSOChanged: 4003, SSODeleted: 4004, SSOTested: 4005,
 	AnchorCreated: 4006, AnchorChanged: 4007, AnchorDeleted: 4008, AnchorCRL: 4009,
+	SSOLogout: 4010, SSOLogoutRefused: 4011,
 
 	PortOpened: 1900, PortClosed: 1901, PortDenied: 1902,
 

@@ -200,9 +200,9 @@ func TestMigrationBetweenAppliedOnes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, text := range []string{
-			`drop table login_failures`, `drop table certificate_anchors`, `drop table sso_identities`, `drop table sso_providers`,
+			`drop table sso_logouts`, `alter table sessions drop column provider_session`, `drop table login_failures`, `drop table certificate_anchors`, `drop table sso_identities`, `drop table sso_providers`,
 			`drop table setup_code`, `drop table spent_proofs`, `drop table passkeys`, `alter table sessions drop column provider`,
-			`delete from goose_db_version where version_id = 41`,
+			`delete from goose_db_version where version_id in (41, 210)`,
 		} {
 			if _, err := d.ExecContext(t.Context(), text); err != nil {
 				t.Fatal(err)

@@ -19,7 +19,7 @@ import (
 // publicOperations need no login. A new one is a decision: write it down here.
 var publicOperations = []string{
 	"get-openapi", "get-ssh-ca", "get-ssh-ca-krl", "get-ssh-ca-public-keys", "login", "oauth-token",
-	"get-login-options", "set-up", "begin-passkey-login", "login-passkey", "begin-sso", "finish-sso", "login-certificate",
+	"get-login-options", "set-up", "begin-passkey-login", "login-passkey", "begin-sso", "finish-sso", "sso-backchannel-logout", "login-certificate",
 }
 
 var parameter = regexp.MustCompile(`\{[^}]+\}`)

@@ -11,6 +11,7 @@ import (
 // person is what the claims of an ID token say about somebody.
 type person struct {
 	Subject       string
+	Session       string // the provider's name of its own session (sid), or ""
 	Name          string // a valid login name, or "" with NameWrong set
 	NameWrong     string // why the claim is no login name
 	DisplayName   string
@@ -27,6 +28,9 @@ const maxGroups = 5000
 // readClaims applies a provider's rules to the claims of a verified ID token.
 func readClaims(c ProviderConfig, claims map[string]any) person {
 	p := person{Subject: text(claims, "sub"), DisplayName: cutText(text(claims, c.DisplayClaim), 200), Email: text(claims, c.EmailClaim)}
+	if sid := text(claims, "sid"); len(sid) <= maxClaim {
+		p.Session = sid
+	}
 	if len(p.Email) > 254 || !strings.Contains(p.Email, "@") {
 		p.Email = ""
 	}
@@ -82,7 +86,7 @@ func lowerASCII(s string) string {
 
 // admits reports why the provider's rules do not let p in, or "".
 func (c ProviderConfig) admits(p person) string {
-	if p.Subject == "" || len(p.Subject) > 255 {
+	if p.Subject == "" || len(p.Subject) > maxClaim {
 		return "the provider does not say who it is (claim sub)"
 	}
 	if len(c.Domains) == 0 {

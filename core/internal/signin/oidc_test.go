@@ -137,6 +137,27 @@ func newIDP(t testing.TB, now func() time.Time, alg jose.SignatureAlgorithm) *id
 	return p
 }
 
+// logoutToken says that a session ended there (Back-Channel Logout 1.0 §2.4).
+func (p *idp) logoutToken(change func(obj)) string {
+	p.t.Helper()
+	claims := obj{"iss": p.srv.URL, "aud": "caponier", "iat": p.now().Unix(), "exp": p.now().Add(2 * time.Minute).Unix(), "jti": rand.Text(),
+		"events": obj{logoutEvent: obj{}}}
+	if change != nil {
+		change(claims)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	signer := p.signer
+	if p.forge {
+		signer = p.other
+	}
+	raw, err := jwt.Signed(signer).Claims(claims).Serialize()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return raw
+}
+
 // authorize is what the provider does with a person who has signed in there:
 // the parameters it sends the browser back with.
 func (p *idp) authorize(address string) url.Values {

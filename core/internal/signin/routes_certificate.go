@@ -102,7 +102,7 @@ func (s *Service) handleTicket(ctx context.Context, in *ticketInput) (*user.Logi
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.users.Answer(ctx, p, user.CookieSession, in.Agent, anchor)
+	out, err := s.users.Answer(ctx, p, user.CookieSession, in.Agent, user.Origin{Provider: anchor})
 	if err != nil {
 		return nil, err
 	}

@@ -148,7 +148,7 @@ func (s *Service) handlePasskeyLogin(ctx context.Context, in *passkeyLoginInput)
 	if agent == "" {
 		agent = in.Agent
 	}
-	return s.users.Answer(ctx, p, kind, agent, "")
+	return s.users.Answer(ctx, p, kind, agent, user.Origin{})
 }
 
 func (s *Service) handlePasskeys(ctx context.Context, in *idInput) (*passkeysOutput, error) {

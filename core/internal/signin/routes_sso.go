@@ -21,13 +21,14 @@ type ProviderView struct {
 	Enabled   bool           `json:"enabled"`
 	HasSecret bool           `json:"has_secret"`
 	Callback  string         `json:"callback" doc:"The redirect URI to register at the provider."`
+	LogoutURI string         `json:"logout_uri" doc:"The back-channel logout URI to register at the provider, so that a session that ends there ends here."`
 	Config    ProviderConfig `json:"config"`
 	CreatedAt time.Time      `json:"created_at"`
 	Version   int64          `json:"version"`
 }
 
 func (s *Service) showProvider(p Provider) ProviderView {
-	return ProviderView{ID: p.ID, Name: p.Name, Enabled: p.Enabled, HasSecret: p.HasSecret, Callback: s.callback(p),
+	return ProviderView{ID: p.ID, Name: p.Name, Enabled: p.Enabled, HasSecret: p.HasSecret, Callback: s.callback(p), LogoutURI: s.logoutAddress(p),
 		Config: p.Config, CreatedAt: p.CreatedAt, Version: p.Version}
 }
 
@@ -144,6 +145,9 @@ func (s *Service) ssoRoutes(f *api.Frame) {
 	const tag = "single-sign-on"
 	api.Register(f, op(http.MethodPost, "/login/sso/{provider}", "begin-sso", "Begin a single sign-on", "login", api.Public()), s.handleBeginSSO)
 	api.Register(f, op(http.MethodPost, "/login/sso/{provider}/callback", "finish-sso", "Finish a single sign-on with what the provider sent back; opens a console session", "login", api.Public()), s.handleFinishSSO)
+	logout := op(http.MethodPost, "/login/sso/{provider}/logout", "sso-backchannel-logout", "A single sign-on provider says that a session ended there (OpenID Connect Back-Channel Logout 1.0)", "login", api.Public())
+	logout.MaxBody, logout.Status = 64<<10, http.StatusOK
+	api.Register(f, logout, s.handleLogout)
 	api.Register(f, op(http.MethodGet, "/login/logout-url", "get-logout-url", "Where to go on after signing out, to sign out at the single sign-on provider, too", "login", api.Self()), s.handleLogoutURL)
 	api.Register(f, op(http.MethodGet, "/sso-providers", "list-sso-providers", "List single sign-on providers", tag, api.Needs(api.SettingsView)), s.handleProviders)
 	create := op(http.MethodPost, "/sso-providers", "create-sso-provider", "Add a single sign-on provider; needs every permission", tag, api.Needs(api.SettingsManage))
@@ -187,7 +191,7 @@ func (s *Service) handleFinishSSO(ctx context.Context, in *finishSSOInput) (*fin
 	}
 	failed := false
 	defer func() { done(failed) }()
-	b := in.Body
+	b, began := in.Body, s.now()
 	arrival := user.Arrival{Methods: []string{"sso"}, Source: source, Via: "console"}
 	p, f, who, err := s.finishSSO(ctx, in.Provider, in.Kept, answer{b.Code, b.State, b.Issuer, b.Error, b.Description})
 	if err == nil {
@@ -223,9 +227,18 @@ func (s *Service) handleFinishSSO(ctx context.Context, in *finishSSOInput) (*fin
 	if err != nil {
 		return nil, user.LoginProblem(err)
 	}
-	opened, err := s.users.Answer(ctx, principal, user.CookieSession, in.Agent, p.ID)
+	opened, err := s.users.Answer(ctx, principal, user.CookieSession, in.Agent, user.Origin{Provider: p.ID, Session: who.Session})
 	if err != nil {
 		return nil, err
+	}
+	if gone, err := s.loggedOutSince(ctx, p, who, began); err != nil || gone {
+		if err := s.users.CloseSession(ctx, audit.By(principal), principal.UserID, opened.Body.Session); err != nil {
+			return nil, err
+		}
+		if err != nil {
+			return nil, err
+		}
+		return nil, ssoProblem(403, "sso_logged_out", "You were signed out at "+p.Config.Label+" meanwhile.", "Begin again.")
 	}
 	out.SetCookie = append(out.SetCookie, opened.SetCookie...)
 	out.Body.ExpiresAt, out.Body.Session, out.Body.User = opened.Body.ExpiresAt, opened.Body.Session, opened.Body.User

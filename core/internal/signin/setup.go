@@ -159,7 +159,7 @@ func (s *Service) handleSetup(ctx context.Context, in *setupInput) (*user.LoginO
 	if err != nil {
 		return nil, user.LoginProblem(err)
 	}
-	return s.users.Answer(ctx, p, kind, in.Agent, "")
+	return s.users.Answer(ctx, p, kind, in.Agent, user.Origin{})
 }
 
 // setupBucket stands for the user name in the limits; no user can have it.

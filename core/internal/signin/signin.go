@@ -138,6 +138,9 @@ func (s *Service) Run(ctx context.Context) error {
 		if _, err := s.db.ExecContext(ctx, sqlSpentPurge, s.now().UnixMicro()); err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot tidy used challenges", "err", err)
 		}
+		if _, err := s.db.ExecContext(ctx, sqlLogoutsPurge, s.now().Add(-logoutsKept).UnixMicro()); err != nil && ctx.Err() == nil {
+			s.log.Warn("cannot tidy logouts of single sign-on providers", "err", err)
+		}
 		if err := s.offerSetup(ctx, false); err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot renew the set-up code", "err", err)
 		}

@@ -141,6 +141,8 @@ type metadata struct {
 	IssParameter bool     `json:"authorization_response_iss_parameter_supported"` // RFC 9207
 	JWKS         string   `json:"jwks_uri"`
 	Algorithms   []string `json:"id_token_signing_alg_values_supported"`
+	TellsLogout  bool     `json:"backchannel_logout_supported"`
+	TellsSession bool     `json:"backchannel_logout_session_supported"`
 }
 
 // callback is where a provider sends people back to; each has its own, so that

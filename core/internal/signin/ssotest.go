@@ -42,6 +42,7 @@ func (s *Service) test(ctx context.Context, p Provider) (bool, []Step, error) {
 		{"capabilities", t.capabilities, false},
 		{"client", t.clientSecret, false},
 		{"redirect", t.redirect, false},
+		{"logout", t.logout, false},
 	} {
 		began := time.Now()
 		text, fix, ok := step.run(ctx)
@@ -167,4 +168,16 @@ func (t *trial) clientSecret(ctx context.Context) (text, fix string, ok bool) {
 
 func (t *trial) redirect(context.Context) (text, fix string, ok bool) {
 	return "Register this redirect URI at the provider: " + t.s.callback(t.p), "", true
+}
+
+// logout is no fault when it is missing: sessions have limits of their own.
+func (t *trial) logout(context.Context) (text, fix string, ok bool) {
+	if !t.meta.TellsLogout {
+		return "The provider does not say that it tells when somebody signs out there (backchannel_logout_supported): sessions here live on to their own limits then.", "", true
+	}
+	text = "Register this back-channel logout URI at the provider, so that a session that ends there ends here: " + t.s.logoutAddress(t.p)
+	if !t.meta.TellsSession {
+		text += ". It names the person only: all sessions of his end at once."
+	}
+	return text, "", true
 }

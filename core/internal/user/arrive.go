@@ -103,10 +103,9 @@ type LoginOutput struct {
 }
 
 // Answer opens a session for a fresh login and answers with its secret, as a
-// cookie or in the body. provider is the single sign-on provider, or the
-// authority of the certificate, he came by, or "".
-func (s *Service) Answer(ctx context.Context, p *api.Principal, kind SessionKind, agent, provider string) (*LoginOutput, error) {
-	v, secret, err := s.openSession(ctx, p, kind, agent, provider)
+// cookie or in the body. from is what he came by.
+func (s *Service) Answer(ctx context.Context, p *api.Principal, kind SessionKind, agent string, from Origin) (*LoginOutput, error) {
+	v, secret, err := s.openSession(ctx, p, kind, agent, from)
 	if err != nil {
 		return nil, LoginProblem(err)
 	}

@@ -181,7 +181,7 @@ func (s *Service) SessionProvider(ctx context.Context, sessionID string) (string
 	if err != nil {
 		return "", fmt.Errorf("look at the session: %w", err)
 	}
-	return v.Provider, nil
+	return v.Origin.Provider, nil
 }
 
 // SelfOrPermitted resolves the {id} of a request to a user the caller may see

@@ -90,7 +90,7 @@ func (s *Service) handleLogin(ctx context.Context, in *loginInput) (*LoginOutput
 	if agent == "" {
 		agent = in.Agent
 	}
-	return s.Answer(ctx, p, kind, agent, "")
+	return s.Answer(ctx, p, kind, agent, Origin{})
 }
 
 // LoginProblem is what a person is told about a refused login.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,19 +50,27 @@ type Session struct {
 	ExpiresAt time.Time
 	RevokedAt time.Time
 
-	// Provider is the single sign-on provider, or the authority of the client
-	// certificate, it came by, or "".
-	Provider string
+	// Origin is what it came by.
+	Origin Origin
 
 	refusedSource string
 }
 
+// Origin is what a session came by that can end it.
+type Origin struct {
+	// Provider is the ID of the single sign-on provider, or of the authority of
+	// the client certificate, or "".
+	Provider string
+	// Session is the provider's own name of its session (claim sid), or "".
+	Session string
+}
+
 const sessionColumns = `s.id, s.user_id, s.kind, s.methods, s.mfa, s.source, s.refused_source, s.agent,
-s.created_at, s.seen_at, s.expires_at, s.revoked_at, s.provider`
+s.created_at, s.seen_at, s.expires_at, s.revoked_at, s.provider, s.provider_session`
 
 const (
 	sqlSessionInsert = `insert into sessions (id, user_id, hash, kind, methods, mfa, source, refused_source, agent,
-created_at, seen_at, expires_at, revoked_at, provider) values ($1, $2, $3, $4, $5, $6, $7, '', $8, $9, $9, $10, 0, $11)`
+created_at, seen_at, expires_at, revoked_at, provider, provider_session) values ($1, $2, $3, $4, $5, $6, $7, '', $8, $9, $9, $10, 0, $11, $12)`
 	sqlSessionByHash  = `select ` + sessionColumns + ` from sessions s where s.hash = $1`
 	sqlSessionByID    = `select ` + sessionColumns + ` from sessions s where s.id = $1`
 	sqlSessionsOfUser = `select ` + sessionColumns + ` from sessions s
@@ -73,7 +82,9 @@ where s.user_id = $1 and s.revoked_at = 0 and s.expires_at > $2 order by s.creat
 	sqlSessionsRevoke = `update sessions set revoked_at = $2 where user_id = $1 and revoked_at = 0 and id <> $3`
 	sqlSessionsBy     = `select distinct user_id from sessions where provider = $1 and revoked_at = 0 and expires_at > $2`
 	sqlSessionsEndBy  = `update sessions set revoked_at = $2 where provider = $1 and revoked_at = 0`
-	sqlSessionsPurge  = `delete from sessions where expires_at < $1`
+	sqlSessionsEndAt  = `update sessions set revoked_at = $2 where provider = $1 and revoked_at = 0
+and (provider_session = $3 and $3 <> '' or user_id = $4 and ($3 = '' or provider_session = '')) returning user_id`
+	sqlSessionsPurge = `delete from sessions where expires_at < $1`
 )
 
 // maxSessions bounds the live sessions of one user.
@@ -84,7 +95,7 @@ func scanSession(row scanner) (Session, error) {
 	var methods, source string
 	var created, seen, expires, revoked int64
 	err := row.Scan(&v.ID, &v.UserID, &v.Kind, &methods, &v.MFA, &source, &v.refusedSource, &v.Agent,
-		&created, &seen, &expires, &revoked, &v.Provider)
+		&created, &seen, &expires, &revoked, &v.Origin.Provider, &v.Origin.Session)
 	if err != nil {
 		return Session{}, db.Classify(err)
 	}
@@ -106,14 +117,14 @@ func hashSecret(secret string) string {
 
 // OpenSession makes a session of a fresh login and returns its secret.
 func (s *Service) OpenSession(ctx context.Context, p *api.Principal, kind SessionKind, agent string) (Session, string, error) {
-	return s.openSession(ctx, p, kind, agent, "")
+	return s.openSession(ctx, p, kind, agent, Origin{})
 }
 
-// openSession is OpenSession for a login by a single sign-on provider.
-func (s *Service) openSession(ctx context.Context, p *api.Principal, kind SessionKind, agent, provider string) (Session, string, error) {
+// openSession is OpenSession for a login that came by from.
+func (s *Service) openSession(ctx context.Context, p *api.Principal, kind SessionKind, agent string, from Origin) (Session, string, error) {
 	now := s.now()
 	v := Session{ID: newID("ses"), UserID: p.UserID, Kind: kind, Methods: p.Methods, MFA: p.MFA, Source: p.Source.Unmap(),
-		Provider: provider, Agent: cutText(agent, 200), CreatedAt: now, SeenAt: now, ExpiresAt: now.Add(settings.SessionAbsolute.Get(s.settings))}
+		Origin: from, Agent: cutText(agent, 200), CreatedAt: now, SeenAt: now, ExpiresAt: now.Add(settings.SessionAbsolute.Get(s.settings))}
 	secret := sessionPrefix + strings.ToLower(rand.Text())
 	methods, err := json.Marshal(v.Methods)
 	if err != nil {
@@ -136,7 +147,7 @@ func (s *Service) openSession(ctx context.Context, p *api.Principal, kind Sessio
 			return api.Conflict("too_many_sessions", "Sign out of older sessions first.")
 		}
 		_, err = tx.ExecContext(ctx, sqlSessionInsert, v.ID, v.UserID, hashSecret(secret), string(kind), string(methods), v.MFA,
-			addrText(v.Source), v.Agent, now.UnixMicro(), v.ExpiresAt.UnixMicro(), provider)
+			addrText(v.Source), v.Agent, now.UnixMicro(), v.ExpiresAt.UnixMicro(), from.Provider, from.Session)
 		if err != nil {
 			return err
 		}
@@ -302,10 +313,7 @@ func (s *Service) EndSessionsBy(ctx context.Context, tx *db.Tx, provider string)
 		return nil, errors.New("end sessions: by no provider")
 	}
 	now := s.now().UnixMicro()
-	users, err = query(ctx, tx, func(row scanner) (id string, err error) {
-		err = row.Scan(&id)
-		return id, err
-	}, sqlSessionsBy, provider, now)
+	users, err = query(ctx, tx, scanID, sqlSessionsBy, provider, now)
 	if err != nil {
 		return nil, fmt.Errorf("sessions by %.40s: %w", provider, err)
 	}
@@ -318,6 +326,32 @@ func (s *Service) EndSessionsBy(ctx context.Context, tx *db.Tx, provider string)
 		}
 	}
 	return users, nil
+}
+
+// EndSessionsAt ends, as part of tx, the sessions that a single sign-on provider
+// says have ended there: that of its own session's name, or, without one, every
+// session it brought of the user. A session whose name at the provider is not
+// known ends with any of its user's. userID may be "": nobody known here. It
+// returns whose they were, once for each session.
+func (s *Service) EndSessionsAt(ctx context.Context, tx *db.Tx, from Origin, userID string) (users []string, err error) {
+	if from.Provider == "" || from.Session == "" && userID == "" {
+		return nil, nil
+	}
+	users, err = query(ctx, tx, scanID, sqlSessionsEndAt, from.Provider, s.now().UnixMicro(), from.Session, userID)
+	if err != nil {
+		return nil, fmt.Errorf("end sessions of %.40s: %w", from.Provider, err)
+	}
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(users))) {
+		if err := tx.Notify(ctx, "user", id); err != nil {
+			return nil, err
+		}
+	}
+	return users, nil
+}
+
+func scanID(row scanner) (id string, err error) {
+	err = row.Scan(&id)
+	return id, err
 }
 
 // signOut ends every login of the user but the session keep.

@@ -79,6 +79,7 @@ type commands struct {
 	Connections connectionsCmd `cmd:"" help:"Live and past connections."`
 	Recordings  recordingsCmd  `cmd:"" help:"Recorded sessions."`
 	Approvals   approvalsCmd   `cmd:"" help:"Requests of web sessions that wait for a second person."`
+	Groups      groupsCmd      `cmd:"" help:"Access groups: divide sites, targets, roles and secrets between teams."`
 	Edges       edgesCmd       `cmd:"" help:"Edge nodes."`
 	Tokens      tokensCmd      `cmd:"" help:"Enrolment tokens for edge nodes."`
 	Explain     explainCmd     `cmd:"" help:"Say step by step why a target can or cannot be reached."`

@@ -140,6 +140,11 @@ func (e *env) session() (*client, *profile, error) {
 
 // open sends a request and returns the answer, whose body the caller closes.
 func (c *client) open(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	return c.send(ctx, method, path, "", in)
+}
+
+// send is open with an If-Match, unless that is empty.
+func (c *client) send(ctx context.Context, method, path, match string, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -157,6 +162,9 @@ func (c *client) open(ctx context.Context, method, path string, in any) (*http.R
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	}
+	if match != "" {
+		req.Header.Set("If-Match", match)
 	}
 	req.Header.Set("User-Agent", "caponier-cli/"+daemon.Version)
 	resp, err := c.http.Do(req)
@@ -197,7 +205,17 @@ const maxAnswer = 16 << 20
 
 // do sends a request and decodes the answer into out.
 func (c *client) do(ctx context.Context, method, path string, in, out any) error {
-	resp, err := c.open(ctx, method, path, in)
+	return c.exchange(ctx, method, path, "", in, out)
+}
+
+// change is do for something that was read at a version: core refuses when
+// somebody else changed it since.
+func (c *client) change(ctx context.Context, method, path string, version int64, in, out any) error {
+	return c.exchange(ctx, method, path, fmt.Sprintf("%q", fmt.Sprint(version)), in, out)
+}
+
+func (c *client) exchange(ctx context.Context, method, path, match string, in, out any) error {
+	resp, err := c.send(ctx, method, path, match, in)
 	if err != nil {
 		return err
 	}

@@ -78,6 +78,9 @@ func (w *world) browse(t *testing.T, script string, limit time.Duration, cfg map
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := w.net.Settled(t.Context(), "user"); err != nil {
+		t.Fatal(err)
+	}
 	cmd := w.net.Command(t.Context(), "user", node, path)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8"}
 	cmd.Stdin = bytes.NewReader(in)

@@ -44,12 +44,7 @@ func TestWebSession(t *testing.T) {
 	}
 	// A person's hands: a click on a link and keys.
 	u.click(t, `a[href="/note"]`)
-	until(t, patience, "the note is there", func() error {
-		if got := u.run(t, "return location.pathname + ' ' + (document.activeElement||{}).id"); got != "/note note" {
-			return errors.New(got)
-		}
-		return nil
-	})
+	u.atNote(t)
 	if err := u.Screen.Type("Typed By Hand 123"); err != nil {
 		t.Fatal(err)
 	}

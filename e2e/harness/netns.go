@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -90,6 +91,47 @@ func (n *Net) Plug(short, dev, at, bridge string, addrs ...string) error {
 		lines = append(lines, "addr add "+a+" dev "+dev)
 	}
 	return n.IP(short, append(lines, "link set "+dev+" up")...)
+}
+
+// Settled waits until every link of a namespace that is up has its own IPv6
+// address and none is checked for duplicates any more (RFC 4862 §5.4): browsers
+// give up what they load when an address comes.
+func (n *Net) Settled(ctx context.Context, short string) error {
+	return Until(ctx, time.Minute, "the addresses of "+short, func() error {
+		out, err := exec.CommandContext(ctx, "ip", "-n", n.NS(short), "-json", "-6", "addr").Output()
+		if err != nil {
+			return err
+		}
+		var links []struct {
+			Name  string `json:"ifname"`
+			State string `json:"operstate"`
+			Addrs []struct {
+				Scope     string `json:"scope"`
+				Tentative bool   `json:"tentative"`
+			} `json:"addr_info"`
+		}
+		if err := json.Unmarshal(out, &links); err != nil {
+			return err
+		}
+		joined := false
+		for _, l := range links {
+			own := l.Name == "" || l.Name == "lo" // without a name: it has none, and is down
+			for _, a := range l.Addrs {
+				if a.Tentative {
+					return fmt.Errorf("%s of %s checks its address", l.Name, short)
+				}
+				own = own || a.Scope == "link"
+			}
+			if !own {
+				return fmt.Errorf("%s of %s is %s and has no address of its own", l.Name, short, l.State)
+			}
+			joined = joined || l.Name != "" && l.Name != "lo"
+		}
+		if !joined {
+			return fmt.Errorf("no link of %s has an address of its own", short)
+		}
+		return nil
+	})
 }
 
 // Command prepares a program that runs inside a namespace.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -99,74 +98,31 @@ func (s *Service) handleOpen(ctx context.Context, in *openIn) (*sessionOut, erro
 		if err := s.denied(ctx, p, Request{Target: in.Body.Target, Client: client}, why); err != nil {
 			return nil, err
 		}
-		return nil, problem(why)
+		return nil, conn.Problem(why, "network target")
 	}
 	if !client.IsValid() {
 		return nil, api.Invalid(api.FieldError{Field: "client_ip", Message: "your address is not known here: give it"})
 	}
 	x, err := s.Open(ctx, p, Request{Target: in.Body.Target, Client: client, Reason: in.Body.Reason, UserAgent: in.UserAgent})
 	if err != nil {
-		return nil, problem(err)
+		return nil, conn.Problem(err, "network target")
 	}
 	out, err := s.show1(ctx, x.row.ID)
 	return &sessionOut{Body: out}, err
 }
 
-// problem puts a refusal into the caller's words.
-func problem(err error) error {
-	if r, ok := errors.AsType[*Refused](err); ok {
-		switch r.Status {
-		case 404:
-			return &api.Problem{Status: 404, Title: "There is no such network target.", Detail: r.Public, Code: r.Code}
-		case 409:
-			return api.Conflict(r.Code, r.Public)
-		case 503:
-			return api.Unavailable(r.Code, r.Public)
-		}
-		return api.Denied(r.Code, r.Public)
-	}
-	if l, ok := errors.AsType[*conn.LimitError](err); ok {
-		return api.Unavailable("connection_limit", l.Public)
-	}
-	if errors.Is(err, conn.ErrDraining) {
-		return api.Unavailable("draining", "This core is shutting down.")
-	}
-	return err
-}
-
-type listIn struct {
-	api.PageIn
-	All    bool   `query:"all" doc:"also sessions that have ended"`
-	Target string `query:"target" maxLength:"64" doc:"id or name"`
-	Mine   bool   `query:"mine" doc:"only your own"`
-}
-
 type listOut struct{ Body api.Page[*Session] }
 
-type position struct {
-	At int64  `json:"a"`
-	ID string `json:"i"`
-}
-
-func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) {
-	p := api.PrincipalFrom(ctx)
-	scope := p.Scope(api.ConnectionsView)
-	if in.Mine {
-		scope = access.Scope{}
-	}
-	after := position{At: math.MaxInt64}
-	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
+func (s *Service) handleList(ctx context.Context, in *conn.SessionsIn) (*listOut, error) {
+	args, err := in.Args(ctx)
+	if err != nil {
 		return nil, err
 	}
-	ended := 0
-	if in.All {
-		ended = 1
-	}
-	xs, err := db.Collect(ctx, s.cfg.DB, s.scanShown, listSQL, p.UserID, ended, in.Target, after.At, after.ID, in.Limit+1, scope.Text())
+	xs, err := db.Collect(ctx, s.cfg.DB, s.scanShown, listSQL, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list network sessions: %w", err)
 	}
-	return &listOut{Body: api.Paged(xs, in.Limit, func(x *Session) any { return position{At: x.OpenedAt.UnixMicro(), ID: x.ID} })}, nil
+	return &listOut{Body: conn.NewestPage(xs, in.Limit, func(x *Session) (time.Time, string) { return x.OpenedAt, x.ID })}, nil
 }
 
 // visible returns a session of the caller's, or any with the permission.
@@ -204,16 +160,7 @@ func (s *Service) handleClose(ctx context.Context, in *api.ConnectionIDIn) (*str
 	if err != nil {
 		return nil, err
 	}
-	p := api.PrincipalFrom(ctx)
-	text := "You closed the session."
-	if p.UserID != x.UserID {
-		text = "An administrator closed the session."
-	}
-	err = s.cfg.Conns.Terminate(ctx, x.ID, p, text)
-	if errors.Is(err, db.ErrConflict) {
-		return nil, api.Conflict("ended", "The session has ended already.")
-	}
-	return nil, err
+	return nil, s.cfg.Conns.Close(ctx, x.ID, x.UserID == api.PrincipalFrom(ctx).UserID)
 }
 
 // presenceOut is the answer to presence.

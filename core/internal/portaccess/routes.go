@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"time"
 
@@ -99,40 +98,21 @@ type ListIn struct {
 
 type listOut struct{ Body api.Page[*Session] }
 
-type position struct {
-	At int64  `json:"a"`
-	ID string `json:"i"`
-}
-
 func (s *Service) handleList(ctx context.Context, in *ListIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
-	after := position{At: math.MaxInt64}
-	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
+	after, err := conn.ReadPosition(in.Cursor)
+	if err != nil {
 		return nil, err
 	}
 	closed := 0
 	if in.All {
 		closed = 1
 	}
-	rows, err := s.cfg.DB.QueryContext(ctx, listSQL, p.UserID, closed, after.At, after.ID, in.Limit+1, p.Scope(api.ConnectionsView).Text())
+	xs, err := db.Collect(ctx, s.cfg.DB, scanSession, listSQL, p.UserID, closed, after.At, after.ID, in.Limit+1, p.Scope(api.ConnectionsView).Text())
 	if err != nil {
 		return nil, fmt.Errorf("list port sessions: %w", err)
 	}
-	defer rows.Close()
-	var xs []*Session
-	for rows.Next() {
-		x, err := scanSession(rows)
-		if err != nil {
-			return nil, fmt.Errorf("list port sessions: %w", err)
-		}
-		xs = append(xs, x)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list port sessions: %w", err)
-	}
-	return &listOut{Body: api.Paged(xs, in.Limit, func(x *Session) any {
-		return position{At: x.OpenedAt.UnixMicro(), ID: x.ConnectionID}
-	})}, nil
+	return &listOut{Body: conn.NewestPage(xs, in.Limit, func(x *Session) (time.Time, string) { return x.OpenedAt, x.ConnectionID })}, nil
 }
 
 // visible returns a session of the caller's, or any with the permission.
@@ -167,9 +147,5 @@ func (s *Service) handleClose(ctx context.Context, in *api.ConnectionIDIn) (*str
 	if err != nil {
 		return nil, err
 	}
-	err = s.cfg.Conns.Terminate(ctx, x.ConnectionID, api.PrincipalFrom(ctx), "The session was closed.")
-	if errors.Is(err, db.ErrConflict) {
-		return nil, api.Conflict("ended", "The session has ended already.")
-	}
-	return nil, err
+	return nil, conn.Over(s.cfg.Conns.Terminate(ctx, x.ConnectionID, api.PrincipalFrom(ctx), "The session was closed."))
 }

@@ -95,9 +95,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 	return nil
 }
 
-type scanner interface{ Scan(dest ...any) error }
-
-func scanSession(r scanner) (*Session, error) {
+func scanSession(r db.Scanner) (*Session, error) {
 	var x Session
 	var opened, expires, closed int64
 	err := r.Scan(&x.ConnectionID, &x.CoreID, &x.UserID, &x.UserName, &x.TargetID, &x.TargetName, &x.Account, &x.Host, &x.Port,

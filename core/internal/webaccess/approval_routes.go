@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
+	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
 	"caponier/shared/wire"
 )
@@ -102,8 +102,8 @@ func (s *Service) handleApprovals(ctx context.Context, in *approvalsIn) (*approv
 	if in.Mine {
 		scope = access.Scope{}
 	}
-	after := position{At: math.MaxInt64}
-	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
+	after, err := conn.ReadPosition(in.Cursor)
+	if err != nil {
 		return nil, err
 	}
 	rows, err := db.Collect(ctx, s.cfg.DB, scanApproval, approvalsSQL, p.UserID, scope.Text(), in.State, in.Session, after.At, after.ID, in.Limit+1)
@@ -115,7 +115,7 @@ func (s *Service) handleApprovals(ctx context.Context, in *approvalsIn) (*approv
 	for i, a := range rows {
 		list[i] = a.show(p, now)
 	}
-	return &approvalsOut{Body: api.Paged(list, in.Limit, func(a *Approval) any { return position{At: a.AskedAt.UnixMicro(), ID: a.ID} })}, nil
+	return &approvalsOut{Body: conn.NewestPage(list, in.Limit, func(a *Approval) (time.Time, string) { return a.AskedAt, a.ID })}, nil
 }
 
 // readApproval finds one that p sees.
@@ -184,7 +184,7 @@ func (s *Service) decideOn(ctx context.Context, in *decisionIn, state wire.Appro
 		if why.Code == hidden {
 			return nil, api.Missing("request for approval", in.ID)
 		}
-		return nil, problem(why)
+		return nil, conn.Problem(why, "web target")
 	}
 	return &approvalOut{a.show(p, s.cfg.Now())}, nil
 }

@@ -98,11 +98,11 @@ func (s *Service) handleProxy(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.work.Done()
-	if !x.enterClient() {
+	if !x.enter(&x.clients, maxClients) {
 		s.fail(w, r, api.Unavailable("connection_limit", "The session has too many connections."))
 		return
 	}
-	defer x.leaveClient()
+	defer x.leave(&x.clients)
 	_, proxy := x.pair()
 	st, err := s.cfg.Fleet.OpenStream(r.Context(), proxy, wire.Preface{Kind: wire.StreamDial, Network: "tcp", Connection: x.row.ID, Dest: wire.SessionProxy})
 	if err != nil {
@@ -147,28 +147,6 @@ func (x *session) relay(r *http.Request, c *websocket.Conn, st tunnel.Stream) {
 
 // maxClients bounds the connections of one session's clients.
 const maxClients = 128
-
-func (x *session) enterClient() bool {
-	x.s.mu.Lock()
-	defer x.s.mu.Unlock()
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.s.sockets >= maxSockets || x.clients >= maxClients {
-		return false
-	}
-	x.s.sockets++
-	x.clients++
-	return true
-}
-
-func (x *session) leaveClient() {
-	x.mu.Lock()
-	x.clients--
-	x.mu.Unlock()
-	x.s.mu.Lock()
-	x.s.sockets--
-	x.s.mu.Unlock()
-}
 
 // asked notes that a client of the session sent a request, for its idle time.
 func (x *session) asked() {

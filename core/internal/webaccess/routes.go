@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
 
-	"caponier/core/internal/access"
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/conn"
@@ -112,32 +110,9 @@ func (s *Service) handleOpen(ctx context.Context, in *openIn) (*sessionOut, erro
 		Width: in.Body.Width, Height: in.Body.Height, TimeZone: in.Body.TimeZone, API: in.Body.Mode == "api",
 	})
 	if err != nil {
-		return nil, problem(err)
+		return nil, conn.Problem(err, "web target")
 	}
 	return &sessionOut{Body: x.show(p)}, nil
-}
-
-// problem puts a refusal into the caller's words.
-func problem(err error) error {
-	if r, ok := errors.AsType[*Refused](err); ok {
-		switch r.Status {
-		case 409:
-			return api.Conflict(r.Code, r.Public)
-		case 503:
-			return api.Unavailable(r.Code, r.Public)
-		}
-		return api.Denied(r.Code, r.Public)
-	}
-	if l, ok := errors.AsType[*conn.LimitError](err); ok {
-		return api.Unavailable("connection_limit", l.Public)
-	}
-	if b, ok := errors.AsType[*conn.BlockedError](err); ok {
-		return api.Denied("locked", b.Public)
-	}
-	if errors.Is(err, conn.ErrDraining) {
-		return api.Unavailable("draining", "This core is shutting down.")
-	}
-	return err
 }
 
 // show is the session as p sees it.
@@ -209,35 +184,15 @@ func (w *row) show(p *api.Principal) *Session {
 	return v
 }
 
-type listIn struct {
-	api.PageIn
-	All    bool   `query:"all" doc:"also sessions that have ended"`
-	Target string `query:"target" maxLength:"64" doc:"id or name"`
-	Mine   bool   `query:"mine" doc:"only your own"`
-}
-
 type listOut struct{ Body api.Page[*Session] }
 
-type position struct {
-	At int64  `json:"a"`
-	ID string `json:"i"`
-}
-
-func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) {
+func (s *Service) handleList(ctx context.Context, in *conn.SessionsIn) (*listOut, error) {
 	p := api.PrincipalFrom(ctx)
-	scope := p.Scope(api.ConnectionsView)
-	if in.Mine {
-		scope = access.Scope{}
-	}
-	after := position{At: math.MaxInt64}
-	if err := api.DecodeCursor(in.Cursor, &after); err != nil {
+	args, err := in.Args(ctx)
+	if err != nil {
 		return nil, err
 	}
-	ended := 0
-	if in.All {
-		ended = 1
-	}
-	rows, err := db.Collect(ctx, s.cfg.DB, scanRow, listSQL, p.UserID, ended, in.Target, after.At, after.ID, in.Limit+1, scope.Text())
+	rows, err := db.Collect(ctx, s.cfg.DB, scanRow, listSQL, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list web sessions: %w", err)
 	}
@@ -249,7 +204,7 @@ func (s *Service) handleList(ctx context.Context, in *listIn) (*listOut, error) 
 			xs[i] = w.show(p)
 		}
 	}
-	return &listOut{Body: api.Paged(xs, in.Limit, func(x *Session) any { return position{At: x.CreatedAt.UnixMicro(), ID: x.ID} })}, nil
+	return &listOut{Body: conn.NewestPage(xs, in.Limit, func(x *Session) (time.Time, string) { return x.CreatedAt, x.ID })}, nil
 }
 
 // visible returns a session of the caller's, or any with the permission.
@@ -285,15 +240,7 @@ func (s *Service) handleClose(ctx context.Context, in *api.ConnectionIDIn) (*str
 	if err != nil {
 		return nil, err
 	}
-	text := "You closed the session."
-	if !x.Own {
-		text = "An administrator closed the session."
-	}
-	err = s.cfg.Conns.Terminate(ctx, x.ID, api.PrincipalFrom(ctx), text)
-	if errors.Is(err, db.ErrConflict) {
-		return nil, api.Conflict("ended", "The session has ended already.")
-	}
-	return nil, err
+	return nil, s.cfg.Conns.Close(ctx, x.ID, x.Own)
 }
 
 // own finds a live session that the caller's login opened. A token of the same

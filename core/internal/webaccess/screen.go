@@ -119,10 +119,10 @@ func (s *Service) view(r *http.Request, c *websocket.Conn) error {
 	if x.forClients() {
 		return &over{closeNotAllowed, "This session is for programs: it has no picture."}
 	}
-	if !x.enter() {
+	if !x.enter(&x.viewers, maxViewers) {
 		return &over{closeNotAllowed, "Too many windows show this session."}
 	}
-	defer x.leave()
+	defer x.leave(&x.viewers)
 	v := &viewer{s: s, x: x, c: c, watch: watch}
 	v.ctx, v.cancel = context.WithCancelCause(s.hard)
 	defer v.cancel(nil)
@@ -154,37 +154,29 @@ func (s *Service) notHere(ctx context.Context, p *api.Principal, id string) erro
 	return &over{closeAway, "The session is being taken over. One moment."}
 }
 
-func (x *session) enter() bool {
+// enter counts a socket of the session in n, which x.mu guards, unless core or
+// the session has as many as it may.
+func (x *session) enter(n *int, most int) bool {
 	x.s.mu.Lock()
-	full := x.s.sockets >= maxSockets
-	if !full {
-		x.s.sockets++
-	}
-	x.s.mu.Unlock()
-	if full {
+	defer x.s.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.s.sockets >= maxSockets || *n >= most {
 		return false
 	}
-	x.mu.Lock()
-	ok := x.viewers < maxViewers
-	if ok {
-		x.viewers++
-	}
-	x.mu.Unlock()
-	if !ok {
-		x.s.mu.Lock()
-		x.s.sockets--
-		x.s.mu.Unlock()
-	}
-	return ok
+	x.s.sockets++
+	*n++
+	return true
 }
 
-func (x *session) leave() {
-	x.mu.Lock()
-	x.viewers--
-	x.mu.Unlock()
+// leave undoes enter.
+func (x *session) leave(n *int) {
 	x.s.mu.Lock()
+	defer x.s.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	*n--
 	x.s.sockets--
-	x.s.mu.Unlock()
 }
 
 // viewer is one socket of a session: its owner's, or a watcher's.

@@ -210,16 +210,8 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	return s, nil
 }
 
-// Refused is an answer against a session. Code is stable, Public for the
-// user's eyes, Status the HTTP status that fits.
-type Refused struct {
-	Status int
-	Code   string
-	Public string
-}
-
-// Error implements error.
-func (e *Refused) Error() string { return e.Public }
+// Refused is an answer against a session.
+type Refused = conn.Refused
 
 // Count returns how many sessions are kept here, ending ones included.
 func (s *Service) Count() int {

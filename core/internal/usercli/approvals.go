@@ -32,34 +32,17 @@ type approvalsList struct {
 }
 
 func (l approvalsList) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
 	q := url.Values{}
 	if !l.All {
 		q.Set("state", "waiting")
 	}
-	items, err := c.all(e.ctx, "/web-approvals", q, maxListed)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[approvalItem](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, a := range list {
+	return list(e, "/web-approvals", q, maxListed, "ID STATE USER TARGET METHOD URL ASKED NOTE", func(a approvalItem) []string {
 		note := a.Why
 		if a.DecidedBy != "" || a.Reason != "" {
 			note = a.DecidedBy + " " + a.Reason
 		}
-		rows[i] = []string{a.ID, a.State, a.UserName, a.Target, a.Method, a.URL, when(a.AskedAt), note}
-	}
-	return e.table("ID\tSTATE\tUSER\tTARGET\tMETHOD\tURL\tASKED\tNOTE", rows)
+		return []string{a.ID, a.State, a.UserName, a.Target, a.Method, a.URL, when(a.AskedAt), note}
+	})
 }
 
 type approvalsApprove struct {

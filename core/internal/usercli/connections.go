@@ -36,10 +36,6 @@ type connectionsList struct {
 }
 
 func (l connectionsList) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
 	q := url.Values{}
 	if l.Live {
 		q.Set("live", "true")
@@ -47,29 +43,9 @@ func (l connectionsList) Run(e *env) error {
 	if l.Target != "" {
 		q.Set("target", l.Target)
 	}
-	items, err := c.all(e.ctx, "/connections", q, l.Limit)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[connection](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, k := range list {
-		rows[i] = []string{k.ID, when(k.RequestedAt), k.State, k.Kind, k.User, k.Target, k.Account, size(k.BytesIn), size(k.BytesOut), k.EndReason, k.RecordingID}
-	}
-	return e.table("ID BEGAN STATE KIND USER TARGET ACCOUNT IN OUT ENDED RECORDING", rows)
-}
-
-func nonNil(items []json.RawMessage) []json.RawMessage {
-	if items == nil {
-		return []json.RawMessage{}
-	}
-	return items
+	return list(e, "/connections", q, l.Limit, "ID BEGAN STATE KIND USER TARGET ACCOUNT IN OUT ENDED RECORDING", func(k connection) []string {
+		return []string{k.ID, when(k.RequestedAt), k.State, k.Kind, k.User, k.Target, k.Account, size(k.BytesIn), size(k.BytesOut), k.EndReason, k.RecordingID}
+	})
 }
 
 type connectionsShow struct {
@@ -101,8 +77,5 @@ func (t connectionsEnd) Run(e *env) error {
 	if err := c.do(e.ctx, http.MethodDelete, "/connections/"+url.PathEscape(t.ID), nil, nil); err != nil {
 		return err
 	}
-	if e.json {
-		return e.printJSON(map[string]string{"terminated": t.ID})
-	}
-	return e.printf("%s ended\n", t.ID)
+	return e.done("terminated", t.ID, t.ID, "ended")
 }

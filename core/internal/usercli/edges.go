@@ -35,30 +35,13 @@ type edgeNode struct {
 type edgesList struct{}
 
 func (edgesList) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	items, err := c.all(e.ctx, "/edges", nil, maxListed)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[edgeNode](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, n := range list {
+	return list(e, "/edges", nil, maxListed, "ID NAME KIND SITE HEALTH TRANSPORT RTT RELAYED BUILD SEEN WARNINGS", func(n edgeNode) []string {
 		rtt := ""
 		if n.Tunnel.Transport != "" {
 			rtt = strconv.FormatFloat(n.Tunnel.RTT, 'f', 1, 64) + "ms"
 		}
-		rows[i] = []string{n.ID, n.Name, n.Kind, n.Site, n.Health, n.Tunnel.Transport, rtt, strconv.Itoa(n.Tunnel.Relayed), n.Tunnel.Build, when(n.LastSeen), strings.Join(n.Warnings, "; ")}
-	}
-	return e.table("ID NAME KIND SITE HEALTH TRANSPORT RTT RELAYED BUILD SEEN WARNINGS", rows)
+		return []string{n.ID, n.Name, n.Kind, n.Site, n.Health, n.Tunnel.Transport, rtt, strconv.Itoa(n.Tunnel.Relayed), n.Tunnel.Build, when(n.LastSeen), strings.Join(n.Warnings, "; ")}
+	})
 }
 
 type edgesRevoke struct {
@@ -73,10 +56,7 @@ func (r edgesRevoke) Run(e *env) error {
 	if err := c.do(e.ctx, http.MethodPost, "/edges/"+url.PathEscape(r.ID)+"/revoke", nil, nil); err != nil {
 		return err
 	}
-	if e.json {
-		return e.printJSON(map[string]string{"revoked": r.ID})
-	}
-	return e.printf("%s revoked\n", r.ID)
+	return e.done("revoked", r.ID, r.ID, "revoked")
 }
 
 type tokensCmd struct {
@@ -98,26 +78,9 @@ type enrolmentToken struct {
 type tokensList struct{}
 
 func (tokensList) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	items, err := c.all(e.ctx, "/enrolment-tokens", nil, maxListed)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[enrolmentToken](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, t := range list {
-		rows[i] = []string{t.ID, t.Kind, t.Site, t.State, fmt.Sprintf("%d/%d", t.Uses, t.MaxUses), when(t.ExpiresAt)}
-	}
-	return e.table("ID KIND SITE STATE USED EXPIRES", rows)
+	return list(e, "/enrolment-tokens", nil, maxListed, "ID KIND SITE STATE USED EXPIRES", func(t enrolmentToken) []string {
+		return []string{t.ID, t.Kind, t.Site, t.State, fmt.Sprintf("%d/%d", t.Uses, t.MaxUses), when(t.ExpiresAt)}
+	})
 }
 
 type tokensCreate struct {
@@ -184,8 +147,5 @@ func (t tokensRevoke) Run(e *env) error {
 	if err := c.do(e.ctx, http.MethodDelete, "/enrolment-tokens/"+url.PathEscape(t.ID), nil, nil); err != nil {
 		return err
 	}
-	if e.json {
-		return e.printJSON(map[string]string{"revoked": t.ID})
-	}
-	return e.printf("%s revoked\n", t.ID)
+	return e.done("revoked", t.ID, t.ID, "revoked")
 }

@@ -57,49 +57,35 @@ type accessGroup struct {
 type groupsList struct{}
 
 func (groupsList) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	items, err := c.all(e.ctx, "/access-groups", nil, maxListed)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[accessGroup](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, g := range list {
-		rows[i] = []string{g.Name, g.ID, when(g.CreatedAt), g.Comment}
-	}
-	return e.table("NAME ID CREATED COMMENT", rows)
+	return list(e, "/access-groups", nil, maxListed, "NAME ID CREATED COMMENT", func(g accessGroup) []string {
+		return []string{g.Name, g.ID, when(g.CreatedAt), g.Comment}
+	})
 }
 
-// group finds a group by name or ID, with what is in it.
-func (e *env) group(c *client, ref string) (g accessGroup, raw json.RawMessage, err error) {
-	id, err := e.named(c, "/access-groups", nil, ref)
+// group logs in and finds a group by name or ID, with what is in it.
+func (e *env) group(ref string) (c *client, g accessGroup, raw json.RawMessage, err error) {
+	if c, _, err = e.session(); err != nil {
+		return nil, g, nil, err
+	}
+	id, err := e.named(c, "/access-groups", ref)
 	if err != nil {
-		return g, nil, err
+		return nil, g, nil, err
 	}
 	if id == "" {
-		return g, nil, &hinted{err: fmt.Errorf("there is no access group %s", ref), hint: "caponier groups lists those in which you may do anything", code: ExitNotFound}
+		return nil, g, nil, &hinted{err: fmt.Errorf("there is no access group %s", ref), hint: "caponier groups lists those in which you may do anything", code: ExitNotFound}
 	}
 	if err := c.do(e.ctx, http.MethodGet, "/access-groups/"+url.PathEscape(id), nil, &raw); err != nil {
-		return g, nil, err
+		return nil, g, nil, err
 	}
 	if err := json.Unmarshal(raw, &g); err != nil {
-		return g, nil, fmt.Errorf("read the answer: %w", err)
+		return nil, g, nil, fmt.Errorf("read the answer: %w", err)
 	}
-	return g, raw, nil
+	return c, g, raw, nil
 }
 
 // named is the ID of the item of a list that has the name or the ID, or "".
-func (e *env) named(c *client, path string, query url.Values, ref string) (string, error) {
-	items, err := c.all(e.ctx, path, query, maxListed)
+func (e *env) named(c *client, path, ref string) (string, error) {
+	items, err := c.all(e.ctx, path, nil, maxListed)
 	if err != nil {
 		return "", err
 	}
@@ -120,11 +106,7 @@ type groupsShow struct {
 }
 
 func (s groupsShow) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	g, raw, err := e.group(c, s.Group)
+	_, g, raw, err := e.group(s.Group)
 	if err != nil {
 		return err
 	}
@@ -177,11 +159,7 @@ func (r groupsRename) Run(e *env) error {
 	if r.Name == "" && r.Comment == nil {
 		return &daemon.UsageError{Text: "say the new name, or --comment", Hint: "caponier groups rename plant factory"}
 	}
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	g, _, err := e.group(c, r.Group)
+	c, g, _, err := e.group(r.Group)
 	if err != nil {
 		return err
 	}
@@ -202,21 +180,14 @@ type groupsDelete struct {
 }
 
 func (d groupsDelete) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	g, _, err := e.group(c, d.Group)
+	c, g, _, err := e.group(d.Group)
 	if err != nil {
 		return err
 	}
 	if err := c.change(e.ctx, http.MethodDelete, "/access-groups/"+url.PathEscape(g.ID), g.Version, nil, nil); err != nil {
 		return err
 	}
-	if e.json {
-		return e.printJSON(map[string]string{"deleted": g.ID})
-	}
-	return e.printf("%s deleted\n", plain(g.Name))
+	return e.done("deleted", g.ID, g.Name, "deleted")
 }
 
 type groupsMove struct {
@@ -251,18 +222,14 @@ var movable = map[string]struct {
 }
 
 func (m groupsMove) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	to, _, err := e.group(c, m.Group)
+	c, to, _, err := e.group(m.Group)
 	if err != nil {
 		return err
 	}
 	how := movable[m.Kind]
 	ref := m.Name
 	if !how.byName {
-		if ref, err = e.named(c, how.path, nil, m.Name); err != nil {
+		if ref, err = e.named(c, how.path, m.Name); err != nil {
 			return err
 		}
 		if ref == "" {
@@ -326,11 +293,7 @@ type anchorsList struct {
 }
 
 func (a anchorsList) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	g, _, err := e.group(c, a.Group)
+	c, g, _, err := e.group(a.Group)
 	if err != nil {
 		return err
 	}
@@ -344,18 +307,9 @@ func (a anchorsList) Run(e *env) error {
 func anchorsOf(g accessGroup) string { return "/access-groups/" + url.PathEscape(g.ID) + "/anchors" }
 
 func (e *env) printAnchors(items []json.RawMessage) error {
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[anchorItem](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, a := range list {
-		rows[i] = []string{a.ID, a.Subject, when(a.NotAfter), a.Fingerprint}
-	}
-	return e.table("ID SUBJECT UNTIL SHA-256", rows)
+	return printItems(e, items, "ID SUBJECT UNTIL SHA-256", func(a anchorItem) []string {
+		return []string{a.ID, a.Subject, when(a.NotAfter), a.Fingerprint}
+	})
 }
 
 type anchorsAdd struct {
@@ -382,11 +336,7 @@ func (a anchorsAdd) Run(e *env) error {
 	if !strings.Contains(string(pem), "-----BEGIN CERTIFICATE-----") {
 		return &daemon.UsageError{Text: a.File + " holds no PEM certificate", Hint: "openssl x509 -in FILE converts from other forms"}
 	}
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	g, _, err := e.group(c, a.Group)
+	c, g, _, err := e.group(a.Group)
 	if err != nil {
 		return err
 	}
@@ -403,19 +353,12 @@ type anchorsRemove struct {
 }
 
 func (a anchorsRemove) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	g, _, err := e.group(c, a.Group)
+	c, g, _, err := e.group(a.Group)
 	if err != nil {
 		return err
 	}
 	if err := c.do(e.ctx, http.MethodDelete, anchorsOf(g)+"/"+url.PathEscape(a.ID), nil, nil); err != nil {
 		return err
 	}
-	if e.json {
-		return e.printJSON(map[string]string{"removed": a.ID})
-	}
-	return e.printf("%s removed\n", plain(a.ID))
+	return e.done("removed", a.ID, a.ID, "removed")
 }

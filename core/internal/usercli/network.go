@@ -344,28 +344,11 @@ type networkList struct {
 }
 
 func (l networkList) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
 	q := url.Values{}
 	if !l.All {
 		q.Set("mine", "true")
 	}
-	items, err := c.all(e.ctx, "/network-sessions", q, maxListed)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[netSession](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, s := range list {
-		rows[i] = []string{s.ID, s.Target, s.User, s.Client, s.State, when(s.OpenedAt), size(s.BytesOut), size(s.BytesIn)}
-	}
-	return e.table("ID TARGET USER CLIENT STATE OPENED OUT IN", rows)
+	return list(e, "/network-sessions", q, maxListed, "ID TARGET USER CLIENT STATE OPENED OUT IN", func(s netSession) []string {
+		return []string{s.ID, s.Target, s.User, s.Client, s.State, when(s.OpenedAt), size(s.BytesOut), size(s.BytesIn)}
+	})
 }

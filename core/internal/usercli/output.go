@@ -3,6 +3,7 @@ package usercli
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -31,6 +32,51 @@ func (e *env) table(heading string, rows [][]string) error {
 		fmt.Fprintln(w, strings.Join(r, "\t"))
 	}
 	return w.Flush()
+}
+
+// list prints what a list of core holds: as it is in JSON, else a row for each
+// item.
+func list[T any](e *env, path string, query url.Values, limit int, heading string, row func(T) []string) error {
+	c, _, err := e.session()
+	if err != nil {
+		return err
+	}
+	items, err := c.all(e.ctx, path, query, limit)
+	if err != nil {
+		return err
+	}
+	return printItems(e, items, heading, row)
+}
+
+func printItems[T any](e *env, items []json.RawMessage, heading string, row func(T) []string) error {
+	if e.json {
+		return e.printJSON(nonNil(items))
+	}
+	all, err := decodeAll[T](items)
+	if err != nil {
+		return err
+	}
+	rows := make([][]string, len(all))
+	for i, v := range all {
+		rows[i] = row(v)
+	}
+	return e.table(heading, rows)
+}
+
+// nonNil is a list that is [] in JSON when it is empty.
+func nonNil(items []json.RawMessage) []json.RawMessage {
+	if items == nil {
+		return []json.RawMessage{}
+	}
+	return items
+}
+
+// done says what was done to something: {"key": "id"} in JSON, else "name word".
+func (e *env) done(key, id, name, word string) error {
+	if e.json {
+		return e.printJSON(map[string]string{key: id})
+	}
+	return e.printf("%s %s\n", plain(name), word)
 }
 
 // plain keeps text from the server from steering the terminal.

@@ -45,27 +45,10 @@ type recordingsList struct {
 }
 
 func (l recordingsList) Run(e *env) error {
-	c, _, err := e.session()
-	if err != nil {
-		return err
-	}
-	items, err := c.all(e.ctx, "/recordings", nil, l.Limit)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[recordingInfo](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, r := range list {
+	return list(e, "/recordings", nil, l.Limit, "ID BEGAN STATUS LENGTH SIZE USER TARGET ACCOUNT", func(r recordingInfo) []string {
 		length := (time.Duration(r.Duration*1000) * time.Millisecond).Round(100 * time.Millisecond).String()
-		rows[i] = []string{r.ID, when(r.StartedAt), r.Status, length, size(r.Size), r.User, r.Target, r.Account}
-	}
-	return e.table("ID BEGAN STATUS LENGTH SIZE USER TARGET ACCOUNT", rows)
+		return []string{r.ID, when(r.StartedAt), r.Status, length, size(r.Size), r.User, r.Target, r.Account}
+	})
 }
 
 // cast opens the asciicast of a recording.
@@ -267,18 +250,9 @@ func (r recordingsFiles) Run(e *env) error {
 	if err != nil {
 		return err
 	}
-	if e.json {
-		return e.printJSON(nonNil(items))
-	}
-	list, err := decodeAll[transferredFile](items)
-	if err != nil {
-		return err
-	}
-	rows := make([][]string, len(list))
-	for i, f := range list {
-		rows[i] = []string{f.ID, when(f.StoredAt), f.Direction, size(f.Size), f.Status, f.SHA256, f.Path}
-	}
-	return e.table("ID AT DIRECTION SIZE COPY SHA256 PATH", rows)
+	return printItems(e, items, "ID AT DIRECTION SIZE COPY SHA256 PATH", func(f transferredFile) []string {
+		return []string{f.ID, when(f.StoredAt), f.Direction, size(f.Size), f.Status, f.SHA256, f.Path}
+	})
 }
 
 func transferred(e *env, recording string) ([]json.RawMessage, error) {

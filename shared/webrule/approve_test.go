@@ -35,6 +35,8 @@ func TestApproval(t *testing.T) {
 		{"encoded", "POST", "app.test", "/%61dmin/x", NeedsApproval, "first"},
 		{"dots", "POST", "app.test", "/x/../admin/x", NeedsApproval, "first"},
 		{"empty segments", "POST", "app.test", "//admin", NeedsApproval, "first"},
+		{"other case", "POST", "app.test", "/Admin/x", NeedsApproval, "first"},
+		{"other case of an exact path", "PUT", "files.test", "/pub/X", NeedsApproval, "third"},
 		{"path parameter", "POST", "app.test", "/admin;v=1/x", NeedsApproval, "first"},
 		{"denied stays denied", "DELETE", "app.test", "/admin/keys/1", Denied, ""},
 		{"denied by another reading", "DELETE", "app.test", "/admin//keys", Denied, ""},

@@ -34,6 +34,8 @@ const (
 	Malformed Reason = "malformed"
 	// NeedsApproval: it may leave when a second person has approved it.
 	NeedsApproval Reason = "needs_approval"
+	// Locked: the session is; no rule says so.
+	Locked Reason = "locked"
 )
 
 // Text tells a person about the reason.
@@ -49,6 +51,8 @@ func (r Reason) Text() string {
 		return "its path can be understood in more than one way"
 	case NeedsApproval:
 		return "it needs the approval of a second person"
+	case Locked:
+		return "the session is locked"
 	}
 	return "it is not a valid request"
 }
@@ -251,7 +255,7 @@ func (c *Compiled) Decide(r Request) Verdict {
 			unclear = true
 			return false
 		}
-		if under(path.plain, d.path) || under(path.merged, d.path) || under(path.bare, d.path) {
+		if path.under(d.path) {
 			v.Rule = d.n
 			return true
 		}
@@ -301,7 +305,7 @@ func (c *Compiled) holds(e Endpoint, method string, path paths) (held *Approval)
 		if !a.at(e) || !a.method(method) {
 			return false
 		}
-		if a.path == "" || !path.clear || under(path.plain, a.path) || under(path.merged, a.path) || under(path.bare, a.path) {
+		if a.path == "" || !path.clear || path.under(a.path) {
 			held = &c.Approve[a.n]
 		}
 		return held != nil

@@ -17,9 +17,9 @@ type paths struct {
 // normalPath reads a raw (percent-encoded) path: unreserved characters are
 // decoded, the digits of the other encodings are upper case, dot segments are
 // removed (RFC 3986 §6.2.2). Not clear are encoded slashes, backslashes, dots
-// and NULs behind a second encoding, path parameters on dot segments, dot
-// segments beside empty ones, broken encodings and bytes that do not belong
-// into a path.
+// and NULs behind a second encoding, overlong UTF-8, path parameters on dot
+// segments, dot segments beside empty ones, broken encodings and bytes that do
+// not belong into a path.
 func normalPath(raw string) paths {
 	p := paths{clear: len(raw) <= maxPath}
 	if raw == "" {
@@ -53,7 +53,8 @@ func normalPath(raw string) paths {
 		case unreserved(d):
 			b.WriteByte(d)
 		default:
-			if d == '/' || d == '\\' || d < ' ' || d == 0x7f || d == ';' || d == '%' && encodesAgain(raw[i+3:]) {
+			// 0xc0 and 0xc1 only begin overlong forms (RFC 3629 §3), of a slash or dot.
+			if d == '/' || d == '\\' || d < ' ' || d == 0x7f || d == ';' || d == 0xc0 || d == 0xc1 || d == '%' && encodesAgain(raw[i+3:]) {
 				p.clear = false
 			}
 			b.WriteByte('%')
@@ -150,17 +151,34 @@ func encodesAgain(s string) bool {
 	return false
 }
 
+// under reports whether any reading of a path is covered by pattern, letters of
+// either case alike, as many servers take them: for rules that refuse or hold.
+func (p paths) under(pattern string) bool {
+	return underFold(p.plain, pattern) || underFold(p.merged, pattern) || underFold(p.bare, pattern)
+}
+
 // under reports whether path is covered by pattern: a prefix by whole
 // segments, or with a final "$" the path itself. pattern is normal.
 func under(path, pattern string) bool {
 	if exact, ok := strings.CutSuffix(pattern, "$"); ok {
 		return path == exact
 	}
-	if pattern == "" || pattern == "/" {
-		return true
-	}
 	rest, ok := strings.CutPrefix(path, pattern)
-	return ok && (rest == "" || rest[0] == '/' || pattern[len(pattern)-1] == '/')
+	return pattern == "" || pattern == "/" || ok && whole(pattern, rest)
+}
+
+// underFold is under without regard to the case of letters.
+func underFold(path, pattern string) bool {
+	if exact, ok := strings.CutSuffix(pattern, "$"); ok {
+		return strings.EqualFold(path, exact)
+	}
+	n := len(pattern)
+	return pattern == "" || pattern == "/" || n <= len(path) && strings.EqualFold(path[:n], pattern) && whole(pattern, path[n:])
+}
+
+// whole reports whether a path of pattern and rest has a segment's end between them.
+func whole(pattern, rest string) bool {
+	return rest == "" || rest[0] == '/' || pattern[len(pattern)-1] == '/'
 }
 
 const upperHex = "0123456789ABCDEF"

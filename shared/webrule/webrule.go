@@ -45,7 +45,8 @@ type Rule struct {
 	Methods []string `json:"methods,omitempty"`
 	// Path is a prefix by whole segments ("/admin" covers /admin/x, not
 	// /administrator); a final "$" makes it exact. Matched after RFC 3986
-	// §6.2.2 normalisation of the raw path; ambiguous encodings are refused.
+	// §6.2.2 normalisation of the raw path; ambiguous encodings are refused. In
+	// Deny and Approve letters of either case are alike.
 	Path string `json:"path,omitempty"`
 	// Site reaches these hosts through the extenders of another site than the
 	// target's (P11); "-" means directly.

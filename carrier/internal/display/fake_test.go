@@ -571,6 +571,61 @@ func TestNothingStaysPressed(t *testing.T) {
 	})
 }
 
+// A blocked combination is blocked in whatever way it is pressed: by two
+// windows together, or by other keysyms of the same keys.
+func TestBlockedKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newFakeX(t, 100, 100)
+		var blocked []Combination
+		for _, k := range []string{"Ctrl+N", "Ctrl+Shift+Delete", "Alt+F4", "F1"} {
+			c, err := ParseCombination(k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			blocked = append(blocked, c)
+		}
+		r := display(t, x.dial, func(c *Config) { c.Policy.Blocked = blocked }).started()
+		one, two := r.view(peerOptions{ViewOptions: owner}), r.view(peerOptions{ViewOptions: owner})
+		const ctrl, shift, alt, meta, super = 0xffe3, 0xffe1, 0xffe9, 0xffe7, 0xffeb
+		for _, c := range []struct {
+			name    string
+			mods    []uint32
+			sym     uint32
+			by      *peer // of the key
+			arrives bool
+		}{
+			{"Ctrl+N", []uint32{ctrl}, 'n', one, false},
+			{"Ctrl in one window, N in the other", []uint32{ctrl}, 'n', two, false},
+			{"Ctrl and the keysym U+006E", []uint32{ctrl}, 0x100006e, one, false},
+			{"Ctrl and the keysym U+004E", []uint32{ctrl}, 0x100004e, one, false},
+			{"the keypad's Delete", []uint32{ctrl, shift}, 0xff9f, one, false},
+			{"Alt+F4", []uint32{alt}, 0xffc1, one, false},
+			{"Meta, which shares Alt's bit", []uint32{meta}, 0xffc1, one, false},
+			{"the keypad's F1", nil, 0xff91, one, false},
+			{"N alone", nil, 'n', one, true},
+			{"Super+N", []uint32{super}, 'n', one, true},
+			{"Ctrl+M", []uint32{ctrl}, 'm', two, true},
+		} {
+			told := len(r.eventsOf(KeyBlocked))
+			for _, m := range c.mods {
+				one.send(rfb.AppendKey(nil, rfb.Key{Sym: m}, true, false))
+			}
+			pass(time.Second)
+			before := len(x.said(rfb.MessageKey))
+			c.by.send(rfb.AppendKey(nil, rfb.Key{Sym: c.sym}, true, false))
+			pass(time.Second)
+			if n := len(x.said(rfb.MessageKey)) - before; (n > 0) != c.arrives || (len(r.eventsOf(KeyBlocked)) > told) == c.arrives {
+				t.Errorf("%s: %d keys arrive", c.name, n)
+			}
+			c.by.send(rfb.AppendKey(nil, rfb.Key{Sym: c.sym}, false, false))
+			for _, m := range c.mods {
+				one.send(rfb.AppendKey(nil, rfb.Key{Sym: m}, false, false))
+			}
+			pass(time.Second)
+		}
+	})
+}
+
 // The end comes in the middle of an update: the recording's last picture is the
 // last one there was, and a whole one.
 func TestEndsWithTheLastPicture(t *testing.T) {

@@ -91,19 +91,43 @@ func (c Combination) String() string {
 	return fmt.Sprintf("%s0x%x", b.String(), c.Sym)
 }
 
-// modOf says which modifier a keysym is.
+// modOf says which modifier a keysym is to applications: the key Meta shares its
+// bit (Mod1) with Alt, what people call Meta or Windows is Super.
 func modOf(sym uint32) Mods {
 	switch sym {
 	case 0xffe3, 0xffe4:
 		return Ctrl
-	case 0xffe9, 0xffea:
+	case 0xffe7, 0xffe8, 0xffe9, 0xffea:
 		return Alt
 	case 0xffe1, 0xffe2:
 		return Shift
-	case 0xffe7, 0xffe8, 0xffeb, 0xffec:
+	case 0xffeb, 0xffec:
 		return Meta
 	}
 	return 0
+}
+
+// keypad are the keysyms of the keypad that are other keys to applications.
+var keypad = map[uint32]uint32{
+	0xff80: 0x20, 0xff89: 0xff09, 0xff8d: 0xff0d, 0xff91: 0xffbe, 0xff92: 0xffbf, 0xff93: 0xffc0, 0xff94: 0xffc1,
+	0xff95: 0xff50, 0xff96: 0xff51, 0xff97: 0xff52, 0xff98: 0xff53, 0xff99: 0xff54, 0xff9a: 0xff55, 0xff9b: 0xff56, 0xff9c: 0xff57,
+	0xff9e: 0xff63, 0xff9f: 0xffff, 0xffab: '+',
+}
+
+// plainSym is the keysym as combinations name it: of the several by which X
+// knows a key the usual one, letters in lower case.
+func plainSym(sym uint32) uint32 {
+	const unicode = 0x0100_0000 // X11's keysyms of Unicode characters
+	if sym > unicode+' ' && sym <= unicode+'~' {
+		sym -= unicode
+	}
+	if k, ok := keypad[sym]; ok {
+		sym = k
+	}
+	if sym >= 'A' && sym <= 'Z' {
+		sym += 'a' - 'A'
+	}
+	return sym
 }
 
 // maxPressed bounds the keys one viewer holds down.
@@ -121,12 +145,11 @@ type press struct {
 	blocked bool
 }
 
-func (k *keyboard) mods(by *viewer) Mods {
-	var m Mods
+// mods are the modifiers that are down, whoever holds them: the X server knows
+// one keyboard.
+func (k *keyboard) mods() (m Mods) {
 	for _, p := range k.pressed {
-		if p.by == by {
-			m |= modOf(p.key.Sym)
-		}
+		m |= modOf(p.key.Sym)
 	}
 	return m
 }
@@ -151,10 +174,7 @@ func (d *Display) keyLocked(v *viewer, key rfb.Key, down bool) (send []byte, blo
 	if d.locked || len(d.keys.pressed) >= maxPressed*MaxViewers {
 		return nil, nil
 	}
-	c := Combination{Mods: d.keys.mods(v), Sym: key.Sym}
-	if c.Sym >= 'A' && c.Sym <= 'Z' {
-		c.Sym += 'a' - 'A'
-	}
+	c := Combination{Mods: d.keys.mods(), Sym: plainSym(key.Sym)}
 	p := press{by: v, key: key, blocked: slices.Contains(d.policy.Blocked, c)}
 	if i < 0 { // else it repeats
 		mine := 0

@@ -163,6 +163,9 @@ type WebProxySession struct {
 	// Issuer is the generation of issuing certificates in force (WebAuthority);
 	// a webproxy that has another asks for a new one first.
 	Issuer string `json:"issuer,omitempty"`
+	// Locked: nothing leaves. It is for sessions of API clients; the input of a
+	// browser is locked at its carrier.
+	Locked bool `json:"locked,omitempty"`
 }
 
 // WebAck answers a WebProxySession or an end.

@@ -140,6 +140,41 @@ func TestClientsIdle(t *testing.T) {
 	}
 }
 
+// A lock of a session for API clients reaches its webproxy, which is all there
+// is to lock; of a browser's session the webproxy hears nothing: its carrier does.
+func TestClientsLocked(t *testing.T) {
+	w := newWorld(t, dbtest.SQLite(t))
+	k := w.start()
+	carrier := k.node(wire.Carrier, "c1")
+	proxy := k.node(wire.WebProxy, "p1")
+	k.wiki(func(t *target.Target) { t.Web.API = true })
+	for mode, want := range map[string]bool{"api": true, "browser": false} {
+		s := k.open("eve", "wiki", map[string]any{"account": "alice", "mode": mode})
+		lock := func(what string) {
+			t.Helper()
+			var said string
+			if code := k.do("auditor", "POST", "/connections/"+s.ID+"/"+what, map[string]any{}, &said); code/100 != 2 {
+				t.Fatalf("%s: %d %s", what, code, said)
+			}
+		}
+		lock("lock")
+		if want {
+			eventually(t, "the webproxy locks it", func() bool { p, _ := proxy.forProxy(s.ID); return p.Locked })
+		} else {
+			eventually(t, "the carrier locks it", func() bool { c, _ := carrier.forCarrier(s.ID); return c.Locked })
+			if p, _ := proxy.forProxy(s.ID); p.Locked {
+				t.Error("a page that is only looked at loads no more")
+			}
+		}
+		lock("unlock")
+		eventually(t, "it is unlocked", func() bool {
+			p, _ := proxy.forProxy(s.ID)
+			c, _ := carrier.forCarrier(s.ID)
+			return !p.Locked && !c.Locked
+		})
+	}
+}
+
 // client connects to a session's proxy and returns the status.
 func (k *core) client(who, id string) (*websocket.Conn, int) {
 	k.t.Helper()

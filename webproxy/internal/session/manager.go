@@ -120,7 +120,7 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 	if err != nil {
 		return refuse(wire.CodeBadRequest, "the target's rules are not valid: %s", err)
 	}
-	rev := &Revision{Number: in.Revision, Carrier: in.Carrier, Site: in.Site, Policy: c, key: sha256.Sum256([]byte(in.Key)),
+	rev := &Revision{Number: in.Revision, Locked: in.Locked, Carrier: in.Carrier, Site: in.Site, Policy: c, key: sha256.Sum256([]byte(in.Key)),
 		Armed: len(p.Recipe.Injections) > 0 || p.Recipe.Login != nil, lease: cmp.Or(time.Duration(in.LeaseS)*time.Second, defaultLease)}
 	if in.ScanURL != "" {
 		if rev.Scan, err = icap.New(icap.Config{URL: in.ScanURL, Dial: icap.Through(m.scanner)}); err != nil {
@@ -145,6 +145,9 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 		s = m.newSession(in)
 	case s.rev.Load().Number >= in.Revision:
 		return wire.WebAck{Revision: s.rev.Load().Number} // said already
+	}
+	if old := s.rev.Load(); old != nil {
+		rev.Armed = rev.Armed || old.Armed
 	}
 	if old := s.rev.Load(); old != nil && old.Site == rev.Site && same(old.Policy, c) {
 		rev.Up = old.Up

@@ -47,8 +47,11 @@ type Revision struct {
 	Policy  *webrule.Compiled
 	Up      *upstream.Upstream
 	Scan    *icap.Client // nil: bodies are not scanned
-	// Armed: answers may hold a credential and are searched for it.
+	// Armed: answers may hold a credential and are searched for it. Once armed, a
+	// session stays so: what was used is known to its server.
 	Armed bool
+	// Locked: nothing leaves.
+	Locked bool
 
 	key   [sha256.Size]byte // hash of the key
 	lease time.Duration
@@ -190,7 +193,7 @@ func (s *Session) revise(rev *Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for l := range s.live {
-		if !l.may(rev.Policy) {
+		if rev.Locked || !l.may(rev.Policy) {
 			l.cancel(ErrRevoked)
 		}
 	}

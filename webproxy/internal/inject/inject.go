@@ -277,7 +277,12 @@ func (j *Injector) header(ctx context.Context, u *Use, in webrule.Injection, out
 	name := "Authorization"
 	switch in.Kind {
 	case webrule.Basic:
-		v = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.Username+":"+c.Password))
+		// Of a short password inside it nothing else is left to find.
+		token := base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + c.Password))
+		if err := j.c.Values.Add(token); err != nil {
+			return &Error{Public: "The credential cannot be protected from being shown: " + err.Error() + "."}
+		}
+		v = "Basic " + token
 	case webrule.Bearer:
 		v = "Bearer " + v
 	case webrule.Header:

@@ -53,7 +53,7 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response) error {
 		if isPage(x.kind) && isDocument(x.in) {
 			script = x.ses.Inject.Fill(&x.rev.Policy.Recipe, x.what)
 		}
-		switch enc := strings.ToLower(resp.Header.Get("Content-Encoding")); {
+		switch enc := strings.ToLower(strings.Join(resp.Header.Values("Content-Encoding"), ",")); {
 		case enc == "" || enc == "identity" || empty:
 		case enc == "gzip" || enc == "x-gzip":
 			z, err := gzip.NewReader(body)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -90,21 +91,53 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 }
 
 // methodHeaders are headers from which applications take another method than
-// the request line's.
-var methodHeaders = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
+// the request line's, pathHeaders those from which they take another path.
+// Interfaces like CGI (RFC 3875 §4.1.18) know no difference of - and _.
+var (
+	methodHeaders = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
+	pathHeaders   = []string{"X-Original-Url", "X-Rewrite-Url", "X-Original-Uri"}
+)
+
+// alike reports whether a header is one of some names to an application.
+func alike(header string, names []string) bool {
+	header = strings.ReplaceAll(header, "_", "-")
+	return slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(n, header) })
+}
+
+// overrides are the other methods that an application may take the request to
+// have, from methodHeaders or from the query's "_method". One inside a body is
+// not looked for.
+func overrides(r *http.Request) (methods []string) {
+	for pair := range strings.FieldsFuncSeq(r.URL.RawQuery, func(c rune) bool { return c == '&' || c == ';' }) {
+		k, v, _ := strings.Cut(pair, "=")
+		if name, err := url.QueryUnescape(k); err == nil && name == "_method" {
+			if v, err = url.QueryUnescape(v); err != nil {
+				v = "?" // no method: refused by every rule
+			}
+			methods = append(methods, strings.TrimSpace(v))
+		}
+	}
+	for name, vs := range r.Header {
+		if alike(name, methodHeaders) {
+			for _, v := range vs {
+				methods = append(methods, strings.TrimSpace(v))
+			}
+		}
+	}
+	slices.Sort(methods)
+	return slices.Compact(methods)
+}
 
 // decide is the strictest verdict on the request by the methods that an
-// application may take it to have: its own, and those of methodHeaders and of
-// the query's "_method". One inside a body is not looked for.
+// application may take it to have.
 func (x *exchange) decide() webrule.Verdict {
-	v := x.rev.Policy.Decide(x.what)
-	methods := x.in.URL.Query()["_method"]
-	for _, name := range methodHeaders {
-		methods = append(methods, x.in.Header[name]...)
+	if x.rev.Locked {
+		return webrule.Verdict{Reason: webrule.Locked, Rule: -1}
 	}
-	for _, method := range methods {
+	v := x.rev.Policy.Decide(x.what)
+	for _, method := range overrides(x.in) {
 		as := x.what
-		as.Method = strings.TrimSpace(method)
+		as.Method = method
 		if w := x.rev.Policy.Decide(as); v.Allowed() && !w.Allowed() || v.Held() && !w.Allowed() && !w.Held() {
 			v = w
 		}
@@ -243,6 +276,11 @@ func (x *exchange) outgoing(ctx context.Context) (*http.Request, error) {
 	for _, name := range hopByHop {
 		delete(out.Header, name)
 	}
+	for name := range out.Header {
+		if alike(name, pathHeaders) {
+			delete(out.Header, name) // what was decided on is the request line's
+		}
+	}
 	if trailers {
 		out.Header.Set("Te", "trailers")
 	}
@@ -300,6 +338,10 @@ func (x *exchange) blocked(v webrule.Verdict) {
 	fields := map[string]string{"method": clip(x.in.Method, 32), "url": x.url, "reason": string(v.Reason), "type": clip(x.in.Header.Get("Sec-Fetch-Dest"), 32)}
 	p := page{Title: "This page is not part of your session", Host: x.at.String(),
 		Text: "The request was refused: " + v.Reason.Text() + ".", Hint: "If you need it, ask your administrator."}
+	status := http.StatusForbidden
+	if v.Reason == webrule.Locked {
+		p.Title, p.Hint, status = "Your session is locked", "It goes on when an administrator unlocks it.", http.StatusLocked
+	}
 	if x.rev.Policy.Learn && v.Proposal != nil {
 		fields["learn"] = "true"
 		b, err := json.Marshal(v.Proposal)
@@ -311,7 +353,7 @@ func (x *exchange) blocked(v webrule.Verdict) {
 	if err := x.ses.Event("blocked", fields); err != nil {
 		x.s.c.Log.Debug("event", telemetry.KeySession, x.ses.ID, telemetry.KeyErr, err)
 	}
-	x.page(http.StatusForbidden, p)
+	x.page(status, p)
 }
 
 // found answers for a body in which the scanner found something. what is
@@ -327,8 +369,12 @@ func (x *exchange) found(blocked *http.Response, what string) {
 	x.page(http.StatusForbidden, page{Title: "The scanner refused this " + what, Host: x.at.String(), Text: "The content was judged harmful and was not passed on.", Hint: "If you think it is harmless, ask your administrator."})
 }
 
-// logURL is the URL as it is recorded: values of the query that look secret
-// are masked, and so is everything that was injected.
+// maxURL is how much of a URL is recorded, in bytes.
+const maxURL = 2 << 10
+
+// logURL is the URL as it is recorded, and shown to who decides on it: values
+// of the query that look secret are masked, and so is everything that was
+// injected. It is ASCII, and says when something is missing.
 func (x *exchange) logURL() string {
 	path := x.what.Path
 	if path == "" {
@@ -336,17 +382,41 @@ func (x *exchange) logURL() string {
 	}
 	s := x.at.Origin() + path
 	if q := x.in.URL.RawQuery; q != "" {
-		s += "?" + maskQuery(q)
+		s += "?" + printable(maskQuery(q))
 	}
 	s, _ = x.ses.Values.String(s)
-	return clip(s, 2<<10)
+	if missing := len(s) + max(0, len(x.in.URL.RawQuery)-maxQuery) - maxURL; missing > 0 {
+		// Whoever approves must not take a beginning for the whole.
+		mark := fmt.Sprintf("[and %d bytes more]", missing+maxMark)
+		s = clip(s, maxURL-maxMark) + mark
+	}
+	return s
+}
+
+// maxMark is the longest mark of a URL that was cut, maxQuery how much of a
+// query is looked at, in bytes.
+const (
+	maxMark  = 32
+	maxQuery = 8 << 10
+)
+
+// printable writes what is no printable ASCII as RFC 3986 §2.1 wants it: bytes
+// that steer terminals or turn lines around are text to who reads.
+func printable(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // maskQuery hides the values of a query that look secret.
 func maskQuery(raw string) string {
-	if len(raw) > 8<<10 {
-		raw = raw[:8<<10]
-	}
+	raw = raw[:min(len(raw), maxQuery)]
 	parts := strings.Split(raw, "&")
 	for i, p := range parts {
 		k, v, ok := strings.Cut(p, "=")

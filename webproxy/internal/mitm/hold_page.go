@@ -29,6 +29,13 @@ func (x *exchange) holdPage(ctx context.Context, h *held, ask wire.WebApprovalAs
 	if old != h {
 		h.cancel(nil)
 		if a, ok := x.s.holds.spend(old); ok {
+			// What leaves is what was approved. Cookies may have been renewed.
+			cookies := x.in.Header["Cookie"]
+			x.resume(old)
+			delete(x.in.Header, "Cookie")
+			if len(cookies) > 0 {
+				x.in.Header["Cookie"] = cookies
+			}
 			x.pass(ctx, a)
 			return
 		}
@@ -137,11 +144,16 @@ func (x *exchange) continued() {
 		return
 	}
 	defer done()
+	x.resume(h)
+	x.pass(ctx, a)
+}
+
+// resume makes the exchange that of a request that was held.
+func (x *exchange) resume(h *held) {
 	in := h.in.Clone(x.in.Context())
 	in.Body, in.ContentLength, in.TransferEncoding = io.NopCloser(bytes.NewReader(h.body)), int64(len(h.body)), nil
 	in.Proto, in.ProtoMajor, in.ProtoMinor, in.TLS = x.in.Proto, x.in.ProtoMajor, x.in.ProtoMinor, x.in.TLS
 	x.in = in
-	x.pass(ctx, a)
 }
 
 // heldState tells a held page how far its request is, and hears that it is

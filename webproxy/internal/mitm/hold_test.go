@@ -138,7 +138,7 @@ func TestHeldScript(t *testing.T) {
 		script := []string{"Sec-Fetch-Mode", "cors", "Sec-Fetch-Dest", "empty"}
 		got := r.later(c, "DELETE", at+"/admin/user?token=aGVsbG8tYWJjMTIzNDU2Nzg5", "body", append(script, "Content-Type", "text/x")...)
 		ask := r.asked(n)
-		sum := sha256.Sum256([]byte("DELETE\n" + at + "/admin/user?token=aGVsbG8tYWJjMTIzNDU2Nzg5\nbody"))
+		sum := sha256.Sum256([]byte("DELETE\n" + at + "/admin/user?token=aGVsbG8tYWJjMTIzNDU2Nzg5\ntext/x\nbody"))
 		if ask.Method != "DELETE" || ask.URL != at+"/admin/user?token=***" || ask.Length != 4 || ask.ContentType != "text/x" || ask.Page || ask.Digest != hex.EncodeToString(sum[:]) ||
 			ask.Why != "Two look at this." || ask.Rule != "every method every host/admin" {
 			t.Errorf("h2 %v: %+v", h2, ask)

@@ -467,6 +467,9 @@ func TestEchoesAreMasked(t *testing.T) {
 		case "/br":
 			w.Header().Set("Content-Encoding", "br")
 			fmt.Fprint(w, "whatever")
+		case "/twice":
+			w.Header()["Content-Encoding"] = []string{"identity", "br"}
+			fmt.Fprint(w, "whatever")
 		case "/chunks":
 			for _, b := range []byte("before " + text + " after") {
 				w.Write([]byte{b})
@@ -507,8 +510,10 @@ func TestEchoesAreMasked(t *testing.T) {
 			}
 		}
 	}
-	if got := r.do(c, "GET", at+"/br", "", "Accept-Encoding", "gzip, br"); got.status != 502 {
-		t.Errorf("an encoding that cannot be read: %+v", got)
+	for _, path := range []string{"/br", "/twice"} {
+		if got := r.do(c, "GET", at+path, "", "Accept-Encoding", "gzip, br"); got.status != 502 {
+			t.Errorf("%s: an encoding that cannot be read: %+v", path, got)
+		}
 	}
 	resp, err := c.Get(at + "/large?form=raw")
 	if err == nil {

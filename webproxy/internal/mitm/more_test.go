@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +35,10 @@ func TestWebsockets(t *testing.T) {
 		for {
 			kind, b, err := c.Read(req.Context())
 			if err != nil {
+				return
+			}
+			if string(b) == "bye" {
+				c.Close(websocket.StatusNormalClosure, "bye "+password)
 				return
 			}
 			if string(b) == "say it" {
@@ -83,6 +88,14 @@ func TestWebsockets(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", id, got, err, want)
 		}
 		if id != "con_2" {
+			// Scripts read the reason with which a server closes.
+			if err := c.Write(t.Context(), websocket.MessageText, []byte("bye")); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err := c.Read(t.Context())
+			if e, ok := errors.AsType[websocket.CloseError](err); !ok || e.Reason != "bye "+maskText {
+				t.Errorf("closed with %v", err)
+			}
 			continue
 		}
 		// One whose rule is gone is cut.

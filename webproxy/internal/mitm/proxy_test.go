@@ -67,7 +67,11 @@ func TestOverriddenMethods(t *testing.T) {
 		{"/admin", []string{"x-http-method", "delete"}, 403},
 		{"/admin", []string{"X-Method-Override", " DELETE "}, 403},
 		{"/admin", []string{"X-HTTP-Method-Override", "PUT"}, 200},
+		{"/admin", []string{"X_HTTP_METHOD_OVERRIDE", "DELETE"}, 403}, // the same to CGI and its like
 		{"/admin?a=1&_method=DELETE", nil, 403},
+		{"/admin?a=1;_method=DELETE", nil, 403},
+		{"/admin?a=1&%5Fmethod=%44ELETE", nil, 403},
+		{"/admin?_method=%zz", nil, 403},
 		{"/admin?_method=put", nil, 200},
 		{"/other?_method=DELETE", []string{"X-HTTP-Method-Override", "DELETE"}, 200},
 	} {

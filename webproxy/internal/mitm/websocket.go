@@ -84,13 +84,16 @@ func (t *timed) Write(b []byte) (int, error) {
 const (
 	opContinuation = 0
 	opControl      = 8 // and above
+	opClose        = 8
+	maxControl     = 125 // bytes of a control frame
 	finBit         = 0x80
 	maskBit        = 0x80
 	// wholeFrame is the size up to which a frame stays one frame.
 	wholeFrame = 64 << 10
 )
 
-// messages copies a server's frames (RFC 6455 §5.2), their payload masked.
+// messages copies a server's frames (RFC 6455 §5.2), their payload masked, of
+// control frames the reason for closing.
 // The search goes over the frames of a message, not over messages.
 func (x *exchange) messages(w io.Writer, r *bufio.Reader) (n int64, err error) {
 	m := x.ses.Values.Stream()
@@ -119,7 +122,7 @@ func (x *exchange) messages(w io.Writer, r *bufio.Reader) (n int64, err error) {
 			}
 			size = binary.BigEndian.Uint64(b[:])
 		}
-		if op >= opControl && (size > 125 || !fin) || size > 1<<62 {
+		if op >= opControl && (size > maxControl || !fin) || size > 1<<62 {
 			return n, errors.New("a frame of a length that is not allowed")
 		}
 		for first := true; first || size > 0; first = false {
@@ -130,6 +133,11 @@ func (x *exchange) messages(w io.Writer, r *bufio.Reader) (n int64, err error) {
 			size -= uint64(len(part))
 			n += int64(len(part))
 			if op >= opControl {
+				if op == opClose && len(part) > 2 {
+					// Scripts read the reason (RFC 6455 §7.1.6).
+					reason, _ := x.ses.Values.Bytes(part[2:])
+					part = append(part[:2:2], reason[:min(len(reason), maxControl-2)]...)
+				}
 				if err := writeFrame(w, finBit|op, part); err != nil {
 					return n, err
 				}

@@ -221,17 +221,24 @@ func strictest(a, b time.Duration) time.Duration {
 	return min(a, b)
 }
 
-// extensible reports whether one more maximum of the target would be longer.
-func (x *session) extensible(d access.Decision) bool {
-	limits := x.s.cfg.Limits()
+// extensible reports whether one more maximum of the target would be longer. It
+// is asked for when the end is near, and not ahead: else a maximum were none.
+func (x *session) extensible(d access.Decision) bool { return x.extensibleAt(d, x.s.cfg.Now()) }
+
+func (x *session) extensibleAt(d access.Decision, at time.Time) bool {
+	limits, gone := x.s.cfg.Limits(), at.Sub(x.row.OpenedAt)
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.spec == nil || !x.spec.Web.Browser.Extend || x.state != Open {
 		return false
 	}
-	_, now := times(&x.spec.Web.Browser, d, limits, x.extended)
-	_, then := times(&x.spec.Web.Browser, d, limits, x.extended+1)
-	return then != now
+	b := &x.spec.Web.Browser
+	_, now := times(b, d, limits, x.extended)
+	_, then := times(b, d, limits, x.extended+1)
+	// Who extends at the notice has that much more than one maximum then, and
+	// may know that he can once more.
+	soon := time.Duration(b.MaxS+*b.NoticeS) * time.Second
+	return then != now && now-gone <= soon
 }
 
 // firstPause is how long after a try that failed for a while nodes are told

@@ -301,6 +301,19 @@ func TestTimes(t *testing.T) {
 	if code := k.do("mallory", "POST", "/web-sessions/"+s.ID+"/extend", map[string]any{}, nil); code != 404 {
 		t.Errorf("extended by another: %d", code)
 	}
+	// A maximum is extended when its end is near, not many times ahead.
+	w.law.change(func(l *law) { l.longest = 0 })
+	free := k.open("eve", "wiki", map[string]any{"account": "alice"})
+	n := 0
+	for ; n < 10 && k.do("eve", "POST", "/web-sessions/"+free.ID+"/extend", map[string]any{}, &more) == 200; n++ {
+	}
+	if n != 1 || more.Extend {
+		t.Errorf("extended %d times at once: %+v", n, more)
+	}
+	x := k.svc.find(free.ID)
+	if later := x.row.OpenedAt.Add(time.Hour); !x.extensibleAt(x.live.Decision(), later) || x.extensibleAt(x.live.Decision(), later.Add(-2*time.Minute)) {
+		t.Error("it is not extensible when a maximum has passed, or is before")
+	}
 	// The carrier says that it was idle.
 	must(t, control.Call(t.Context(), carrier.Session(), "POST", wire.PathWebEnded, wire.WebEnded{Session: s.ID, Reason: "idle", Text: "Nobody was there."}, nil))
 	eventually(t, "it ends", func() bool { return k.get("eve", s.ID).State == Ended })

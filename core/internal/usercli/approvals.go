@@ -71,7 +71,7 @@ func decideApproval(e *env, id, to, reason string) error {
 	if e.json {
 		return e.printJSON(out)
 	}
-	return e.printf("%s: %s %s of %s\n", out.State, out.Method, out.URL, out.UserName)
+	return e.printf("%s: %s %s of %s\n", out.State, plain(out.Method), plain(out.URL), plain(out.UserName))
 }
 
 func sendDecision(ctx context.Context, c *client, id, to, reason string) (out approvalItem, err error) {

@@ -303,8 +303,9 @@ func (x *exchange) outgoing(ctx context.Context) (*http.Request, error) {
 			out.Header.Set("Accept-Encoding", "identity")
 		}
 	}
-	if x.rev.Armed && (r.Method != http.MethodGet || r.ContentLength != 0) {
-		// Ranges are for GET alone (RFC 9110 §14.2), and inPieces asks again.
+	if x.rev.Scan != nil || x.rev.Armed && (r.Method != http.MethodGet || r.ContentLength != 0) {
+		// No scanner knows harm by its pieces. Ranges are for GET alone
+		// (RFC 9110 §14.2), and of what is searched inPieces asks again.
 		out.Header.Del("Range")
 		out.Header.Del("If-Range")
 	}

@@ -245,7 +245,8 @@ func TestScans(t *testing.T) {
 			arrived <- string(b)
 		}
 		if req.URL.Path == "/bad" {
-			fmt.Fprint(w, "this is a virus")
+			w.Header().Set("Content-Type", "application/octet-stream")
+			http.ServeContent(w, req, "", time.Time{}, strings.NewReader("this is a virus"))
 			return
 		}
 		w.Write(bytes.Repeat([]byte("clean "), 10_000))
@@ -260,6 +261,12 @@ func TestScans(t *testing.T) {
 		t.Errorf("a bad answer: %+v", got)
 	}
 	r.event("blocked", map[string]string{"reason": "scan", "direction": "download", "found": "Test"})
+	// In pieces it would be nothing to the scanner.
+	for _, piece := range []string{"bytes=0-11", "bytes=12-"} {
+		if got := r.do(c, "GET", at+"/bad", "", "Range", piece); got.status != 403 {
+			t.Errorf("%s of a bad answer: %+v", piece, got)
+		}
+	}
 	if got := r.do(c, "POST", at+"/good", "I am a virus"); got.status != 403 || len(arrived) != 0 {
 		t.Errorf("a bad request: %+v", got)
 	}

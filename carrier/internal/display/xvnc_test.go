@@ -221,13 +221,13 @@ func TestKeysReachApplications(t *testing.T) {
 	owner.press(ctrl, w)
 	eventually(t, "Ctrl+W arrives", func() bool { return out.count("keysym 0x77, w") == 2 && out.count("Control_L") == 2 })
 	owner.press(rfb.Key{Sym: 0xffc9, Code: 0x58})
+	eventually(t, "the blocked key is told", func() bool { return len(r.eventsOf(KeyBlocked)) == 1 })
 	watcher.press(rfb.Key{Sym: 'q', Code: 0x10})
 	if err := r.Lock("Locked by an auditor."); err != nil {
 		t.Fatal(err)
 	}
 	owner.press(rfb.Key{Sym: 'e', Code: 0x12})
 	owner.send(rfb.AppendPointer(nil, image.Pt(1, 1), 1, false))
-	eventually(t, "the blocked key is told", func() bool { return len(r.eventsOf(KeyBlocked)) == 1 })
 	if e := r.eventsOf(KeyBlocked)[0]; e.Keys != "F12" || e.Viewer != "owner" {
 		t.Errorf("event %+v", e)
 	}

@@ -185,6 +185,8 @@ type WebEnded struct {
 // WebStates is what a carrier or webproxy has.
 type WebStates struct {
 	Sessions []WebState `json:"sessions"`
+	// Holds: each session says which requests wait in it. A webproxy's.
+	Holds bool `json:"holds,omitempty"`
 }
 
 // WebState is one session of a node.
@@ -192,6 +194,8 @@ type WebState struct {
 	ID       string `json:"id"`
 	Revision uint64 `json:"revision"`
 	Ending   bool   `json:"ending,omitempty"`
+	// Holds are the requests that wait for approval, by WebApprovalAsk.Hold.
+	Holds []string `json:"holds,omitempty"`
 }
 
 // WebAuthorityAsk asks for a certificate that issues leaves for browsers. CSR
@@ -257,6 +261,9 @@ type WebApprovalAsk struct {
 	// once the webproxy has forgotten it.
 	Hold   string `json:"hold"`
 	Method string `json:"method"`
+	// RuleMethod is the method that the rule saw, where an application may take
+	// another than Method: from a header, the query or the body.
+	RuleMethod string `json:"rule_method,omitempty"`
 	// URL is as in the session's log: secrets in its query are masked.
 	URL         string `json:"url"`
 	ContentType string `json:"content_type,omitempty"`
@@ -271,7 +278,22 @@ type WebApprovalAsk struct {
 	Rule string `json:"rule"`
 	Why  string `json:"why,omitempty"`
 	Gone bool   `json:"gone,omitempty"`
+	// Preview shows the body to those who decide, where it can be shown; it is
+	// said once, not when core is asked again.
+	Preview *WebPreview `json:"preview,omitempty"`
 }
+
+// WebPreview is a request's body made readable: secrets in it are masked, and
+// in place of a stored credential stands what kind of value it is.
+type WebPreview struct {
+	// Kind is form, json or multipart: how the body was read.
+	Kind string `json:"kind"`
+	// Text has no control characters but line feeds; at most MaxWebPreview bytes.
+	Text string `json:"text"`
+}
+
+// MaxWebPreview bounds the text of a WebPreview, in bytes.
+const MaxWebPreview = 64 << 10
 
 // WebApprovalPoll is how many seconds core keeps an ask without a decision.
 const WebApprovalPoll = 20
@@ -286,6 +308,7 @@ const (
 	ApprovalDenied    ApprovalState = "denied"
 	ApprovalExpired   ApprovalState = "expired"   // nobody decided in time
 	ApprovalWithdrawn ApprovalState = "withdrawn" // its user does not wait any more
+	ApprovalLost      ApprovalState = "lost"      // its webproxy was restarted, or is away for good
 )
 
 // WebApproval answers a WebApprovalAsk. With Error set the request must not

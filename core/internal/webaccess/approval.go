@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
@@ -28,10 +29,12 @@ const (
 	// askPoll is how long an ask is kept without a decision.
 	askPoll = wire.WebApprovalPoll * time.Second
 	// unasked is after how long without being asked about a request counts as
-	// given up: its webproxy was stopped, or cannot reach core.
+	// lost: its webproxy was stopped, or cannot reach core.
 	unasked = time.Minute
 	// shownFor is how long a decision stays in the session for its viewer.
 	shownFor = 30 * time.Second
+	// markedPreview is how much of a body's preview the timeline keeps, in bytes.
+	markedPreview = 4000
 )
 
 // held is a request of a session that waits, or waited a moment ago.
@@ -47,7 +50,7 @@ type held struct {
 
 func (s *Service) serveApproval(w http.ResponseWriter, r *http.Request, p fleet.Peer) {
 	var ask wire.WebApprovalAsk
-	if !control.Read(w, r, &ask) {
+	if !control.ReadUpTo(w, r, &ask, wire.MaxWebBody) {
 		return
 	}
 	rc := http.NewResponseController(w)
@@ -131,14 +134,19 @@ func (x *session) hold(ctx context.Context, p fleet.Peer, ask wire.WebApprovalAs
 		ID: "wap_" + strings.ToLower(rand.Text()), Session: x.row.ID, Hold: ask.Hold, UserID: x.row.UserID, UserName: x.row.UserName,
 		TargetID: x.row.TargetID, TargetName: x.row.TargetName, Account: x.row.Account, ProxyID: p.ID, ProxyName: p.Name,
 		Method: name(ask.Method, 32), URL: name(ask.URL, 2<<10), ContentType: name(ask.ContentType, 200), Length: max(ask.Length, -1), Digest: name(ask.Digest, 64),
-		Rule: name(ask.Rule, 1000), Why: name(ask.Why, 500), State: wire.ApprovalWaiting, AskedAt: now, ExpiresAt: now.Add(x.s.cfg.ApprovalWait()),
+		RuleMethod: name(ask.RuleMethod, 32), Rule: name(ask.Rule, 1000), Why: name(ask.Why, 500), State: wire.ApprovalWaiting, AskedAt: now, ExpiresAt: now.Add(x.s.cfg.ApprovalWait()),
+	}
+	if p := ask.Preview; p != nil {
+		row.PreviewKind, row.Preview = p.Kind, clip(printable(p.Text), wire.MaxWebPreview)
 	}
 	if err := x.s.insertApproval(ctx, &row, edgeActor(p)); err != nil {
 		return nil, nil, err
 	}
 	x.s.metrics.approvals.WithLabelValues(string(wire.ApprovalWaiting)).Inc()
+	shown := row
+	row.PreviewKind, row.Preview = "", "" // the row has it
 	h := x.keep(row)
-	x.mark(&row)
+	x.mark(&shown)
 	x.publish()
 	if x.live.Context().Err() != nil { // it ended meanwhile, and may have been looked through before
 		reason, _ := x.live.Ended()
@@ -268,7 +276,11 @@ func (x *session) mark(a *approvalRow) {
 	if rec == nil {
 		return
 	}
-	if err := rec.Event("approval", a.fields()); err != nil {
+	fields := a.fields()
+	if a.Preview != "" {
+		fields["body"] = clip(a.Preview, markedPreview)
+	}
+	if err := rec.Event("approval", fields); err != nil {
 		x.s.cfg.Log.Error("approval not in the recording", "session", x.row.ID, "approval", a.ID, "err", err)
 	}
 }
@@ -309,7 +321,7 @@ func (x *session) attend(ctx context.Context) {
 		case expired:
 			x.decided(ctx, h, wire.ApprovalExpired, "Nobody decided in time.", audit.System)
 		case left:
-			x.decided(ctx, h, wire.ApprovalWithdrawn, "Its webproxy does not wait any more.", audit.System)
+			x.decided(ctx, h, wire.ApprovalLost, "Its webproxy was not heard of for a minute. The request was not sent.", audit.System)
 		}
 	}
 }
@@ -322,6 +334,8 @@ func (x *session) giveUp(ctx context.Context, reason conn.EndReason) {
 		state, text = wire.ApprovalDenied, "An administrator ended the session."
 	case conn.EndedByAccess, conn.EndedByLogin:
 		state, text = wire.ApprovalDenied, "The right to the session was lost."
+	case conn.EndedByRoute, conn.EndedByError, conn.EndedByCrash:
+		state, text = wire.ApprovalLost, "The session broke off. The request was not sent."
 	}
 	for _, h := range x.someHeld(true) {
 		x.decided(ctx, h, state, text, audit.System)
@@ -375,6 +389,17 @@ func (s *Service) clearStranded(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		s.cfg.Log.Error("requests for approval left behind not ended", "err", err)
 	}
+}
+
+// printable keeps line feeds and what has a shape on the screen: a webproxy
+// that lies does not turn a text around or hide a part of it.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && unicode.In(r, unicode.C, unicode.Zl, unicode.Zp) {
+			return '\uFFFD'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
 }
 
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) }

@@ -1,6 +1,7 @@
 package webaccess
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,8 @@ func mayAsk(v view, asker string, ask wire.WebApprovalAsk, waiting int) *wire.Er
 		return wire.Errorf(wire.CodeRefused, "the session is locked")
 	case ask.Hold == "" || len(ask.Hold) > 64 || ask.Method == "" || len(ask.Method) > 32 || len(ask.URL) > 4<<10 || len(ask.ContentType) > 256 ||
 		len(ask.Digest) > 64 || len(ask.Rule) > 2<<10 || len(ask.Why) > 1<<10:
+		return wire.Errorf(wire.CodeBadRequest, "the request to approve is malformed")
+	case len(ask.RuleMethod) > 64 || ask.Preview != nil && (len(ask.Preview.Text) > wire.MaxWebPreview || !slices.Contains([]string{"form", "json", "multipart"}, ask.Preview.Kind)):
 		return wire.Errorf(wire.CodeBadRequest, "the request to approve is malformed")
 	case !strings.HasPrefix(ask.URL, "https://") && !strings.HasPrefix(ask.URL, "http://"):
 		return wire.Errorf(wire.CodeBadRequest, "the request to approve has no URL")
@@ -58,6 +61,8 @@ func mayDecide(p petition, now time.Time) *Refused {
 		return &Refused{Status: 403, Code: "own_request", Public: "You cannot decide on a request of your own. Ask somebody else."}
 	case !p.Person:
 		return &Refused{Status: 403, Code: "not_a_person", Public: "Requests are decided on by people, not by API clients."}
+	case p.State == wire.ApprovalLost:
+		return &Refused{Status: 409, Code: "lost", Public: "This request does not wait any more: its webproxy was restarted or lost. It was not sent."}
 	case p.State != wire.ApprovalWaiting:
 		return &Refused{Status: 409, Code: "decided", Public: "This request does not wait any more: it is " + string(p.State) + "."}
 	case !now.Before(p.Expires):

@@ -17,7 +17,7 @@ import (
 // Approval is a request of a web session that needs a second person.
 type Approval struct {
 	ID          string             `json:"id"`
-	State       wire.ApprovalState `json:"state" enum:"waiting,approved,denied,expired,withdrawn"`
+	State       wire.ApprovalState `json:"state" enum:"waiting,approved,denied,expired,withdrawn,lost"`
 	SessionID   string             `json:"session_id" doc:"the connection's"`
 	Own         bool               `json:"own" doc:"whether the asker's own request waits"`
 	UserID      string             `json:"user_id"`
@@ -26,6 +26,7 @@ type Approval struct {
 	TargetName  string             `json:"target_name"`
 	Account     string             `json:"account,omitempty"`
 	Method      string             `json:"method"`
+	RuleMethod  string             `json:"rule_method,omitempty" doc:"the method that the rule saw, if an application may take another: from a header, the query or the body"`
 	URL         string             `json:"url" doc:"secrets in its query are masked"`
 	ContentType string             `json:"content_type,omitempty"`
 	Length      int64              `json:"length_bytes" doc:"of the body; -1: not known"`
@@ -39,12 +40,19 @@ type Approval struct {
 	DecidedBy   string             `json:"decided_by,omitempty" doc:"who approved or denied it"`
 	Reason      string             `json:"reason,omitempty" doc:"of the decision"`
 	MayDecide   bool               `json:"may_decide" doc:"whether the asker may decide on it now"`
+	Preview     *Preview           `json:"preview,omitempty" doc:"the body, in the answer about one waiting request that the asker may decide on"`
+}
+
+// Preview is a body made readable for those who decide.
+type Preview struct {
+	Kind string `json:"kind" enum:"form,json,multipart" doc:"how the body was read"`
+	Text string `json:"text" doc:"secrets are masked; of multipart names and sizes; at most 64 KiB"`
 }
 
 func (a *approvalRow) show(p *api.Principal, now time.Time) *Approval {
 	v := &Approval{
 		ID: a.ID, State: a.State, SessionID: a.Session, Own: a.UserID == p.UserID, UserID: a.UserID, UserName: a.UserName,
-		TargetID: a.TargetID, TargetName: a.TargetName, Account: a.Account, Method: a.Method, URL: a.URL, ContentType: a.ContentType,
+		TargetID: a.TargetID, TargetName: a.TargetName, Account: a.Account, Method: a.Method, RuleMethod: a.RuleMethod, URL: a.URL, ContentType: a.ContentType,
 		Length: a.Length, Digest: a.Digest, Rule: a.Rule, Why: a.Why, AskedAt: a.AskedAt, ExpiresAt: a.ExpiresAt,
 		DecidedByID: a.DeciderID, DecidedBy: a.DeciderName, Reason: a.Reason,
 		MayDecide: mayDecide(a.petition(p, true, false), now) == nil,
@@ -75,7 +83,7 @@ func (s *Service) approvalRoutes(f *api.Frame) {
 
 type approvalsIn struct {
 	api.PageIn
-	State   string `query:"state" enum:"waiting,decided,approved,denied,expired,withdrawn" doc:"decided: all but waiting; all when left out"`
+	State   string `query:"state" enum:"waiting,decided,approved,denied,expired,withdrawn,lost" doc:"decided: all but waiting; all when left out"`
 	Session string `query:"session" maxLength:"64" doc:"of one session"`
 	Mine    bool   `query:"mine" doc:"only your own"`
 }
@@ -136,7 +144,17 @@ func (s *Service) handleApproval(ctx context.Context, in *ApprovalIn) (*approval
 	if err != nil {
 		return nil, err
 	}
-	return &approvalOut{a.show(p, s.cfg.Now())}, nil
+	out := a.show(p, s.cfg.Now())
+	if out.MayDecide { // nobody else needs what is in it
+		var v Preview
+		if err := s.cfg.DB.QueryRowContext(ctx, previewSQL, a.ID).Scan(&v.Kind, &v.Text); err != nil {
+			return nil, fmt.Errorf("read preview: %w", db.Classify(err))
+		}
+		if v.Kind != "" {
+			out.Preview = &v
+		}
+	}
+	return &approvalOut{out}, nil
 }
 
 func (s *Service) handleApprove(ctx context.Context, in *decisionIn) (*approvalOut, error) {
@@ -218,7 +236,7 @@ func (s *Service) handleWithdraw(ctx context.Context, in *ApprovalIn) (*approval
 // Waiting is a request for approval as the session's viewer shows it.
 type Waiting struct {
 	ID        string             `json:"id"`
-	State     wire.ApprovalState `json:"state" enum:"waiting,approved,denied,expired,withdrawn"`
+	State     wire.ApprovalState `json:"state" enum:"waiting,approved,denied,expired,withdrawn,lost"`
 	Method    string             `json:"method"`
 	URL       string             `json:"url"`
 	Why       string             `json:"why,omitempty"`

@@ -22,6 +22,11 @@ type approvalRow struct {
 	Account              string
 	ProxyID, ProxyName   string
 	Method, URL          string
+	// RuleMethod is the method that the rule saw, if it is not Method.
+	RuleMethod string
+	// PreviewKind and Preview are the body made readable. They are written with
+	// the row and go with the decision; reading a row leaves them out.
+	PreviewKind, Preview string
 	ContentType          string
 	Length               int64
 	Digest, Rule, Why    string
@@ -37,18 +42,21 @@ type approvalRow struct {
 
 const approvalColumns = `a.id, a.session_id, a.hold, a.user_id, a.user_name, a.target_id, a.target_name, a.account, a.webproxy_id, a.webproxy_name,
   a.method, a.url, a.content_type, a.length, a.digest, a.rule, a.why, a.state, a.asked_at, a.expires_at, a.decided_at, a.decider_id,
-  a.decider_name, a.reason, c.group_id, w.ended_at, c.locked_at`
+  a.decider_name, a.reason, a.rule_method, c.group_id, w.ended_at, c.locked_at`
 
 const approvalFrom = ` from web_approvals a join web_sessions w on w.id = a.session_id join connections c on c.id = a.session_id `
 
 const (
 	insertApprovalSQL = `insert into web_approvals (id, session_id, hold, user_id, user_name, target_id, target_name, account, webproxy_id, webproxy_name,
-  method, url, content_type, length, digest, rule, why, state, asked_at, expires_at, decided_at, decider_id, decider_name, reason)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 'waiting', $18, $19, 0, '', '', '')`
-	decideApprovalSQL = `update web_approvals set state = $2, decided_at = $3, decider_id = $4, decider_name = $5, reason = $6 where id = $1 and state = 'waiting'`
-	approvalSQL       = `select ` + approvalColumns + approvalFrom + `where a.id = $1`
-	heldSQL           = `select ` + approvalColumns + approvalFrom + `where a.session_id = $1 and a.hold = $2`
-	waitingSQL        = `select ` + approvalColumns + approvalFrom + `where a.session_id = $1 and a.state = 'waiting' order by a.asked_at, a.id`
+  method, url, content_type, length, digest, rule, why, state, asked_at, expires_at, decided_at, decider_id, decider_name, reason,
+  rule_method, preview_kind, preview)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 'waiting', $18, $19, 0, '', '', '', $20, $21, $22)`
+	decideApprovalSQL = `update web_approvals set state = $2, decided_at = $3, decider_id = $4, decider_name = $5, reason = $6, preview_kind = '', preview = ''
+where id = $1 and state = 'waiting'`
+	previewSQL  = `select preview_kind, preview from web_approvals where id = $1`
+	approvalSQL = `select ` + approvalColumns + approvalFrom + `where a.id = $1`
+	heldSQL     = `select ` + approvalColumns + approvalFrom + `where a.session_id = $1 and a.hold = $2`
+	waitingSQL  = `select ` + approvalColumns + approvalFrom + `where a.session_id = $1 and a.state = 'waiting' order by a.asked_at, a.id`
 	// strandedSQL are those that nothing waits with any more.
 	strandedSQL = `select ` + approvalColumns + approvalFrom + `where a.state = 'waiting' and (w.ended_at <> 0 or a.expires_at < $1) order by a.asked_at limit 1000`
 	// approvalsSQL lists those of a user, and of the groups given.
@@ -66,7 +74,7 @@ func scanApproval(r db.Scanner) (*approvalRow, error) {
 	var asked, expires, decided, ended, locked int64
 	err := r.Scan(&a.ID, &a.Session, &a.Hold, &a.UserID, &a.UserName, &a.TargetID, &a.TargetName, &a.Account, &a.ProxyID, &a.ProxyName,
 		&a.Method, &a.URL, &a.ContentType, &a.Length, &a.Digest, &a.Rule, &a.Why, &a.State, &asked, &expires, &decided, &a.DeciderID,
-		&a.DeciderName, &a.Reason, &a.Group, &ended, &locked)
+		&a.DeciderName, &a.Reason, &a.RuleMethod, &a.Group, &ended, &locked)
 	if err != nil {
 		return nil, db.Classify(err)
 	}
@@ -85,7 +93,7 @@ func (a *approvalRow) object() audit.Object {
 // fields are what the audit log and the timeline say of it.
 func (a *approvalRow) fields() map[string]string {
 	f := map[string]string{"id": a.ID, "state": string(a.State), "user": a.UserName, "method": a.Method, "url": clip(a.URL, 500), "rule": clip(a.Rule, 300)}
-	for k, v := range map[string]string{"why": a.Why, "by": a.DeciderName, "reason": a.Reason, "digest": a.Digest} {
+	for k, v := range map[string]string{"why": a.Why, "by": a.DeciderName, "reason": a.Reason, "digest": a.Digest, "rule_method": a.RuleMethod} {
 		if v != "" {
 			f[k] = v
 		}
@@ -97,7 +105,8 @@ func (a *approvalRow) fields() map[string]string {
 func (s *Service) insertApproval(ctx context.Context, a *approvalRow, by audit.Actor) error {
 	err := s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
 		_, err := tx.ExecContext(ctx, insertApprovalSQL, a.ID, a.Session, a.Hold, a.UserID, a.UserName, a.TargetID, a.TargetName, a.Account, a.ProxyID, a.ProxyName,
-			a.Method, a.URL, a.ContentType, a.Length, a.Digest, a.Rule, a.Why, a.AskedAt.UnixMicro(), a.ExpiresAt.UnixMicro())
+			a.Method, a.URL, a.ContentType, a.Length, a.Digest, a.Rule, a.Why, a.AskedAt.UnixMicro(), a.ExpiresAt.UnixMicro(),
+			a.RuleMethod, a.PreviewKind, a.Preview)
 		if err != nil {
 			return err
 		}
@@ -132,6 +141,7 @@ var finals = map[wire.ApprovalState]struct {
 	wire.ApprovalDenied:    {audit.WebApprovalDenied, audit.Denied},
 	wire.ApprovalExpired:   {audit.WebApprovalExpired, audit.Denied},
 	wire.ApprovalWithdrawn: {audit.WebApprovalWithdrawn, audit.Denied},
+	wire.ApprovalLost:      {audit.WebApprovalLost, audit.Denied},
 }
 
 // writeFinal gives a waiting one its final state, which a already has, in tx;

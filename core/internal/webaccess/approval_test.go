@@ -320,17 +320,8 @@ func TestApprovals(t *testing.T) {
 				t.Errorf("%s: %d times", typ, n)
 			}
 		}
-		marks := 0
-		tape := w.tapes.of(s.ID)
-		tape.mu.Lock()
-		for _, e := range tape.events {
-			if e == "approval" {
-				marks++
-			}
-		}
-		tape.mu.Unlock()
-		if marks != 8 {
-			t.Errorf("%d marks on the timeline", marks)
+		if n := w.tapes.of(s.ID).count("approval"); n != 8 {
+			t.Errorf("%d marks on the timeline", n)
 		}
 		told := false
 		for len(published) > 0 {
@@ -443,11 +434,11 @@ func TestApprovalsEnd(t *testing.T) {
 		a = k.waits("anna", s.ID, "/left")
 		cancel()
 		<-asked
-		eventually(t, "it counts as given up", func() bool {
+		eventually(t, "it counts as lost", func() bool {
 			mu.Lock()
 			ahead += 10 * time.Second
 			mu.Unlock()
-			return state(a.ID) == wire.ApprovalWithdrawn
+			return state(a.ID) == wire.ApprovalLost
 		})
 	})
 }
@@ -554,5 +545,74 @@ func TestStrandedApprovals(t *testing.T) {
 			k.do("anna", "GET", "/web-approvals/"+a.ID, nil, &got)
 			return got.State == wire.ApprovalWithdrawn
 		})
+	})
+}
+
+// askOnce asks and is cut off when the returned function is called.
+func (b *box) askOnce(a wire.WebApprovalAsk) (cut func()) {
+	ctx, cancel := context.WithCancel(b.t.Context())
+	done := make(chan struct{})
+	node := b.Session()
+	go func() {
+		defer close(done)
+		var out wire.WebApproval
+		_ = control.Call(ctx, node, "POST", wire.PathWebApproval, a, &out) // cut off
+	}()
+	return func() { cancel(); <-done }
+}
+
+// What a webproxy held dies with its process: when it is back it says what
+// waits, and the rest ends, for approvers to see. What waits there still does.
+func TestApprovalsOfARestartedProxy(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.law.change(approvers)
+		now := time.Now() // and not later: nothing is lost by time alone
+		k := w.start(func(_ *core, c *Config) { c.Now = func() time.Time { return now } })
+		k.node(wire.Carrier, "c1")
+		proxy := k.node(wire.WebProxy, "p1")
+		k.wiki(nil)
+		s := k.open("eve", "wiki", map[string]any{"account": "alice"})
+		cutLost, cutKept := proxy.askOnce(approvalAsk(s.ID, "/lost")), proxy.askOnce(approvalAsk(s.ID, "/kept"))
+		lost, kept := k.waits("anna", s.ID, "/lost"), k.waits("anna", s.ID, "/kept")
+		state := func(id string) (a Approval) {
+			k.do("anna", "GET", "/web-approvals/"+id, nil, &a)
+			return a
+		}
+		again := func(holds map[string][]string) {
+			proxy.down()
+			proxy.set(func(b *box) { b.holds = holds })
+			before, _ := proxy.forProxy(s.ID)
+			proxy.up(k.url, "")
+			eventually(t, "it is told again", func() bool { now, _ := proxy.forProxy(s.ID); return now.Revision > before.Revision })
+		}
+		// A tunnel alone loses nothing, nor does a webproxy that cannot say.
+		again(map[string][]string{s.ID: {"hold-/lost", "hold-/kept"}})
+		cutLost()
+		cutKept()
+		again(nil)
+		if a, b := state(lost.ID), state(kept.ID); a.State != wire.ApprovalWaiting || b.State != wire.ApprovalWaiting {
+			t.Errorf("%+v, %+v", a, b)
+		}
+		again(map[string][]string{s.ID: {"hold-/kept"}})
+		eventually(t, "it is lost", func() bool { return state(lost.ID).State == wire.ApprovalLost })
+		if a := state(lost.ID); !strings.Contains(a.Reason, "restarted") || !strings.Contains(a.Reason, "not sent") || a.MayDecide {
+			t.Errorf("%+v", a)
+		}
+		if a := state(kept.ID); a.State != wire.ApprovalWaiting {
+			t.Errorf("%+v", a)
+		}
+		var text string
+		if code := k.do("anna", "POST", "/web-approvals/"+lost.ID+"/approve", map[string]any{}, &text); code != 409 || !strings.Contains(text, `"lost"`) || !strings.Contains(text, "not sent") {
+			t.Errorf("%d %s", code, text)
+		}
+		if n := k.audited(audit.WebApprovalLost, s.ID, audit.Denied); n != 1 {
+			t.Errorf("audited %d times", n)
+		}
+		if n := w.tapes.of(s.ID).count("approval"); n != 3 {
+			t.Errorf("%d marks on the timeline", n)
+		}
+		if got := decision(t, proxy.ask(approvalAsk(s.ID, "/lost"))); got.State != wire.ApprovalLost {
+			t.Errorf("%+v", got)
+		}
 	})
 }

@@ -42,6 +42,7 @@ type box struct {
 	started  func(id string) // called when a session was started, before that is told
 	capacity wire.WebCapacity
 	files    map[string]string
+	holds    map[string][]string // by session; nil: it does not say what waits
 	live     context.CancelFunc
 	done     chan struct{}
 	dir      string
@@ -121,8 +122,9 @@ func (b *box) states(w http.ResponseWriter, _ *http.Request) {
 	for id, s := range b.carrier {
 		out.Sessions = append(out.Sessions, wire.WebState{ID: id, Revision: s.Revision})
 	}
+	out.Holds = b.holds != nil
 	for id, s := range b.proxy {
-		out.Sessions = append(out.Sessions, wire.WebState{ID: id, Revision: s.Revision})
+		out.Sessions = append(out.Sessions, wire.WebState{ID: id, Revision: s.Revision, Holds: b.holds[id]})
 	}
 	control.Reply(w, out)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -99,6 +100,7 @@ type tape struct {
 	next   map[string]uint64
 	recs   []string // "source kind payload"
 	events []string
+	fields []map[string]string // of events
 	closed bool
 	lacks  string // why it was closed as incomplete
 	fail   error
@@ -132,7 +134,31 @@ func (x *tape) Append(source string, _ time.Duration, recs []wire.WebRecord) err
 func (x *tape) Event(kind string, fields map[string]string) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.events = append(x.events, kind)
+	x.events, x.fields = append(x.events, kind), append(x.fields, fields)
+	return nil
+}
+
+// count counts core's own events of a kind.
+func (x *tape) count(kind string) (n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, e := range x.events {
+		if e == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// last are the fields of the last of core's own events of a kind.
+func (x *tape) last(kind string) map[string]string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for i, e := range slices.Backward(x.events) {
+		if e == kind {
+			return x.fields[i]
+		}
+	}
 	return nil
 }
 

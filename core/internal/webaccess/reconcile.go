@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"caponier/core/internal/audit"
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
 	"caponier/shared/wire"
@@ -66,6 +67,7 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 	}
 	// Known before the node is asked: what is opened meanwhile is not lost.
 	known := map[string]*session{}
+	waiting := map[*session][]*held{}
 	for _, x := range s.snapshot() {
 		carrier, proxy := x.pair()
 		x.mu.Lock()
@@ -73,6 +75,7 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 		x.mu.Unlock()
 		if open && (kind == wire.Carrier && carrier == id || kind == wire.WebProxy && proxy == id) {
 			known[x.row.ID] = x
+			waiting[x] = x.someHeld(true)
 		}
 	}
 	actx, cancel := context.WithTimeout(ctx, askTimeout)
@@ -102,6 +105,9 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 			errs = append(errs, err)
 		}
 	}
+	if kind == wire.WebProxy && states.Holds {
+		dropLost(ctx, states, waiting)
+	}
 	var g sync.WaitGroup
 	for _, x := range known {
 		switch {
@@ -119,6 +125,25 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 	}
 	g.Wait()
 	return errors.Join(errs...)
+}
+
+// dropLost ends the waiting of requests that were known before a webproxy was
+// asked, and that it does not hold: it was restarted, and they died with it.
+func dropLost(ctx context.Context, states wire.WebStates, waiting map[*session][]*held) {
+	holds := map[string]map[string]bool{}
+	for _, st := range states.Sessions {
+		holds[st.ID] = map[string]bool{}
+		for _, h := range st.Holds {
+			holds[st.ID][h] = true
+		}
+	}
+	for x, list := range waiting {
+		for _, h := range list {
+			if !holds[x.row.ID][h.hold] {
+				x.decided(ctx, h, wire.ApprovalLost, "The proxy was restarted. The request was not sent.", audit.System)
+			}
+		}
+	}
 }
 
 // unknown reports whether a session that is not kept here is nobody's: ended,

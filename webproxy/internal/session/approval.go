@@ -3,7 +3,9 @@ package session
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"caponier/shared/control"
@@ -33,6 +35,8 @@ func (s *Session) TrackHeld(ctx context.Context, r webrule.Request) (context.Con
 // cannot be asked, or ctx ends.
 func (s *Session) Await(ctx context.Context, ask wire.WebApprovalAsk, waiting func(wire.WebApproval)) (wire.WebApproval, error) {
 	ask.Session = s.ID
+	s.waits(ask.Hold, 1)
+	defer s.waits(ask.Hold, -1)
 	until := s.m.c.Now().Add(unheard)
 	known := false
 	for {
@@ -46,7 +50,7 @@ func (s *Session) Await(ctx context.Context, ask wire.WebApprovalAsk, waiting fu
 		case err == nil && a.Error == nil && a.State != wire.ApprovalWaiting:
 			return a, nil
 		case err == nil && a.Error == nil:
-			known = true
+			known, ask.Preview = true, nil
 			until = s.m.c.Now().Add(time.Duration(a.LeftS)*time.Second + overdue)
 			waiting(a)
 			continue
@@ -73,6 +77,24 @@ func (s *Session) Await(ctx context.Context, ask wire.WebApprovalAsk, waiting fu
 	}
 }
 
+// waits counts who works on a request that waits: core asks which do when this
+// node comes with a new tunnel, and ends those that are not there.
+func (s *Session) waits(hold string, by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.holds[hold] += by; s.holds[hold] <= 0 {
+		delete(s.holds, hold)
+	}
+}
+
+// heldNow names the requests that wait, and those of which core is being told
+// that they do not.
+func (s *Session) heldNow() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.holds))
+}
+
 // askApproval asks once.
 func (s *Session) askApproval(ctx context.Context, ask wire.WebApprovalAsk) (a wire.WebApproval, err error) {
 	t := s.m.c.Tunnel()
@@ -81,20 +103,22 @@ func (s *Session) askApproval(ctx context.Context, ask wire.WebApprovalAsk) (a w
 	}
 	ctx, cancel := context.WithTimeout(ctx, wire.WebApprovalPoll*time.Second+askTime)
 	defer cancel()
-	err = control.Call(ctx, t, http.MethodPost, wire.PathWebApproval, ask, &a)
+	err = control.Exchange(ctx, t, http.MethodPost, wire.PathWebApproval, ask, &a, wire.MaxWebBody)
 	return a, err
 }
 
 // gone tells core that nobody waits any more; core also finds out by itself.
 func (s *Session) gone(ask wire.WebApprovalAsk) {
-	ask.Gone = true
+	ask.Gone, ask.Preview = true, nil
 	m := s.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		return
 	}
+	s.waits(ask.Hold, 1)
 	m.work.Go(func() {
+		defer s.waits(ask.Hold, -1)
 		ctx, cancel := context.WithTimeout(m.ctx, goneTime)
 		defer cancel()
 		if _, err := s.askApproval(ctx, ask); err != nil {

@@ -177,7 +177,7 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 }
 
 func (m *Manager) newSession(in wire.WebProxySession) *Session {
-	s := &Session{ID: in.ID, User: in.User, Target: in.Target, m: m, conns: map[*Conn]struct{}{}, live: map[*live]struct{}{},
+	s := &Session{ID: in.ID, User: in.User, Target: in.Target, m: m, conns: map[*Conn]struct{}{}, live: map[*live]struct{}{}, holds: map[string]int{},
 		idle: make(chan struct{}), left: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancelCause(m.ctx)
 	// A session may be known from before a restart: core says what it has.
@@ -325,9 +325,9 @@ func (m *Manager) tell(e wire.WebEnded) {
 func (m *Manager) States() wire.WebStates {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := wire.WebStates{Sessions: []wire.WebState{}}
+	out := wire.WebStates{Sessions: []wire.WebState{}, Holds: true}
 	for _, s := range m.sessions {
-		out.Sessions = append(out.Sessions, wire.WebState{ID: s.ID, Revision: s.rev.Load().Number, Ending: !s.first()})
+		out.Sessions = append(out.Sessions, wire.WebState{ID: s.ID, Revision: s.rev.Load().Number, Ending: !s.first(), Holds: s.heldNow()})
 	}
 	slices.SortFunc(out.Sessions, func(a, b wire.WebState) int { return cmp.Compare(a.ID, b.ID) })
 	return out

@@ -75,6 +75,7 @@ type Session struct {
 	mu     sync.Mutex
 	conns  map[*Conn]struct{} // guarded by mu
 	live   map[*live]struct{} // guarded by mu
+	holds  map[string]int     // guarded by mu; see waits
 	idle   chan struct{}      // guarded by mu; closed when conns and live are empty and the session ends
 	ending bool               // guarded by mu
 	left   chan struct{}      // closed when nothing is left

@@ -42,6 +42,8 @@ type box struct {
 	started  func(id string) // called when a session was started, before that is told
 	capacity wire.WebCapacity
 	files    map[string]string
+	moving   chan string         // names of files that begin to move; may be nil
+	broke    chan string         // and of uploads that broke off
 	holds    map[string][]string // by session; nil: it does not say what waits
 	live     context.CancelFunc
 	done     chan struct{}
@@ -291,6 +293,14 @@ func (b *box) serveFiles(s tunnel.Stream) {
 			w.Header().Set("Content-Type", "application/x-tar")
 		}
 		io.WriteString(w, text)
+		if strings.HasSuffix(r.PathValue("path"), "endless") {
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+			b.mu.Lock()
+			broke := b.broke
+			b.mu.Unlock()
+			broke <- r.PathValue("path")
+		}
 	})
 	mux.HandleFunc("PUT /files/{path...}", func(w http.ResponseWriter, r *http.Request) {
 		name := r.PathValue("path")
@@ -298,8 +308,17 @@ func (b *box) serveFiles(s tunnel.Stream) {
 			http.Error(w, "the scanner found EICAR", http.StatusUnprocessableEntity)
 			return
 		}
+		b.mu.Lock()
+		moving, broke := b.moving, b.broke
+		b.mu.Unlock()
+		if moving != nil {
+			moving <- name
+		}
 		text, err := io.ReadAll(r.Body)
 		if err != nil {
+			if broke != nil {
+				broke <- name
+			}
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}

@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"caponier/core/internal/access"
@@ -82,7 +84,7 @@ func (x *session) usable() error {
 		return api.Conflict("ended", "The session has ended.")
 	}
 	if o, _ := x.live.Oversight(); o.Locked {
-		return api.Conflict("locked", "The session is locked: "+sentence(o.Text))
+		return lockedError(o.Text)
 	}
 	return nil
 }
@@ -146,13 +148,12 @@ func (s *Service) getFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	stop := context.AfterFunc(x.live.Context(), cancel)
-	defer stop()
+	rc := http.NewResponseController(w)
+	ctx, done := x.whileUsable(r.Context(), rc)
+	defer done()
 	resp, err := x.exchange(ctx, "GET", "/files/"+escaped(name), nil, 0)
 	if err != nil {
-		return err
+		return broken(ctx, err)
 	}
 	defer resp.Body.Close()
 	folder := strings.HasPrefix(resp.Header.Get("Content-Type"), "application/x-tar")
@@ -180,13 +181,12 @@ func (s *Service) getFile(w http.ResponseWriter, r *http.Request) error {
 	}
 	keep := x.copyOf(ctx, recording.Download, name, folder)
 	defer func() { keep.close(x, err == nil) }()
-	rc := http.NewResponseController(w)
 	err = pump(w, &bounded{r: resp.Body, left: limit}, keep, func(n int) error {
 		x.live.Out(n)
 		return rc.SetWriteDeadline(time.Now().Add(stallTime))
 	})
 	if err != nil {
-		s.cfg.Log.Info("download from a web session cut", "session", x.row.ID, "err", err)
+		s.cfg.Log.Info("download from a web session cut", "session", x.row.ID, "err", broken(ctx, err))
 		panic(http.ErrAbortHandler) // the answer has begun: its end must not look whole
 	}
 	return nil
@@ -219,13 +219,12 @@ func (s *Service) putArchive(w http.ResponseWriter, r *http.Request) error {
 func (x *session) put(w http.ResponseWriter, r *http.Request, to, name string, limit int64, archive bool) (err error) {
 	tooLarge := api.Denied("too_large", fmt.Sprintf("Files of more than %d bytes may not be uploaded in this session.", limit))
 	if r.ContentLength > limit {
+		x.refusedUpload(r.Context(), name, r.ContentLength, limit)
 		return tooLarge
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	stop := context.AfterFunc(x.live.Context(), cancel)
-	defer stop()
 	rc := http.NewResponseController(w)
+	ctx, done := x.whileUsable(r.Context(), rc)
+	defer done()
 	keep := x.copyOf(ctx, recording.Upload, name, archive)
 	defer func() { keep.close(x, err == nil) }()
 	body := &bounded{r: r.Body, left: limit, moved: func(p []byte) error {
@@ -234,18 +233,85 @@ func (x *session) put(w http.ResponseWriter, r *http.Request, to, name string, l
 			return err
 		}
 		until := time.Now().Add(stallTime)
-		return errors.Join(rc.SetReadDeadline(until), rc.SetWriteDeadline(until))
+		err := errors.Join(rc.SetReadDeadline(until), rc.SetWriteDeadline(until))
+		if ctx.Err() != nil { // after which that is the last word
+			return context.Cause(ctx)
+		}
+		return err
 	}}
 	resp, err := x.exchange(ctx, "PUT", to, body, r.ContentLength)
 	if errors.Is(body.failed, errTooMuch) {
+		x.refusedUpload(r.Context(), name, limit-body.left, limit)
 		return tooLarge
 	}
 	if err != nil {
-		return err
+		return broken(ctx, err)
 	}
 	resp.Body.Close()
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// whileUsable is a context of a transfer: it ends when its session does or is
+// locked, and takes the reading and writing of the user's connection along.
+// done must be called; it waits for what it started.
+func (x *session) whileUsable(ctx context.Context, rc *http.ResponseController) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var g sync.WaitGroup
+	g.Go(func() {
+		for {
+			o, overseen := x.live.Oversight()
+			if o.Locked {
+				cancel(lockedError(o.Text))
+			}
+			select {
+			case <-overseen:
+			case <-x.live.Context().Done():
+				cancel(api.Conflict("ended", "The session has ended."))
+			case <-ctx.Done():
+				if _, ok := errors.AsType[*api.Problem](context.Cause(ctx)); ok {
+					// A user who sends nothing must not keep it waiting. The answer
+					// is still written.
+					_ = rc.SetReadDeadline(time.Unix(1, 0)) // else its own deadline ends it
+				}
+				return
+			}
+		}
+	})
+	return ctx, func() {
+		cancel(context.Canceled)
+		g.Wait()
+	}
+}
+
+// broken is err, or why the transfer was broken off.
+func broken(ctx context.Context, err error) error {
+	if why, ok := errors.AsType[*api.Problem](context.Cause(ctx)); ok {
+		return why
+	}
+	return err
+}
+
+func lockedError(text string) error {
+	return api.Conflict("locked", "The session is locked: "+sentence(text))
+}
+
+// refusedUpload notes a file that was not even passed to the carrier, which
+// notes all others.
+func (x *session) refusedUpload(ctx context.Context, name string, size, limit int64) {
+	fields := map[string]string{"path": clip(name, 500), "size": strconv.FormatInt(size, 10), "limit": strconv.FormatInt(limit, 10), "outcome": "too large"}
+	if !x.files.AllowN(x.s.cfg.Now(), 1) {
+		x.unlist()
+		return
+	}
+	if rec := x.recording(); rec != nil {
+		if err := rec.Event("upload", maps.Clone(fields)); err != nil {
+			x.s.cfg.Log.Error("refused upload not in the recording", "session", x.row.ID, "err", err)
+		}
+	}
+	fields["user"] = x.row.UserName
+	x.s.append(ctx, audit.Event{Type: audit.WebFileUploaded, Outcome: audit.Denied, Actor: actor(ctx), Connection: x.row.ID,
+		Object: audit.Object{Kind: "target", ID: x.row.TargetID, Name: x.row.TargetName}, Fields: fields})
 }
 
 func (s *Service) deleteFile(w http.ResponseWriter, r *http.Request) error {
@@ -290,6 +356,10 @@ func (x *session) exchange(ctx context.Context, method, to string, body io.Reade
 		stop()
 		_ = st.Close()
 	}
+	if body != nil {
+		// A carrier that got the half of a request does not answer by itself.
+		body = &sender{r: body, broke: func() { st.SetDeadline(time.Unix(1, 0)) }}
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://session"+to, body)
 	if err != nil {
 		end()
@@ -324,6 +394,21 @@ func (x *session) exchange(ctx context.Context, method, to string, body io.Reade
 		<-sent
 	}}
 	return resp, nil
+}
+
+// sender is a body that says when it breaks off.
+type sender struct {
+	r     io.Reader
+	broke func()
+}
+
+// Read implements io.Reader.
+func (s *sender) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.broke()
+	}
+	return n, err
 }
 
 // answer ends its stream with its body.

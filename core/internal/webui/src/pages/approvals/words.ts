@@ -10,6 +10,7 @@ const words: Record<Approval["state"], { state: string; tone: Tone; label: strin
   denied: { state: "denied", tone: "bad", label: "Denied" },
   expired: { state: "expired", tone: "off", label: "Expired" },
   withdrawn: { state: "withdrawn", tone: "off", label: "Taken back" },
+  lost: { state: "lost", tone: "bad", label: "Lost" },
 };
 
 export const stateOf = (a: Pick<Approval, "state">) => words[a.state];

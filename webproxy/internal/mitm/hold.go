@@ -364,6 +364,8 @@ func refusalPage(host string, a wire.WebApproval) page {
 		p.Title = "Nobody approved this request in time"
 	case wire.ApprovalWithdrawn:
 		p.Title = "This request was taken back"
+	case wire.ApprovalLost:
+		p.Title = "This request does not wait any more"
 	}
 	return p
 }

@@ -274,6 +274,8 @@ async function look() {
     case "denied": return over("This request was not approved", (now.by ? "It was denied by " + now.by : "It was denied") + " and not sent.", text);
     case "expired": return over("Nobody approved this request in time", "It was not sent.", text);
     case "withdrawn": return over("This request was taken back", "It was not sent.", text);
+    case "waiting": break;
+    default: return over("This request does not wait any more", "It was not sent.", text);
     }
     if (now.left_s > 0) say("state", "A second person must approve this request before it is sent. It waits " + minutes(now.left_s) + " at most.");
   }

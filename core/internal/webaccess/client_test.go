@@ -99,7 +99,7 @@ func TestClientsRefused(t *testing.T) {
 		t.Errorf("opened with %d %s", code, problem.Code)
 	}
 	s := k.open("eve", "wiki", map[string]any{"account": "alice"})
-	if s.Mode != "browser" {
+	if s.Mode != "browser" || s.Engine != wire.Firefox {
 		t.Errorf("mode %s", s.Mode)
 	}
 	if code := k.do("eve", "GET", "/web-sessions/"+s.ID+"/proxy-login", nil, &problem); code != 409 || problem.Code != "not_api" {

@@ -1,6 +1,7 @@
 package webaccess
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
 	"caponier/core/internal/target"
+	"caponier/shared/wire"
 )
 
 // Session is a web session as the interface shows it.
@@ -33,6 +35,7 @@ type Session struct {
 	Policy      Policy     `json:"policy"`
 	IdleS       int64      `json:"idle_s" doc:"seconds without input after which it ends; 0: no limit"`
 	EndsAt      *time.Time `json:"ends_at,omitempty" doc:"when it ends at the latest"`
+	Engine      string     `json:"engine,omitempty" enum:"firefox,chromium" doc:"the browser of a session that is open; none for API clients"`
 	NoticeS     int64      `json:"notice_s" doc:"seconds before either that it is told on the screen"`
 	Extend      bool       `json:"extend" doc:"whether it may be extended now"`
 	Carrier     string     `json:"carrier"`
@@ -146,6 +149,9 @@ func (x *session) show(p *api.Principal) *Session {
 		b := x.policy(w)
 		v.Policy = Policy{ClipboardIn: b.ClipboardIn, ClipboardOut: b.ClipboardOut, UploadMax: b.UploadMax, DownloadMax: b.DownloadMax,
 			Watermark: shown(b.Watermark), Mode: b.Mode}
+		if v.Mode == "browser" {
+			v.Engine = cmp.Or(spec.Web.Browser.Engine, wire.Firefox)
+		}
 		v.NoticeS = b.NoticeS
 		idle, longest := times(&spec.Web.Browser, d, limits, extended)
 		v.IdleS = int64(idle / time.Second)

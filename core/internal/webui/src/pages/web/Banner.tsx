@@ -30,9 +30,8 @@ export function Banner({ s, picture: { state, screen }, watch, ended, warning, s
   if (ended) return null;
   if (state.at === "lost") {
     return (
-      <Line live="polite" icon={<IconWifiOff size={18} />} tone="warn">
+      <Line live="polite" icon={<IconWifiOff size={18} />} tone="warn" action={<Button size="compact-sm" variant="default" onClick={() => screen.current?.now()}>Try now</Button>}>
         {state.text || (navigator.onLine ? "The connection is interrupted." : "This computer has no network.")} The session lives on; the picture comes back by itself.
-        <Button size="compact-sm" variant="default" onClick={() => screen.current?.now()}>Try now</Button>
       </Line>
     );
   }
@@ -40,9 +39,11 @@ export function Banner({ s, picture: { state, screen }, watch, ended, warning, s
   const near = warning && `${warning.why} ${warning.why === "time" ? s.ends_at : ""} ${warning.left > 30}`;
   if (warning && near !== hidden) {
     return (
-      <Line live="polite" icon={<IconClock size={18} />} tone="warn" hide={() => hide(near ?? "")}>
-        <span>{warning.why === "idle" ? "Nobody uses this session: it ends in " : "The longest permitted time is over in "}<b className="nums" aria-live="off">{leftText(warning.left)}</b>.</span>
-        {warning.why === "idle" ? <Button size="compact-sm" onClick={stay}>I am here</Button> : s.extend && <Button size="compact-sm" onClick={extend}>Extend</Button>}
+      <Line
+        live="polite" icon={<IconClock size={18} />} tone="warn" hide={() => hide(near ?? "")}
+        action={warning.why === "idle" ? <Button size="compact-sm" onClick={stay}>I am here</Button> : s.extend && <Button size="compact-sm" onClick={extend}>Extend</Button>}
+      >
+        {warning.why === "idle" ? "Nobody uses this session: it ends in " : "The longest permitted time is over in "}<b className="nums" aria-live="off">{leftText(warning.left)}</b>.
       </Line>
     );
   }
@@ -55,29 +56,47 @@ export function Banner({ s, picture: { state, screen }, watch, ended, warning, s
 
 // Asked tells that a request waits for a second person, and what became of it.
 function Asked({ a, own, hide }: { a: Waiting; own: boolean; hide: () => void }) {
-  const what = <b>{a.method} {pathOf(a.url)}</b>;
+  const what = <b title={a.url}>{a.method} {short(pathOf(a.url))}</b>;
   const by = a.decided_by ? ` by ${a.decided_by}` : "";
-  const reason = a.reason ? ` ${sentence(a.reason)}` : "";
+  const reason = a.reason && (a.state === "approved" || a.state === "denied") ? `: ${sentence(a.reason)}` : ".";
   if (a.state === "waiting") {
     return (
-      <Line live="polite" icon={<IconUserCheck size={18} />} tone="warn" hide={hide}>
+      <Line
+        live="polite" icon={<IconUserCheck size={18} />} tone="warn" hide={hide}
+        action={own && <Button size="compact-sm" variant="default" onClick={() => void withdraw(a.id).catch(() => undefined)}>Take it back</Button>}
+      >
         Waiting for approval of {what}.{a.why ? ` ${sentence(a.why)}` : ""}
-        {own && <Button size="compact-sm" variant="default" onClick={() => void withdraw(a.id).catch(() => undefined)}>Take it back</Button>}
       </Line>
     );
   }
-  const outcome = { approved: `was approved${by} and is sent.`, denied: `was denied${by} and not sent.`, expired: "was not approved in time and not sent.", withdrawn: "was taken back and not sent.", lost: "was lost with its proxy and not sent. Repeat it if it is still needed." }[a.state];
-  return <Line live="polite" icon={<IconUserCheck size={18} />} tone={a.state === "approved" ? undefined : "warn"} hide={hide}>{what} {outcome}{a.state === "approved" || a.state === "denied" ? reason : ""}</Line>;
+  const outcome = { approved: `was approved${by} and is sent`, denied: `was denied${by} and not sent`, expired: "was not approved in time and not sent", withdrawn: "was taken back and not sent", lost: "was lost with its proxy and not sent. Repeat it if it is still needed" }[a.state];
+  return <Line live="polite" icon={<IconUserCheck size={18} />} tone={a.state === "approved" ? undefined : "warn"} hide={hide}>{what} {outcome}{reason}</Line>;
 }
 
-function Line({ live, icon, tone, quiet, hide, children }: { live: "polite" | "assertive"; icon?: ReactNode; tone?: string; quiet?: boolean; hide?: () => void; children: ReactNode }) {
+interface LineProps {
+  live: "polite" | "assertive";
+  icon?: ReactNode;
+  tone?: string;
+  quiet?: boolean;
+  action?: ReactNode;
+  hide?: () => void;
+  children: ReactNode;
+}
+
+function Line({ live, icon, tone, quiet, action, hide, children }: LineProps) {
   return (
     <div className={classes.banner} data-tone={tone} data-quiet={quiet || undefined} role={live === "assertive" ? "alert" : "status"}>
       {icon}
-      <Text size="sm" component="div" className={classes.bannerText}>{children}</Text>
+      <div className={classes.bannerText}>
+        <Text size="sm" span>{children}</Text>
+        {action}
+      </div>
       {hide && <CloseButton size="sm" aria-label="Hide this" onClick={hide} />}
     </div>
   );
 }
+
+// short keeps a path readable in a line; its title has all of the address.
+const short = (path: string) => (path.length > 80 ? `${path.slice(0, 55)}…${path.slice(-24)}` : path);
 
 const sentence = (t: string) => (t === "" || /[.!?:;]$/.test(t) ? t : `${t}.`);

@@ -6,7 +6,7 @@ import { useNow } from "~/ui/Time";
 import { canLock, exit } from "../terminal/keyboard";
 import { endSession, type WebSession } from "./api";
 import { quality } from "./codes";
-import { specials } from "./keys";
+import { specialsOf } from "./keys";
 import { leftText } from "./limits";
 import { Orders } from "./Orders";
 import type { Picture } from "./useScreen";
@@ -66,7 +66,7 @@ export function Bar({ s, picture, watch, ended, side, setSide, scaled, setScaled
               <Menu.Target><Tooltip label="Special keys"><ActionIcon variant="subtle" color="gray" aria-label="Special keys" disabled={!live}><IconKeyboard size={18} /></ActionIcon></Tooltip></Menu.Target>
               <Menu.Dropdown mah="70dvh" className={classes.menu}>
                 <Menu.Label>Press in the session</Menu.Label>
-                {specials.map((k) => <Menu.Item key={k.label} rightSection={<Text size="xs" c="dimmed">{k.hint}</Text>} onClick={() => setTimeout(() => (picture.screen.current?.press(k.keys), picture.screen.current?.focus()))}>{k.label}</Menu.Item>)}
+                {specialsOf(s.engine).map((k) => <Menu.Item key={k.label} rightSection={<Text size="xs" c="dimmed">{k.hint}</Text>} onClick={() => setTimeout(() => (picture.screen.current?.press(k.keys), picture.screen.current?.focus()))}>{k.label}</Menu.Item>)}
                 <Menu.Divider />
                 <Menu.Label>Ctrl+Alt+Home leaves the picture by keyboard{canLock() ? "" : ". This browser keeps Ctrl+W, Ctrl+T and Ctrl+N"}</Menu.Label>
               </Menu.Dropdown>

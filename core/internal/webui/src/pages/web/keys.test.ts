@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { isPaste, tooMuch } from "./clipboard";
-import { isLeave, specials, symbolOf } from "./keys";
+import { isLeave, specialsOf, symbolOf } from "./keys";
 
 test.each([
   ["a", 0x61],
@@ -13,8 +13,20 @@ test.each([
 });
 
 test("special keys name what they press once", () => {
+  const specials = specialsOf("firefox");
   expect(new Set(specials.map((s) => s.label)).size).toBe(specials.length);
   expect(new Set(specials.map((s) => JSON.stringify(s.keys))).size).toBe(specials.length);
+});
+
+test("no special key is offered that has no effect", () => {
+  const hints = (engine?: string) => specialsOf(engine).map((s) => s.hint);
+  expect(hints("firefox")).toContain("Ctrl N");
+  expect(hints("chromium")).not.toContain("Ctrl N");
+  expect(hints()).not.toContain("Ctrl N");
+  for (const engine of ["firefox", "chromium", undefined]) {
+    expect(hints(engine)).not.toContain("Ctrl Shift T"); // closed in both
+    expect(hints(engine)).toContain("Ctrl T");
+  }
 });
 
 const key = (key: string, held = "") => ({ key, code: "", ctrlKey: held.includes("c"), altKey: held.includes("a"), shiftKey: held.includes("s"), metaKey: held.includes("m") });

@@ -15,10 +15,11 @@ export interface Special {
   label: string;
   hint: string; // how it is written on keys
   keys: readonly Key[];
+  only?: string; // the browser that does something with it, or lets the page
 }
 
 // What this computer's browser keeps for itself, or a phone has not got.
-export const specials: readonly Special[] = [
+const specials: readonly Special[] = [
   { label: "Reload", hint: "F5", keys: [[0xffc2, "F5"]] },
   { label: "Back", hint: "Alt ←", keys: [alt, [0xff51, "ArrowLeft"]] },
   { label: "Forward", hint: "Alt →", keys: [alt, [0xff53, "ArrowRight"]] },
@@ -27,12 +28,15 @@ export const specials: readonly Special[] = [
   { label: "Escape", hint: "Esc", keys: [escape] },
   { label: "Close the tab", hint: "Ctrl W", keys: [ctrl, letter("w")] },
   { label: "New tab", hint: "Ctrl T", keys: [ctrl, letter("t")] },
-  { label: "New window", hint: "Ctrl N", keys: [ctrl, letter("n")] },
-  { label: "Reopen the tab", hint: "Ctrl Shift T", keys: [ctrl, shift, letter("t")] },
+  // Sessions have one window. Firefox gives the key to the page, Chromium is not given it.
+  { label: "Ctrl+N, for the page", hint: "Ctrl N", keys: [ctrl, letter("n")], only: "firefox" },
   { label: "Larger", hint: "Ctrl +", keys: [ctrl, [0x2b, "Equal"]] },
   { label: "Smaller", hint: "Ctrl −", keys: [ctrl, [0x2d, "Minus"]] },
   { label: "Usual size", hint: "Ctrl 0", keys: [ctrl, [0x30, "Digit0"]] },
 ];
+
+// specialsOf are those that have an effect in a session with this browser.
+export const specialsOf = (engine?: string): readonly Special[] => specials.filter((s) => s.only === undefined || s.only === engine);
 
 export const pasteKeys: readonly Key[] = [ctrl, letter("v")];
 

@@ -61,7 +61,7 @@ export function Ways<T extends Way>(p: Props<T>) {
       {q.data && list.length === 0 && <Empty icon={p.empty.icon} title={p.empty.title}>{p.empty.text}</Empty>}
       {list.length > 0 && (
         <div className={table.scroll} tabIndex={0} role="region" aria-label={p.label}>
-          <table className={table.plain}>
+          <table className={table.plain} data-roomy>
             <thead><tr>{p.columns.map((c) => <th key={c.head} scope="col">{c.head}</th>)}{manage && <th scope="col" data-end>Actions</th>}</tr></thead>
             <tbody>
               {list.map((x) => (

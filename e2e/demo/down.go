@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -40,19 +42,26 @@ func (d *demo) saveState() error {
 	return os.WriteFile(d.stateFile(), b, 0o600)
 }
 
-// startTime is field 22 of /proc/PID/stat (proc(5)), empty when it is gone.
+// startTime is when a process was started; empty when it is gone.
 func startTime(pid string) string {
-	b, err := os.ReadFile("/proc/" + pid + "/stat")
+	n, err := strconv.Atoi(pid)
 	if err != nil {
 		return ""
 	}
-	// The second field is in parentheses and may hold spaces.
-	text := string(b)
-	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	if len(fields) < 20 {
-		return ""
+	_, started := harness.Started(n)
+	return started
+}
+
+// byHand adds what somebody started with the demo's files himself: a program
+// that he had killed.
+func (d *demo) byHand(s *state) {
+	for _, p := range harness.Processes() {
+		name := filepath.Base(p.Args[0])
+		ours := slices.ContainsFunc(p.Args, func(a string) bool { return strings.HasPrefix(a, d.dir+"/") })
+		if strings.HasPrefix(name, "caponier") && ours || name == "dockerd" && s.Docker != "" && slices.Contains(p.Args, filepath.Join(s.Docker, "data")) {
+			s.Processes[strconv.Itoa(p.PID)] = p.Started
+		}
 	}
-	return fields[19]
 }
 
 // ownerFile names the checkout whose demo is up: the namespaces are the same
@@ -93,6 +102,10 @@ func (d *demo) down() error {
 			return fmt.Errorf("read %s: %w", d.stateFile(), err)
 		}
 	}
+	if s.Processes == nil {
+		s.Processes = map[string]string{}
+	}
+	d.byHand(&s)
 	if len(s.Processes) > 0 {
 		d.say("stopping %d processes", len(s.Processes))
 	}

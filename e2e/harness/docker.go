@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,8 +68,8 @@ func dockerRun(root string) string {
 	return "/run/capdock-" + hex.EncodeToString(sum[:4])
 }
 
-// ForgetDocker removes what an ended daemon left outside its directory. A
-// daemon that runs is left alone.
+// ForgetDocker removes what an ended daemon left outside its directory, and its
+// containers: those of a killed one live on. A daemon that runs is left alone.
 func ForgetDocker(root string) error {
 	lock, err := lockDir(root)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -78,6 +79,9 @@ func ForgetDocker(root string) error {
 		return err
 	}
 	defer lock.Close()
+	if err := endContainers(dockerRun(root)); err != nil {
+		return err
+	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		return err
@@ -88,6 +92,32 @@ func ForgetDocker(root string) error {
 		}
 	}
 	return os.RemoveAll(dockerRun(root))
+}
+
+// endContainers kills the containers of a daemon that is gone, with the
+// processes that look after them, and waits until they are.
+func endContainers(run string) error {
+	shims := map[int]bool{}
+	for _, p := range Processes() {
+		if strings.HasPrefix(filepath.Base(p.Args[0]), "containerd-shim") && slices.Contains(p.Args, filepath.Join(run, "exec/containerd/containerd.sock")) {
+			shims[p.PID] = true
+		}
+	}
+	var all []Process
+	for _, p := range Processes() {
+		if shims[p.PID] || shims[p.Parent] {
+			all = append(all, p)
+			unix.Kill(p.PID, unix.SIGKILL) // a container's first process takes the others along
+		}
+	}
+	return Until(context.Background(), 15*time.Second, "left containers end", func() error {
+		for _, p := range all {
+			if p.Lives() {
+				return fmt.Errorf("process %d lives", p.PID)
+			}
+		}
+		return nil
+	})
 }
 
 // lockDir makes a directory and locks it. The daemon holds the lock too, so

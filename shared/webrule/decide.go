@@ -460,6 +460,8 @@ func normalName(s string) (string, error) {
 			}
 		case 'A' <= c && c <= 'Z':
 			lower = false
+		case c >= 0x80:
+			return "", errors.New("the host must be written in ASCII: an international name as xn--…")
 		default:
 			return "", fmt.Errorf("the host has a character that is not allowed: %q", c)
 		}

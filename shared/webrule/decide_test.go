@@ -240,3 +240,15 @@ func BenchmarkDecide(b *testing.B) {
 		})
 	}
 }
+
+// An international name is refused with what to write instead, not with a
+// piece of a letter.
+func TestInternationalHost(t *testing.T) {
+	err := Policy{Allow: []Rule{{Host: "bücher.example"}}}.Validate()
+	if err == nil || !strings.Contains(err.Error(), "xn--") {
+		t.Errorf("%v", err)
+	}
+	if err := (Policy{Allow: []Rule{{Host: "xn--bcher-kva.example"}}}).Validate(); err != nil {
+		t.Error(err)
+	}
+}

@@ -32,10 +32,19 @@ func TestDecideApproval(t *testing.T) {
 	if err != nil || out.State != "approved" || out.UserName != "eve" {
 		t.Errorf("%+v, %v", out, err)
 	}
-	if _, err := sendDecision(t.Context(), c, "own", "deny", ""); err == nil || !strings.Contains(err.Error(), "of your own") {
-		t.Errorf("%v", err)
+	if _, err := sendDecision(t.Context(), c, "own", "deny", ""); err == nil || !strings.Contains(err.Error(), "of your own") || hint(err) != "" {
+		t.Errorf("%v, hint %q", err, hint(err))
 	}
 	if len(seen) != 2 || !strings.HasSuffix(seen[0], `/web-approvals/wap_1%2Fx/approve {"reason":"ticket 7"}`) || !strings.Contains(seen[1], "/web-approvals/own/deny ") {
 		t.Errorf("%q", seen)
+	}
+}
+
+// Who lacks a permission is not sent to look for targets.
+func TestHintOfPermission(t *testing.T) {
+	for code, want := range map[string]string{"permission_missing": "an administrator", "denied": "caponier targets"} {
+		if got := hint(&problem{Status: http.StatusForbidden, Code: code}); !strings.Contains(got, want) {
+			t.Errorf("%s: %q", code, got)
+		}
 	}
 }

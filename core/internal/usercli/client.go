@@ -90,6 +90,10 @@ func hint(err error) string {
 			return "the login has ended or is wrong; run: caponier login"
 		case p.Status == http.StatusTooManyRequests && p.retryAfter != "":
 			return "try again in " + p.retryAfter + " seconds"
+		case p.Code == "permission_missing":
+			return "an administrator can give you a role that has it"
+		case p.Code == "own_request", p.Code == "not_a_person":
+			return "" // said already
 		case p.Status == http.StatusForbidden:
 			return "run caponier targets to see what you may reach"
 		}

@@ -2,6 +2,7 @@ package usercli
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"os/exec"
 	"runtime"
@@ -94,7 +95,7 @@ func webTarget(e *env, c *client, ref, account string) (string, string, error) {
 	entries = slices.DeleteFunc(entries, func(t entry) bool { return t.Target.Name != name && t.Target.ID != name })
 	switch {
 	case len(entries) == 0:
-		return "", "", &hinted{err: errors.New("you may not reach " + plain(name) + " now, or there is no such target"), hint: "caponier targets lists what you may reach; caponier explain says why not", code: ExitRefused}
+		return "", "", &hinted{err: fmt.Errorf("you may not reach %q now, or there is no such target", plain(name)), hint: "caponier targets lists what you may reach; caponier explain says why not", code: ExitRefused}
 	case entries[0].Target.Kind != "web":
 		return "", "", &daemon.UsageError{Text: plain(name) + " is no web target", Hint: "caponier targets shows what kind it is"}
 	}

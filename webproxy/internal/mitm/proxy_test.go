@@ -272,10 +272,13 @@ func TestWhereItDials(t *testing.T) {
 			t.Errorf("%s: %+v", host, got)
 		}
 	}
-	// A name that is meant.
-	r.put("con_name", 1, at, webrule.Policy{Private: []string{"app.test"}}, nil)
-	if got := r.do(r.browser("con_name", false), "GET", at, ""); got.status != 200 {
-		t.Errorf("a private name: %+v", got)
+	// A name that is meant, however it is written.
+	for i, name := range []string{"app.test", "App.Test."} {
+		id := fmt.Sprint("con_name", i)
+		r.put(id, 1, at, webrule.Policy{Private: []string{name}}, nil)
+		if got := r.do(r.browser(id, false), "GET", at, ""); got.status != 200 {
+			t.Errorf("the private name %s: %+v", name, got)
+		}
 	}
 	// Through core: the target's site, and another one by rule.
 	r.put("con_site", 1, at, webrule.Policy{Allow: []webrule.Rule{{Host: ub.Host, Site: "vpc-b"}, {Host: "nowhere.test:1", Site: "vpc-x"}}}, func(s *wire.WebProxySession) { s.Site = "vpc-a" })

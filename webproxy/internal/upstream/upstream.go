@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -111,7 +112,7 @@ func New(c Config) (*Upstream, error) {
 	for _, p := range c.Policy.Private {
 		prefix, err := dial.ParsePrefix(p)
 		if err != nil {
-			u.names[p] = true // validated: a name
+			u.names[strings.ToLower(strings.TrimSuffix(p, "."))] = true // validated: a name
 			continue
 		}
 		exempt = append(exempt, prefix)

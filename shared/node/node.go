@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,7 +68,7 @@ type cli struct {
 func (p *Program[C]) Main(args, environ []string, stdout, stderr io.Writer) int {
 	var c cli
 	exited := -1
-	options := []kong.Option{kong.Name(p.Name), kong.Description(p.Text), kong.Vars{"does": p.Does},
+	options := []kong.Option{kong.Name(p.Name), kong.Description(p.Text + p.examples()), kong.Vars{"does": p.Does},
 		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }), kong.UsageOnError()}
 	further := make([]flags, len(p.Commands))
 	for i, x := range p.Commands {
@@ -121,6 +122,22 @@ func (p *Program[C]) Main(args, environ []string, stdout, stderr io.Writer) int 
 		}
 		return p.serve(ctx, cfg, stderr)
 	})
+}
+
+// examples end the help.
+func (p *Program[C]) examples() string {
+	file := "/etc/caponier/" + strings.TrimPrefix(p.Name, "caponier-") + ".toml"
+	b := &strings.Builder{}
+	fmt.Fprintf(b, "\n\nExamples:\n  %s run --core https://pam.example.org --token-file token --state /var/lib/%s\n", p.Name, p.Name)
+	fmt.Fprintf(b, "  %s run --config %s\n  %s config check --config %s\n", p.Name, file, p.Name, file)
+	for _, c := range p.Commands {
+		fmt.Fprintf(b, "  %s %s --config %s\n", p.Name, c.Name, file)
+	}
+	return b.String() + `
+Every key of the configuration file can be set in the environment instead:
+log.level is CAPONIER_LOG_LEVEL.
+
+Exit codes: 0 fine, 1 failed while running, 2 wrong command line, 3 wrong configuration.`
 }
 
 // load reads the configuration.

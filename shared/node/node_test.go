@@ -56,6 +56,8 @@ func TestCommandLine(t *testing.T) {
 		want    string
 	}{
 		{"help", nil, []string{"--help"}, 0, "measure"},
+		{"help has examples", nil, []string{"--help"}, 0, " caponier-test run --config /etc/caponier/test.toml\n"},
+		{"and of further commands", nil, []string{"--help"}, 0, " caponier-test measure --config /etc/caponier/test.toml\n"},
 		{"run's help", nil, []string{"run", "--help"}, 0, "Connect and test; enrols first"},
 		{"version", nil, []string{"version"}, 0, "caponier-test dev"},
 		{"own key and common key", []string{"CAPONIER_SIZE=11", "CAPONIER_TRANSPORT=pigeon"}, []string{"config", "check", "--core", "https://core.test"}, 3, "size: must be at most 10"},

@@ -60,7 +60,16 @@ type logoutForm struct {
 	RawBody  []byte `contentType:"application/x-www-form-urlencoded"`
 }
 
-func (s *Service) handleLogout(ctx context.Context, in *logoutForm) (*struct{}, error) {
+// LogoutAnswer is what a provider is told; it looks at the status alone.
+type LogoutAnswer struct {
+	Ended int `json:"ended" doc:"Sessions that ended here."`
+}
+
+type logoutOutput struct {
+	Body LogoutAnswer
+}
+
+func (s *Service) handleLogout(ctx context.Context, in *logoutForm) (*logoutOutput, error) {
 	source := api.SourceFrom(ctx)
 	done, err := s.users.Attempt(ctx, logoutBucket, source, "api")
 	if err != nil {
@@ -79,8 +88,9 @@ func (s *Service) handleLogout(ctx context.Context, in *logoutForm) (*struct{}, 
 		return nil, err
 	}
 	l, err := s.readLogout(ctx, p, d, form.Get("logout_token"))
+	ended := 0
 	if err == nil {
-		err = s.endByProvider(ctx, p, l, source)
+		ended, err = s.endByProvider(ctx, p, l, source)
 	}
 	if bad, ok := errors.AsType[*badLogout](err); ok {
 		failed = true
@@ -95,7 +105,7 @@ func (s *Service) handleLogout(ctx context.Context, in *logoutForm) (*struct{}, 
 	if err != nil {
 		return nil, fmt.Errorf("logout by %s: %w", p.Name, err)
 	}
-	return nil, nil
+	return &logoutOutput{LogoutAnswer{Ended: ended}}, nil
 }
 
 // refusedLogout has the status that Back-Channel Logout 1.0 §2.8 wants.
@@ -185,8 +195,8 @@ func headerType(raw string) string {
 
 // endByProvider ends what a logout token is about. A session nobody has here
 // has ended already: that is no fault (§2.7).
-func (s *Service) endByProvider(ctx context.Context, p Provider, l logout, source netip.Addr) error {
-	err := s.db.Tx(ctx, func(tx *db.Tx) error {
+func (s *Service) endByProvider(ctx context.Context, p Provider, l logout, source netip.Addr) (sessions int, err error) {
+	err = s.db.Tx(ctx, func(tx *db.Tx) error {
 		_, err := tx.ExecContext(ctx, sqlLogoutInsert, p.ID, l.Token, l.Session, l.Subject, s.now().UnixMicro())
 		if errors.Is(db.Classify(err), db.ErrConflict) {
 			return &badLogout{reason: "it was used before (jti)"}
@@ -198,26 +208,29 @@ func (s *Service) endByProvider(ctx context.Context, p Provider, l logout, sourc
 		if err != nil {
 			return err
 		}
+		sessions = len(ended)
 		e := logoutEventOf(audit.SSOLogout, audit.OK, p, source)
-		e.Fields["sessions"] = fmt.Sprint(len(ended))
+		e.Fields["sessions"] = fmt.Sprint(sessions)
 		e.Fields["of"] = "session"
 		if l.Session == "" {
 			e.Fields["of"] = "subject"
 		}
-		if len(ended) > 0 {
+		if sessions > 0 {
 			e.Fields["user"] = ended[0]
 		}
 		return s.audit.Append(ctx, tx, e)
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	// A sign-in that was being finished either is seen by this, or sees the
 	// logout (loggedOutSince).
-	return s.db.Tx(ctx, func(tx *db.Tx) error {
-		_, err := s.endSessionsOf(ctx, tx, p, l)
+	err = s.db.Tx(ctx, func(tx *db.Tx) error {
+		late, err := s.endSessionsOf(ctx, tx, p, l)
+		sessions += len(late)
 		return err
 	})
+	return sessions, err
 }
 
 func (s *Service) endSessionsOf(ctx context.Context, tx *db.Tx, p Provider, l logout) ([]string, error) {

@@ -259,6 +259,7 @@ func (c *Compiled) Decide(r Request) Verdict {
 			v.Rule = d.n
 			return true
 		}
+		unclear = unclear || path.dots && d.path != ""
 		return false
 	})
 	if v.Rule >= 0 {
@@ -298,14 +299,14 @@ func (c *Compiled) Decide(r Request) Verdict {
 }
 
 // holds returns the rule that an allowed request waits for approval by. A path
-// that is not clear is held by every rule that looks at paths: somebody looks
-// at it.
+// that is not clear, or has dot segments, is held by every rule that looks at
+// paths: somebody looks at it.
 func (c *Compiled) holds(e Endpoint, method string, path paths) (held *Approval) {
 	c.approve.each(e.host, func(a rule) bool {
 		if !a.at(e) || !a.method(method) {
 			return false
 		}
-		if a.path == "" || !path.clear || path.under(a.path) {
+		if a.path == "" || !path.clear || path.dots || path.under(a.path) {
 			held = &c.Approve[a.n]
 		}
 		return held != nil

@@ -12,6 +12,9 @@ type paths struct {
 	plain, merged, bare string
 	// clear is false when servers disagree about what the path means.
 	clear bool
+	// dots: it has dot segments, which not all servers resolve, or not all of
+	// them. Browsers send none.
+	dots bool
 }
 
 // normalPath reads a raw (percent-encoded) path: unreserved characters are
@@ -64,11 +67,11 @@ func normalPath(raw string) paths {
 		i += 2
 	}
 	segments := strings.Split(b.String()[1:], "/")
-	var dots, empty, parameters bool
+	var empty, parameters bool
 	for i, s := range segments {
 		name, params, has := strings.Cut(s, ";")
 		if name == "." || name == ".." {
-			dots = true
+			p.dots = true
 			if has || params != "" {
 				p.clear = false
 			}
@@ -76,7 +79,7 @@ func normalPath(raw string) paths {
 		empty = empty || s == "" && i < len(segments)-1
 		parameters = parameters || has
 	}
-	if dots && empty {
+	if p.dots && empty {
 		p.clear = false
 	}
 	p.plain = removeDots(segments)

@@ -46,7 +46,8 @@ type Rule struct {
 	// Path is a prefix by whole segments ("/admin" covers /admin/x, not
 	// /administrator); a final "$" makes it exact. Matched after RFC 3986
 	// §6.2.2 normalisation of the raw path; ambiguous encodings are refused. In
-	// Deny and Approve letters of either case are alike.
+	// Deny and Approve letters of either case are alike, and a path with dot
+	// segments, which browsers never send, is refused or held.
 	Path string `json:"path,omitempty"`
 	// Site reaches these hosts through the extenders of another site than the
 	// target's (P11); "-" means directly.

@@ -66,6 +66,9 @@ var images = map[string]string{wire.Firefox: "caponier-browser", wire.Chromium: 
 // host returns the engine's address with the images of this very tree in it.
 func host(t *testing.T) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts browsers in Docker")
+	}
 	docker.once.Do(func() {
 		if docker.host = os.Getenv("DOCKER_HOST"); docker.host != "" {
 			return

@@ -54,7 +54,7 @@ func (m *Manager) Adopt(ctx context.Context, id string) (*Live, error) {
 		return nil, fmt.Errorf("adopt connection %s: %w", id, err)
 	}
 	l.spec, l.decision, l.used = s, s.Decision, s.Want
-	l.started, l.connectedAt = fromMicro(requested), fromMicro(connected)
+	l.started, l.connectedAt = db.FromMicro(requested), db.FromMicro(connected)
 	l.in.Store(in)
 	l.out.Store(out)
 	l.writtenIn, l.writtenOut = in, out

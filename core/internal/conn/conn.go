@@ -341,8 +341,6 @@ func (m *Manager) CoreID() string { return m.cfg.CoreID }
 // Carries reports whether this core carries connection id now.
 func (m *Manager) Carries(id string) bool { return m.find(id) != nil }
 
-func newID() string { return "con_" + strings.ToLower(rand.Text()) }
-
 // cut shortens s to at most n bytes without splitting a rune.
 func cut(s string, n int) string {
 	if len(s) > n {

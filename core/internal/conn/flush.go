@@ -161,7 +161,7 @@ func (l *Live) take(counters bool) (row, bool) {
 		id: l.ID, state: l.state,
 		nodeID: l.route.NodeID, nodeName: l.route.Node, transport: l.route.Transport, binding: l.route.Binding,
 		recording:   l.recording,
-		connectedAt: micro(l.connectedAt), endedAt: micro(l.endedAt),
+		connectedAt: db.Micro(l.connectedAt), endedAt: db.Micro(l.endedAt),
 		lastActivity: l.lastAny.Load(), in: in, out: out,
 		endReason: l.endReason, endDetail: l.endDetail,
 		news: l.version != l.flushed, version: l.version,
@@ -211,7 +211,7 @@ func (m *Manager) readOrders(ctx context.Context) error {
 		if err := rows.Scan(&id, &at, &o.byID, &o.byName, &o.public); err != nil {
 			return fmt.Errorf("read termination orders: %w", err)
 		}
-		o.at = fromMicro(at)
+		o.at = db.FromMicro(at)
 		if l := m.find(id); l != nil {
 			l.carryOut(&o)
 		}

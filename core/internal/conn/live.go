@@ -10,6 +10,7 @@ import (
 
 	"caponier/core/internal/access"
 	"caponier/core/internal/audit"
+	"caponier/core/internal/db"
 	"caponier/core/internal/fleet"
 )
 
@@ -114,7 +115,7 @@ type order struct {
 func newLive(m *Manager, s Spec) *Live {
 	now := m.cfg.Now()
 	l := &Live{
-		ID: newID(), m: m, spec: s, started: now,
+		ID: db.NewID("con_"), m: m, spec: s, started: now,
 		decision: s.Decision, used: s.Want, state: Requested, due: true, decidedAt: now, overseen: make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())

@@ -277,7 +277,7 @@ func (m *Manager) Watchers(ctx context.Context, id string) ([]Watcher, error) {
 		if err := rows.Scan(&w.UserID, &w.UserName, &since); err != nil {
 			return nil, fmt.Errorf("list watchers of %s: %w", id, err)
 		}
-		w.Since = fromMicro(since)
+		w.Since = db.FromMicro(since)
 		out = append(out, w)
 	}
 	return out, rows.Err()

@@ -100,8 +100,8 @@ func (m *Manager) scanRecord(r scanner) (*Record, error) {
 		return nil, db.Classify(err)
 	}
 	x.UserRoles, x.AuthMethods, x.Tags = listJSON(roles), listJSON(methods), []string{}
-	x.RequestedAt, x.ConnectedAt, x.EndedAt = fromMicro(requested), fromMicro(connected), fromMicro(end)
-	x.LastActivityAt, x.TerminatedAt, x.LockedAt = fromMicro(activity), fromMicro(terminated), fromMicro(locked)
+	x.RequestedAt, x.ConnectedAt, x.EndedAt = db.FromMicro(requested), db.FromMicro(connected), db.FromMicro(end)
+	x.LastActivityAt, x.TerminatedAt, x.LockedAt = db.FromMicro(activity), db.FromMicro(terminated), db.FromMicro(locked)
 	until := x.EndedAt
 	if until.IsZero() {
 		until = m.cfg.Now()
@@ -110,7 +110,7 @@ func (m *Manager) scanRecord(r scanner) (*Record, error) {
 	// What this core carries is newer than the row.
 	if l := m.find(x.ID); l != nil {
 		x.BytesIn, x.BytesOut = l.Bytes()
-		x.LastActivityAt = fromMicro(l.lastAny.Load())
+		x.LastActivityAt = db.FromMicro(l.lastAny.Load())
 	}
 	return &x, nil
 }

@@ -287,7 +287,7 @@ func (m *Manager) handleChannels(ctx context.Context, in *channelsIn) (*channels
 		if err := rows.Scan(&e.Seq, &at, &e.Kind, &e.Detail); err != nil {
 			return nil, fmt.Errorf("list channels of %s: %w", x.ID, err)
 		}
-		e.At = fromMicro(at)
+		e.At = db.FromMicro(at)
 		out = append(out, e)
 	}
 	if err := rows.Err(); err != nil {

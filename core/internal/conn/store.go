@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"caponier/core/internal/db"
 )
@@ -101,20 +100,6 @@ func writeRow(ctx context.Context, tx *db.Tx, r row) error {
 		}
 	}
 	return nil
-}
-
-func micro(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
-}
-
-func fromMicro(us int64) time.Time {
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
 }
 
 func jsonList(s []string) string {

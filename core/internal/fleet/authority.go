@@ -139,7 +139,7 @@ func (a *authority) issueCA(ctx context.Context, tx *db.Tx, event audit.Type) (*
 	if err != nil {
 		return nil, fmt.Errorf("parse ca certificate: %w", err)
 	}
-	id := newID("eca")
+	id := db.NewID("eca_")
 	sealed, err := a.c.Vault.Seal(vault.Place{Table: "edge_ca", Column: "sealed_key", Row: id}, a.key.Seed())
 	if err != nil {
 		return nil, fmt.Errorf("seal ca key: %w", err)
@@ -367,6 +367,3 @@ func serial() *big.Int {
 }
 
 func serialText(c *x509.Certificate) string { return fmt.Sprintf("%032x", c.SerialNumber) }
-
-// newID makes a row ID: prefix and 26 random letters and digits.
-func newID(prefix string) string { return prefix + "_" + strings.ToLower(rand.Text()) }

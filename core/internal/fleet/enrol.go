@@ -174,7 +174,7 @@ func (f *Fleet) placeNode(ctx context.Context, tx *db.Tx, t token, req wire.Enro
 	if err != nil {
 		return e, false, err
 	}
-	e = nodeRow{ID: newID("edg"), Kind: req.Kind, Name: name, Site: t.Site, Labels: t.Labels, Rules: t.Rules, TokenID: t.ID,
+	e = nodeRow{ID: db.NewID("edg_"), Kind: req.Kind, Name: name, Site: t.Site, Labels: t.Labels, Rules: t.Rules, TokenID: t.ID,
 		KeyHash: keyHash, Host: req.Host, Build: req.Build, CreatedAt: now, Version: 1}
 	return e, false, insertEdge(ctx, tx, e)
 }
@@ -193,7 +193,7 @@ func freeName(ctx context.Context, q db.Querier, name string) (string, error) {
 		try = name + "-" + strconv.Itoa(n)
 	}
 	// A crowd with one name: stop counting.
-	return name + "-" + strings.TrimPrefix(newID(""), "_")[:10], nil
+	return name + "-" + db.NewID("")[:10], nil
 }
 
 func storeCert(ctx context.Context, q db.Querier, id string, cert *x509.Certificate) error {

@@ -287,7 +287,7 @@ func (f *Fleet) stampHerd(ctx context.Context, dir string, n int) error {
 				return err
 			}
 			sum := sha256.Sum256(spki)
-			e := nodeRow{ID: newID("edg"), Kind: wire.Extender, Name: fmt.Sprintf("herd-%05d", i), Site: "herd", KeyHash: sum[:], CreatedAt: f.now(), Version: 1}
+			e := nodeRow{ID: db.NewID("edg_"), Kind: wire.Extender, Name: fmt.Sprintf("herd-%05d", i), Site: "herd", KeyHash: sum[:], CreatedAt: f.now(), Version: 1}
 			cert, err := f.ca.issueNode(pub, e.Kind, e.ID, e.Name)
 			if err != nil {
 				return err

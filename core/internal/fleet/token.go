@@ -120,7 +120,7 @@ func (f *Fleet) createToken(ctx context.Context, by audit.Actor, s TokenSpec) (i
 	secret := strings.ToLower(rand.Text())
 	hash := sha256.Sum256([]byte(secret))
 	now := f.now()
-	t := token{ID: newID("tok"), Kind: s.Kind, Site: s.Site, Labels: s.Labels, Rules: s.Rules, Comment: s.Comment,
+	t := token{ID: db.NewID("tok_"), Kind: s.Kind, Site: s.Site, Labels: s.Labels, Rules: s.Rules, Comment: s.Comment,
 		SecretHash: hash[:], MaxUses: s.MaxUses, AllowRepeat: s.AllowRepeat,
 		ExpiresAt: now.Add(s.TTL), CreatedAt: now, CreatedBy: by.ID, Version: 1}
 	err = f.c.DB.Tx(ctx, func(tx *db.Tx) (err error) {

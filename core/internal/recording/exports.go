@@ -11,6 +11,8 @@ import (
 	"os"
 	"runtime/debug"
 	"time"
+
+	"caponier/core/internal/db"
 )
 
 // Videos are made on demand, one after another. The list of them is in memory
@@ -65,7 +67,7 @@ func (s *Store) export(user string, r *Recording, c clip) (Export, error) {
 		return Export{}, errTooMany
 	}
 	x := &Export{
-		ID: newID("rfl_"), Recording: r.ID, Format: c.format, From: c.from.Seconds(), To: c.to.Seconds(), Events: c.events,
+		ID: db.NewID("rfl_"), Recording: r.ID, Format: c.format, From: c.from.Seconds(), To: c.to.Seconds(), Events: c.events,
 		State: "waiting", user: user, clip: c,
 	}
 	s.exports = append(s.exports, x)

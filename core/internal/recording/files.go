@@ -66,7 +66,7 @@ func scanFile(r scanRow) (File, error) {
 	if err != nil {
 		return File{}, db.Classify(err)
 	}
-	f.StoredAt = fromMicro(at)
+	f.StoredAt = db.FromMicro(at)
 	return f, nil
 }
 
@@ -120,7 +120,7 @@ func (w *Writer) File(ctx context.Context, d Direction, path string) (*FileWrite
 	s := w.st
 	x := &FileWriter{
 		st: s, rec: w, note: w.Event, limit: s.cfg.Limits().FileMax, sum: sha256.New(),
-		file: File{ID: newID("rfl_"), RecordingID: w.ID, Direction: d, Path: cut(path, maxField), Status: "not_stored", StoredAt: s.cfg.Now()},
+		file: File{ID: db.NewID("rfl_"), RecordingID: w.ID, Direction: d, Path: cut(path, maxField), Status: "not_stored", StoredAt: s.cfg.Now()},
 	}
 	if x.limit > 0 {
 		if err := x.begin(); err != nil {

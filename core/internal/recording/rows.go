@@ -89,7 +89,7 @@ func scanRecording(r scanRow) (*Recording, error) {
 	if err != nil {
 		return nil, db.Classify(err)
 	}
-	x.StartedAt, x.EndedAt, x.VerifiedAt, x.ExpiresAt = fromMicro(started), fromMicro(end), fromMicro(verified), fromMicro(expires)
+	x.StartedAt, x.EndedAt, x.VerifiedAt, x.ExpiresAt = db.FromMicro(started), db.FromMicro(end), db.FromMicro(verified), db.FromMicro(expires)
 	x.Seconds = time.Duration(duration * 1000).Seconds()
 	return &x, nil
 }
@@ -214,13 +214,6 @@ func (s *Store) saveOne(ctx context.Context, e ended) error {
 			},
 		})
 	})
-}
-
-func fromMicro(us int64) time.Time {
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
 }
 
 const (

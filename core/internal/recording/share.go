@@ -38,7 +38,7 @@ func (s *Store) sharedRoles(ctx context.Context, id string) ([]Share, error) {
 		if err := rows.Scan(&x.RoleID, &x.GrantedBy, &at); err != nil {
 			return nil, fmt.Errorf("list roles of recording %s: %w", id, err)
 		}
-		x.GrantedAt = fromMicro(at)
+		x.GrantedAt = db.FromMicro(at)
 		out = append(out, x)
 	}
 	if err := rows.Err(); err != nil {

@@ -232,7 +232,7 @@ func (s *Store) create(ctx context.Context, m Meta) (*Writer, error) {
 		m.Width, m.Height = clampSize(m.Width, 80), clampSize(m.Height, 24)
 	}
 	m.Title = cut(m.Title, 200)
-	id := newID("rec_")
+	id := db.NewID("rec_")
 	now := s.cfg.Now()
 	f, c, raw, sealed, err := s.begin(root, id, kindRec, ver, now)
 	if err != nil {
@@ -406,8 +406,6 @@ func clampSize(n, def int) int {
 	}
 	return min(n, 1000)
 }
-
-func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }
 
 // Recording returns the row of a recording; db.ErrNotFound when there is none.
 // Who may see it is the caller's to decide.

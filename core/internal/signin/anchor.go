@@ -66,7 +66,7 @@ func scanAnchor(row interface{ Scan(...any) error }) (Anchor, error) {
 	if err := row.Scan(&a.ID, &a.Name, &config, &a.Bundle, &a.CRL, &crlAt, &a.Enabled, &created, &a.Version); err != nil {
 		return a, db.Classify(err)
 	}
-	a.CRLAt, a.CreatedAt = fromMicro(crlAt), fromMicro(created)
+	a.CRLAt, a.CreatedAt = db.FromMicro(crlAt), db.FromMicro(created)
 	if err := json.Unmarshal([]byte(config), &a.Config); err != nil {
 		return a, fmt.Errorf("anchor %s: %w", a.ID, err)
 	}
@@ -218,7 +218,7 @@ func (s *Service) insertAnchor(ctx context.Context, tx *db.Tx, d AnchorDraft, co
 	if len(have) >= maxAnchors {
 		return Anchor{}, api.Conflict("too_many_anchors", "Remove an authority first.")
 	}
-	id := newID("anc")
+	id := db.NewID("anc_")
 	_, err = tx.ExecContext(ctx, sqlAnchorInsert, id, d.Name, config, d.Bundle, d.Enabled, s.now().UnixMicro())
 	if err != nil {
 		return Anchor{}, nameTaken(d.Name, err)

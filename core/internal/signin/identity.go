@@ -49,7 +49,7 @@ func scanIdentity(row interface{ Scan(...any) error }) (Identity, error) {
 	if err := row.Scan(&i.ID, &i.ProviderID, &i.ProviderName, &config, &i.Subject, &i.UserID, &created, &i.CreatedBy, &used); err != nil {
 		return i, db.Classify(err)
 	}
-	i.CreatedAt, i.LastUsed = fromMicro(created), fromMicro(used)
+	i.CreatedAt, i.LastUsed = db.FromMicro(created), db.FromMicro(used)
 	err := decodeConfig(config, &p.Config)
 	i.Label = p.Config.Label
 	return i, err
@@ -173,7 +173,7 @@ func (s *Service) candidate(ctx context.Context, tx *db.Tx, p Provider, who pers
 
 // link makes a subject a user.
 func (s *Service) link(ctx context.Context, tx *db.Tx, by audit.Actor, p Provider, subject, userID, how string) error {
-	_, err := tx.ExecContext(ctx, sqlIdentityInsert, newID("idn"), p.ID, subject, userID, s.now().UnixMicro(), how)
+	_, err := tx.ExecContext(ctx, sqlIdentityInsert, db.NewID("idn_"), p.ID, subject, userID, s.now().UnixMicro(), how)
 	if errors.Is(db.Classify(err), db.ErrConflict) {
 		return ssoProblem(409, "sso_linked_elsewhere", "This identity is linked already.", "")
 	}

@@ -58,7 +58,7 @@ func (s *Service) scanPasskey(row interface{ Scan(...any) error }) (Passkey, err
 	if err := row.Scan(&k.ID, &k.UserID, &k.Credential, &k.Name, &k.sealed, &created, &used, &cloned); err != nil {
 		return k, db.Classify(err)
 	}
-	k.CreatedAt, k.LastUsed, k.ClonedAt = fromMicro(created), fromMicro(used), fromMicro(cloned)
+	k.CreatedAt, k.LastUsed, k.ClonedAt = db.FromMicro(created), db.FromMicro(used), db.FromMicro(cloned)
 	b, err := base64.StdEncoding.DecodeString(k.sealed)
 	if err != nil {
 		return k, fmt.Errorf("passkey %s: %w", k.ID, err)
@@ -106,7 +106,7 @@ func (s *Service) Passkeys(ctx context.Context, q db.Querier, userID string) ([]
 // addPasskey keeps a new credential of a user and returns recovery codes when
 // it is his first second factor.
 func (s *Service) addPasskey(ctx context.Context, by audit.Actor, userID, name string, c webauthn.Credential) (Passkey, []string, error) {
-	id := newID("psk")
+	id := db.NewID("psk_")
 	sealed, err := s.sealPasskey(id, c)
 	if err != nil {
 		return Passkey{}, nil, err

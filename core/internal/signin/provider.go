@@ -93,7 +93,7 @@ func scanProvider(row interface{ Scan(...any) error }) (Provider, error) {
 	if err := row.Scan(&p.ID, &p.Name, &config, &p.sealed, &p.Enabled, &created, &p.Version); err != nil {
 		return p, db.Classify(err)
 	}
-	p.HasSecret, p.CreatedAt = p.sealed != "", fromMicro(created)
+	p.HasSecret, p.CreatedAt = p.sealed != "", db.FromMicro(created)
 	return p, decodeConfig(config, &p.Config)
 }
 
@@ -190,7 +190,7 @@ func (s *Service) putProvider(ctx context.Context, by audit.Actor, id string, ma
 }
 
 func (s *Service) insertProvider(ctx context.Context, tx *db.Tx, name string, enabled bool, secret *string, config string) (Provider, error) {
-	id := newID("sso")
+	id := db.NewID("sso_")
 	var sealed string
 	var err error
 	if secret != nil {

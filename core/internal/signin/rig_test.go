@@ -48,7 +48,7 @@ func (c *clock) Add(d time.Duration) {
 type placeSealer struct{}
 
 func (placeSealer) Seal(p vault.Place, plain []byte) ([]byte, error) {
-	return fmt.Appendf(nil, "%s/%s/%s %s\x00%s", p.Table, p.Column, p.Row, newID("n"), plain), nil
+	return fmt.Appendf(nil, "%s/%s/%s %s\x00%s", p.Table, p.Column, p.Row, db.NewID("n_"), plain), nil
 }
 
 func (placeSealer) Open(p vault.Place, sealed []byte) ([]byte, error) {

@@ -2,14 +2,12 @@ package signin
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"caponier/core/internal/api"
@@ -90,13 +88,4 @@ func (s *Service) spend(ctx context.Context, q db.Querier, text string, life tim
 		return fmt.Errorf("use a challenge up: %w", err)
 	}
 	return nil
-}
-
-func newID(prefix string) string { return prefix + "_" + strings.ToLower(rand.Text()) }
-
-func fromMicro(us int64) time.Time {
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
 }

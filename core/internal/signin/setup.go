@@ -47,7 +47,7 @@ func readSetup(ctx context.Context, q db.Querier) (r setupRow, err error) {
 	if err := q.QueryRowContext(ctx, sqlSetup).Scan(&r.hash, &expires, &r.tries, &done); err != nil {
 		return r, fmt.Errorf("read set-up code: %w", err)
 	}
-	r.expires, r.done = fromMicro(expires), done != 0
+	r.expires, r.done = db.FromMicro(expires), done != 0
 	return r, nil
 }
 

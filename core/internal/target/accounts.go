@@ -56,7 +56,7 @@ func (s *Service) CreateAccount(ctx context.Context, targetID string, a Account)
 		if err := s.mayUseSecret(ctx, tx, t, a.SecretID); err != nil {
 			return err
 		}
-		a.ID, a.TargetID, a.Version = newID("acc_"), t.ID, 1
+		a.ID, a.TargetID, a.Version = db.NewID("acc_"), t.ID, 1
 		if err := insertRows(ctx, tx, sqlAccountInsert, [][]any{a.row(s.now())}); err != nil {
 			return fmt.Errorf("create account: %w", db.Classify(err))
 		}

@@ -2,8 +2,6 @@ package target
 
 import (
 	"context"
-	"crypto/rand"
-	"strings"
 
 	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
@@ -43,7 +41,5 @@ func (s *Service) wrote(ctx context.Context, tx *db.Tx, e audit.Event, topic, id
 	}
 	return api.Notify(ctx, tx, topic, id, groups...)
 }
-
-func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }
 
 func (t *Target) object() audit.Object { return audit.Object{Kind: "target", ID: t.ID, Name: t.Name} }

@@ -113,7 +113,7 @@ func (s *Service) CreateGrant(ctx context.Context, g Grant) (*Grant, error) {
 		if err := s.mayGrant(ctx, nil, &g); err != nil {
 			return err
 		}
-		g.ID, g.CreatedAt, g.Version = newID("gnt_"), s.now(), 1
+		g.ID, g.CreatedAt, g.Version = db.NewID("gnt_"), s.now(), 1
 		args := append([]any{g.ID}, g.values()...)
 		if _, err := tx.ExecContext(ctx, sqlGrantInsert, append(args, micros(g.CreatedAt))...); err != nil {
 			return fmt.Errorf("create grant: %w", err)

@@ -216,7 +216,7 @@ func (s *Service) registerAgain(ctx context.Context, tx *db.Tx, t *Target, h Hos
 		if slices.ContainsFunc(have, func(x Account) bool { return x.Name == a.Name }) {
 			continue
 		}
-		a.ID, a.TargetID = newID("acc_"), t.ID
+		a.ID, a.TargetID = db.NewID("acc_"), t.ID
 		if err := insertRows(ctx, tx, sqlAccountInsert, [][]any{a.row(s.now())}); err != nil {
 			return false, fmt.Errorf("create account of %s: %w", t.ID, db.Classify(err))
 		}

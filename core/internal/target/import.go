@@ -239,7 +239,7 @@ func (s *Service) Import(ctx context.Context, format string, body []byte, o Impo
 	}
 	rows, wrong := parse(bytes.NewReader(body))
 	sum := sha256.Sum256(body)
-	im := importer{s: s, o: o, rows: rows, p: wrong, result: Imported{ID: newID("imp_"), DryRun: o.DryRun}}
+	im := importer{s: s, o: o, rows: rows, p: wrong, result: Imported{ID: db.NewID("imp_"), DryRun: o.DryRun}}
 	im.validate()
 	parsed := len(im.p)
 	err := s.c.DB.Tx(ctx, func(tx *db.Tx) error {
@@ -477,14 +477,14 @@ func (im *importer) write(ctx context.Context, tx *db.Tx, sum string) error {
 			}
 			groups[t.Group] = true
 		}
-		t.ID, t.CreatedAt, t.UpdatedAt, t.Version = newID(idPrefix), now, now, 1
+		t.ID, t.CreatedAt, t.UpdatedAt, t.Version = db.NewID(idPrefix), now, now, 1
 		t.Origin = "import " + im.result.ID
 		targets = append(targets, t.row())
 		for _, tag := range t.Tags {
 			tags = append(tags, []any{tag, t.ID})
 		}
 		for _, a := range r.Accounts {
-			a.ID, a.TargetID = newID("acc_"), t.ID
+			a.ID, a.TargetID = db.NewID("acc_"), t.ID
 			accounts = append(accounts, a.row(now))
 		}
 	}
@@ -540,7 +540,7 @@ func (im *importer) update(ctx context.Context, tx *db.Tx, r *ImportRow) error {
 		if slices.ContainsFunc(have, func(x Account) bool { return x.Name == a.Name }) {
 			continue
 		}
-		a.ID, a.TargetID = newID("acc_"), t.ID
+		a.ID, a.TargetID = db.NewID("acc_"), t.ID
 		if err := insertRows(ctx, tx, sqlAccountInsert, [][]any{a.row(s.now())}); err != nil {
 			return fmt.Errorf("import account of %s: %w", t.ID, err)
 		}

@@ -73,7 +73,7 @@ func (s *Service) insertSite(ctx context.Context, tx *db.Tx, site *Site) error {
 	if err := group.Check(ctx, tx, site.Group); err != nil {
 		return err
 	}
-	site.ID, site.CreatedAt, site.Version = newID("site_"), s.now(), 1
+	site.ID, site.CreatedAt, site.Version = db.NewID("site_"), s.now(), 1
 	if _, err := tx.ExecContext(ctx, sqlSiteInsert, site.ID, site.Name, site.Comment, site.Group, micros(site.CreatedAt)); err != nil {
 		return fmt.Errorf("create site %s: %w", site.Name, db.Classify(err))
 	}

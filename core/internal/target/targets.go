@@ -113,7 +113,7 @@ func (s *Service) insert(ctx context.Context, tx *db.Tx, t *Target, accounts []A
 		return err
 	}
 	now := s.now()
-	t.ID, t.CreatedAt, t.UpdatedAt, t.Version = newID(idPrefix), now, now, 1
+	t.ID, t.CreatedAt, t.UpdatedAt, t.Version = db.NewID(idPrefix), now, now, 1
 	if err := insertRows(ctx, tx, sqlTargetInsert, [][]any{t.row()}); err != nil {
 		return fmt.Errorf("create target %s: %w", t.Name, db.Classify(err))
 	}
@@ -124,7 +124,7 @@ func (s *Service) insert(ctx context.Context, tx *db.Tx, t *Target, accounts []A
 	rows := make([][]any, len(accounts))
 	for i := range accounts {
 		a := &accounts[i]
-		a.ID, a.TargetID, a.Version = newID("acc_"), t.ID, 1
+		a.ID, a.TargetID, a.Version = db.NewID("acc_"), t.ID, 1
 		names[i], rows[i] = a.Name, a.row(now)
 	}
 	if err := insertRows(ctx, tx, sqlAccountInsert, rows); err != nil {

@@ -46,7 +46,7 @@ func (s *Service) CreateClient(ctx context.Context, by audit.Actor, name, commen
 	secret := clientSecretPrefix + strings.ToLower(rand.Text())
 	c := APIClient{Comment: comment, CreatedBy: ref(by), SecretSetAt: s.now().UTC().Truncate(time.Microsecond)}
 	err := s.db.Tx(ctx, func(tx *db.Tx) error {
-		u, err := s.insert(ctx, tx, by, Client, newID("cli"), Draft{Name: name, DisplayName: name}, "")
+		u, err := s.insert(ctx, tx, by, Client, db.NewID("cli_"), Draft{Name: name, DisplayName: name}, "")
 		if err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func clientByID(ctx context.Context, q db.Querier, id string) (c APIClient, hash
 	if err != nil {
 		return APIClient{}, "", fmt.Errorf("api client %.40s: %w", id, db.Classify(err))
 	}
-	c.SecretSetAt = fromMicro(set)
+	c.SecretSetAt = db.FromMicro(set)
 	return c, hash, nil
 }
 

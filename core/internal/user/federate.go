@@ -51,7 +51,7 @@ func (s *Service) SetUp(ctx context.Context, by audit.Actor, d Draft, claim func
 		if err := claim(tx); err != nil {
 			return err
 		}
-		if made, err = s.insert(ctx, tx, by, Person, newID("usr"), d, hash); err != nil {
+		if made, err = s.insert(ctx, tx, by, Person, db.NewID("usr_"), d, hash); err != nil {
 			return err
 		}
 		if _, err := s.putMember(ctx, tx, by, AdministratorRole, made.ID, "{}", "[]", func(int64) error { return nil }); err != nil {
@@ -71,7 +71,7 @@ func (s *Service) CreateIn(ctx context.Context, tx *db.Tx, by audit.Actor, d Dra
 	if err := s.checkDraft(d); err != nil {
 		return User{}, err
 	}
-	u, err := s.insert(ctx, tx, by, Person, newID("usr"), d, "")
+	u, err := s.insert(ctx, tx, by, Person, db.NewID("usr_"), d, "")
 	return u.User, err
 }
 

@@ -53,7 +53,7 @@ func scanKey(row scanner) (Key, error) {
 	if err != nil {
 		return Key{}, db.Classify(err)
 	}
-	k.CreatedAt, k.LastUsed = fromMicro(created), fromMicro(used)
+	k.CreatedAt, k.LastUsed = db.FromMicro(created), db.FromMicro(used)
 	return k, nil
 }
 
@@ -102,7 +102,7 @@ func (s *Service) AddKey(ctx context.Context, by audit.Actor, userID, text, comm
 	if bad := checkText("body.comment", comment, 200); bad != nil {
 		return Key{}, api.Invalid(bad...)
 	}
-	id := newID("key")
+	id := db.NewID("key_")
 	var made Key
 	err = s.db.Tx(ctx, func(tx *db.Tx) error {
 		u, err := userByID(ctx, tx, userID)

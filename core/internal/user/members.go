@@ -47,7 +47,7 @@ func scanMember(row scanner) (Member, error) {
 	if err != nil {
 		return Member{}, db.Classify(err)
 	}
-	m.FirstUse, m.CreatedAt = fromMicro(first), fromMicro(created)
+	m.FirstUse, m.CreatedAt = db.FromMicro(first), db.FromMicro(created)
 	if m.Window, err = decodeWindow(window); err == nil {
 		m.Sources, err = decodeSources(sources)
 	}
@@ -171,7 +171,7 @@ func (s *Service) putMember(ctx context.Context, tx *db.Tx, by audit.Actor, role
 		if err := match(old.Version); err != nil {
 			return Member{}, err
 		}
-		first := micro(old.FirstUse)
+		first := db.Micro(old.FirstUse)
 		if before, err := encodeWindow(old.Window); err != nil || before != window {
 			first = 0
 		}
@@ -303,7 +303,7 @@ func scanMembership(row scanner) (access.Membership, error) {
 }
 
 func fillMembership(m *access.Membership, window, sources string, first int64) (err error) {
-	m.FirstUse = fromMicro(first)
+	m.FirstUse = db.FromMicro(first)
 	if m.Window, err = decodeWindow(window); err != nil {
 		return err
 	}

@@ -181,7 +181,7 @@ func (s *Service) BootstrapAdmin(ctx context.Context, name, password string) (Us
 		u, err := userByName(ctx, tx, name)
 		switch {
 		case errors.Is(err, db.ErrNotFound):
-			u, err = s.insert(ctx, tx, by, Person, newID("usr"), Draft{Name: name}, hash)
+			u, err = s.insert(ctx, tx, by, Person, db.NewID("usr_"), Draft{Name: name}, hash)
 		case err == nil:
 			err = s.recoverAdmin(ctx, tx, by, u, hash)
 		}

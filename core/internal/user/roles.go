@@ -211,7 +211,7 @@ func (s *Service) CreateRole(ctx context.Context, by audit.Actor, r Role) (Role,
 	if err != nil {
 		return Role{}, fmt.Errorf("create role: %w", err)
 	}
-	id := newID("rol")
+	id := db.NewID("rol_")
 	var made Role
 	err = s.db.Tx(ctx, func(tx *db.Tx) error {
 		if err := checkGroups(ctx, tx, &r); err != nil {

@@ -103,8 +103,8 @@ func scanSession(row scanner) (Session, error) {
 		return Session{}, fmt.Errorf("session %s: %w", v.ID, err)
 	}
 	v.Source, _ = netip.ParseAddr(source) // not valid = bound to nowhere, refused
-	v.CreatedAt, v.SeenAt = fromMicro(created), fromMicro(seen)
-	v.ExpiresAt, v.RevokedAt = fromMicro(expires), fromMicro(revoked)
+	v.CreatedAt, v.SeenAt = db.FromMicro(created), db.FromMicro(seen)
+	v.ExpiresAt, v.RevokedAt = db.FromMicro(expires), db.FromMicro(revoked)
 	return v, nil
 }
 
@@ -123,7 +123,7 @@ func (s *Service) OpenSession(ctx context.Context, p *api.Principal, kind Sessio
 // openSession is OpenSession for a login that came by from.
 func (s *Service) openSession(ctx context.Context, p *api.Principal, kind SessionKind, agent string, from Origin) (Session, string, error) {
 	now := s.now()
-	v := Session{ID: newID("ses"), UserID: p.UserID, Kind: kind, Methods: p.Methods, MFA: p.MFA, Source: p.Source.Unmap(),
+	v := Session{ID: db.NewID("ses_"), UserID: p.UserID, Kind: kind, Methods: p.Methods, MFA: p.MFA, Source: p.Source.Unmap(),
 		Origin: from, Agent: cutText(agent, 200), CreatedAt: now, SeenAt: now, ExpiresAt: now.Add(settings.SessionAbsolute.Get(s.settings))}
 	secret := sessionPrefix + strings.ToLower(rand.Text())
 	methods, err := json.Marshal(v.Methods)

@@ -2,13 +2,11 @@ package user
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	"caponier/core/internal/access"
 	"caponier/core/internal/db"
@@ -74,8 +72,8 @@ func scanUser(row scanner) (record, error) {
 		return record{}, db.Classify(err)
 	}
 	r.TOTP, r.Password = r.totpSecret != "", r.passwordHash != ""
-	r.PasswordLockedUntil, r.CreatedAt = fromMicro(lockedUntil), fromMicro(created)
-	r.LastLogin, r.ErasedAt = fromMicro(last), fromMicro(erased)
+	r.PasswordLockedUntil, r.CreatedAt = db.FromMicro(lockedUntil), db.FromMicro(created)
+	r.LastLogin, r.ErasedAt = db.FromMicro(last), db.FromMicro(erased)
 	return r, nil
 }
 
@@ -138,23 +136,6 @@ func affected(res sql.Result, err error) (int64, error) {
 		return 0, db.Classify(err)
 	}
 	return res.RowsAffected()
-}
-
-// newID makes the ID of a row.
-func newID(prefix string) string { return prefix + "_" + strings.ToLower(rand.Text()) }
-
-func micro(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
-}
-
-func fromMicro(us int64) time.Time {
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
 }
 
 func addrText(a netip.Addr) string {

@@ -63,8 +63,8 @@ func scanToken(row scanner) (Token, error) {
 	if err != nil {
 		return Token{}, db.Classify(err)
 	}
-	t.CreatedAt, t.ExpiresAt = fromMicro(created), fromMicro(expires)
-	t.LastUsed, t.RevokedAt = fromMicro(used), fromMicro(revoked)
+	t.CreatedAt, t.ExpiresAt = db.FromMicro(created), db.FromMicro(expires)
+	t.LastUsed, t.RevokedAt = db.FromMicro(used), db.FromMicro(revoked)
 	return t, nil
 }
 
@@ -126,7 +126,7 @@ func (s *Service) insertToken(ctx context.Context, tx *db.Tx, userID, kind, name
 		return Token{}, "", api.Conflict("too_many_tokens", fmt.Sprintf("There are %d live tokens; revoke some first.", live))
 	}
 	secret := tokenPrefix + strings.ToLower(rand.Text())
-	id := newID("tok")
+	id := db.NewID("tok_")
 	_, err := tx.ExecContext(ctx, sqlTokenInsert, id, userID, kind, name, hashSecret(secret), now.UnixMicro(), expires.UnixMicro())
 	if err != nil {
 		return Token{}, "", db.Classify(err)

@@ -82,7 +82,7 @@ func (s *Service) Create(ctx context.Context, by audit.Actor, d Draft) (User, er
 	}
 	var made record
 	err := s.db.Tx(ctx, func(tx *db.Tx) (err error) {
-		made, err = s.insert(ctx, tx, by, Person, newID("usr"), d, hash)
+		made, err = s.insert(ctx, tx, by, Person, db.NewID("usr_"), d, hash)
 		return err
 	})
 	if err != nil {
@@ -193,7 +193,7 @@ func (s *Service) update(ctx context.Context, tx *db.Tx, by audit.Actor, id stri
 		return u, nil
 	}
 	err = changeOne(ctx, tx, sqlUserUpdate, id, u.Name, u.DisplayName, u.Email, u.Disabled, u.Locked,
-		micro(u.PasswordLockedUntil), u.failures, u.Version)
+		db.Micro(u.PasswordLockedUntil), u.failures, u.Version)
 	if err != nil {
 		return record{}, taken("user", u.Name, err)
 	}

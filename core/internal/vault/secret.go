@@ -3,7 +3,6 @@ package vault
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -169,7 +168,7 @@ func (v *Vault) Create(ctx context.Context, tx *db.Tx, n NewSecret, by audit.Act
 	}
 	now := v.now().UTC().Truncate(time.Microsecond)
 	s := &Secret{
-		ID: newID("sec_"), Name: n.Name, OwnerID: n.OwnerID, Group: n.Group, Kind: n.Kind, Comment: n.Comment,
+		ID: db.NewID("sec_"), Name: n.Name, OwnerID: n.OwnerID, Group: n.Group, Kind: n.Kind, Comment: n.Comment,
 		ReadRoles: nonNil(n.ReadRoles), WriteRoles: nonNil(n.WriteRoles), Current: 1, Version: 1, CreatedAt: now, UpdatedAt: now,
 	}
 	if err := insertSecret(ctx, tx, s); err != nil {
@@ -204,7 +203,7 @@ func (v *Vault) SetValue(ctx context.Context, tx *db.Tx, s *Secret, value []byte
 }
 
 func (v *Vault) addValue(ctx context.Context, tx *db.Tx, s *Secret, value []byte, by audit.Actor) error {
-	id := newID("val_")
+	id := db.NewID("val_")
 	box, err := v.Seal(valuePlace(id), value)
 	if err != nil {
 		return err
@@ -304,8 +303,6 @@ func (v *Vault) RevealIn(ctx context.Context, tx *db.Tx, secretID, purpose, conn
 	}
 	return out, nil
 }
-
-func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()) }
 
 func nonNil(s []string) []string {
 	if s == nil {

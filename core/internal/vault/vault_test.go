@@ -132,7 +132,7 @@ func TestRenewRootRewrapsOnlyDataKeys(t *testing.T) {
 		other := open(t, d, v.kek)
 		var ids []string
 		for range rewrapBatch + 5 {
-			ids = append(ids, create(t, v, NewSecret{Name: newID("n"), Kind: Password, Value: []byte("s3cret")}).ID)
+			ids = append(ids, create(t, v, NewSecret{Name: db.NewID("n"), Kind: Password, Value: []byte("s3cret")}).ID)
 		}
 		before := boxes(t, d)
 		n, err := v.RenewRoot(t.Context(), nil)

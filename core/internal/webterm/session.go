@@ -12,6 +12,7 @@ import (
 
 	"caponier/core/internal/api"
 	"caponier/core/internal/bastion"
+	"caponier/core/internal/db"
 )
 
 // State is what a browser is told about its session, whole, at every change.
@@ -74,7 +75,7 @@ var errClosed = errors.New("closed by its user")
 // open attaches a login and starts a shell in it.
 func (s *Service) open(p *api.Principal, source netip.Addr, agent string, in openBody) (*session, error) {
 	x := &session{
-		id: newID(), userID: p.UserID, login: p.Session, target: in.Target, account: in.Account, createdAt: s.cfg.Now(), svc: s,
+		id: db.NewID("ter_"), userID: p.UserID, login: p.Session, target: in.Target, account: in.Account, createdAt: s.cfg.Now(), svc: s,
 		tape: newTape(s.limits.Tape, in.Cols, in.Rows), changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		over: make(chan struct{}), opened: make(chan struct{}), transfers: make(chan struct{}, s.limits.Transfers), opening: make(chan struct{}, 1),
 		state: State{State: "connecting"}, detached: time.Now(),

@@ -22,12 +22,10 @@ package webterm
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -263,5 +261,3 @@ func (s *Service) count() (sessions, watchers int) {
 	defer s.mu.Unlock()
 	return len(s.sessions), s.watchers
 }
-
-func newID() string { return "ter_" + strings.ToLower(rand.Text()) }

@@ -14,7 +14,6 @@ import (
 	"caponier/core/internal/audit"
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db"
-	"caponier/core/internal/fleet"
 	"caponier/shared/wire"
 )
 
@@ -125,17 +124,9 @@ func (s *Service) flushPresence(ctx context.Context, now bool) {
 
 // reconcile reads the routers and brings peers and open sessions in line.
 func (s *Service) reconcile(ctx context.Context) error {
-	var nodes []fleet.Node
-	var rows map[string]*routerRow
-	err := s.cfg.DB.View(ctx, func(tx *db.Tx) (err error) {
-		if nodes, err = s.cfg.Fleet.Nodes(ctx, tx, wire.Router); err != nil {
-			return err
-		}
-		rows, err = routerSettings(ctx, tx)
-		return err
-	})
+	nodes, rows, err := s.readRouters(ctx)
 	if err != nil {
-		return fmt.Errorf("read routers: %w", err)
+		return err
 	}
 	known := map[string]bool{}
 	for _, n := range nodes {

@@ -87,15 +87,7 @@ func (s *Service) open(ctx context.Context, p *api.Principal, r Request) (*sessi
 
 // forwarding finds the routers whose pools have the client.
 func (s *Service) forwarding(ctx context.Context, client netip.Addr) ([]string, error) {
-	var nodes []fleet.Node
-	var rows map[string]*routerRow
-	err := s.cfg.DB.View(ctx, func(tx *db.Tx) (err error) {
-		if nodes, err = s.cfg.Fleet.Nodes(ctx, tx, wire.Router); err != nil {
-			return err
-		}
-		rows, err = routerSettings(ctx, tx)
-		return err
-	})
+	nodes, rows, err := s.readRouters(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open network session: %w", err)
 	}

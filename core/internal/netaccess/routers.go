@@ -78,11 +78,9 @@ func (s *Service) router(ctx context.Context, id string) (*routerOut, error) {
 	return &routerOut{ETag: api.ETag(rs[i].Version), Body: rs[i]}, nil
 }
 
-// routers reads all routers, ordered by name.
-func (s *Service) routers(ctx context.Context) ([]Router, error) {
-	var nodes []fleet.Node
-	var rows map[string]*routerRow
-	err := s.cfg.DB.View(ctx, func(tx *db.Tx) (err error) {
+// readRouters reads the nodes that are routers, and their settings.
+func (s *Service) readRouters(ctx context.Context) (nodes []fleet.Node, rows map[string]*routerRow, err error) {
+	err = s.cfg.DB.View(ctx, func(tx *db.Tx) (err error) {
 		if nodes, err = s.cfg.Fleet.Nodes(ctx, tx, wire.Router); err != nil {
 			return err
 		}
@@ -90,7 +88,16 @@ func (s *Service) routers(ctx context.Context) ([]Router, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read routers: %w", err)
+		return nil, nil, fmt.Errorf("read routers: %w", err)
+	}
+	return nodes, rows, nil
+}
+
+// routers reads all routers, ordered by name.
+func (s *Service) routers(ctx context.Context) ([]Router, error) {
+	nodes, rows, err := s.readRouters(ctx)
+	if err != nil {
+		return nil, err
 	}
 	out := make([]Router, len(nodes))
 	for i, n := range nodes {

@@ -197,15 +197,7 @@ type sshCmd struct {
 }
 
 func (s sshCmd) Run(e *env) error {
-	c, p, err := e.ready()
-	if err != nil {
-		return err
-	}
-	account, target, err := resolve(e, c, s.Target, s.Account)
-	if err != nil {
-		return err
-	}
-	args, err := sshOptions(e, p)
+	login, args, err := e.toTarget(s.Target, s.Account)
 	if err != nil {
 		return err
 	}
@@ -219,8 +211,23 @@ func (s sshCmd) Run(e *env) error {
 	if s.Tty {
 		args = append(args, "-t")
 	}
-	args = append(args, "-l", sshUser(p, account, target), "--", hostAlias)
+	args = append(args, "-l", login, "--", hostAlias)
 	return replace(e, "ssh", append(args, command...))
+}
+
+// toTarget finds what is meant and how ssh gets there: the login name and the
+// options.
+func (e *env) toTarget(ref, account string) (login string, args []string, err error) {
+	c, p, err := e.ready()
+	if err != nil {
+		return "", nil, err
+	}
+	account, target, err := resolve(e, c, ref, account)
+	if err != nil {
+		return "", nil, err
+	}
+	args, err = sshOptions(e, p)
+	return sshUser(p, account, target), args, err
 }
 
 // quoteEnv makes a value that ssh's SetEnv takes as one word.
@@ -234,20 +241,12 @@ type sftpCmd struct {
 }
 
 func (s sftpCmd) Run(e *env) error {
-	c, p, err := e.ready()
-	if err != nil {
-		return err
-	}
-	account, target, err := resolve(e, c, s.Target, s.Account)
-	if err != nil {
-		return err
-	}
-	args, err := sshOptions(e, p)
+	login, args, err := e.toTarget(s.Target, s.Account)
 	if err != nil {
 		return err
 	}
 	// The login name goes with the host: newer clients expand % in options.
-	return replace(e, "sftp", append(args, "--", sshUser(p, account, target)+"@"+hostAlias))
+	return replace(e, "sftp", append(args, "--", login+"@"+hostAlias))
 }
 
 type scpCmd struct {

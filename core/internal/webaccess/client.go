@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/pem"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -70,7 +68,6 @@ func (s *Service) handleLogin(ctx context.Context, in *api.ConnectionIDIn) (*log
 
 // handleProxy serves GET /web-sessions/{id}/proxy.
 func (s *Service) handleProxy(w http.ResponseWriter, r *http.Request) {
-	upgrade := slices.ContainsFunc(r.Header.Values("Upgrade"), func(v string) bool { return strings.EqualFold(strings.TrimSpace(v), "websocket") })
 	x, err := s.own(r.Context(), r.PathValue("id"))
 	switch {
 	case err != nil:
@@ -79,14 +76,9 @@ func (s *Service) handleProxy(w http.ResponseWriter, r *http.Request) {
 	case !x.forClients():
 		s.fail(w, r, api.Conflict("not_api", "This session is a browser's."))
 		return
-	case !upgrade:
-		s.fail(w, r, &api.Problem{Status: http.StatusUpgradeRequired, Title: "This is a websocket.", Code: "websocket_expected"})
-		return
-	case !api.OriginAllowed(r, s.cfg.Origins):
-		s.fail(w, r, api.Denied("cross_origin", "A page of another origin may not open this."))
-		return
-	case r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Key")) != 1:
-		s.fail(w, r, &api.Problem{Status: http.StatusBadRequest, Title: "The websocket handshake is not complete.", Code: "websocket_handshake"})
+	}
+	if err := s.socketWanted(r); err != nil {
+		s.fail(w, r, err)
 		return
 	}
 	if reason, text := x.live.Ended(); reason != "" {

@@ -55,21 +55,29 @@ type over struct {
 // Error implements error.
 func (e *over) Error() string { return e.text }
 
-// handleScreen serves GET /web-sessions/{id}/screen. What is wrong is told by
-// the close code where the handshake itself is right: a page sees no status.
-func (s *Service) handleScreen(w http.ResponseWriter, r *http.Request) {
+// socketWanted refuses what is no whole websocket handshake (RFC 6455 §4.2.1), or
+// one of a page of another origin.
+func (s *Service) socketWanted(r *http.Request) error {
 	upgrade := slices.ContainsFunc(r.Header.Values("Upgrade"), func(v string) bool { return strings.EqualFold(strings.TrimSpace(v), "websocket") })
 	switch {
 	case !upgrade:
-		s.fail(w, r, &api.Problem{Status: http.StatusUpgradeRequired, Title: "This is a websocket.", Code: "websocket_expected"})
-		return
+		return &api.Problem{Status: http.StatusUpgradeRequired, Title: "This is a websocket.", Code: "websocket_expected"}
 	case !api.OriginAllowed(r, s.cfg.Origins):
-		s.fail(w, r, api.Denied("cross_origin", "A page of another origin may not open this."))
-		return
+		return api.Denied("cross_origin", "A page of another origin may not open this.")
 	case r.Header.Get("Sec-WebSocket-Version") != "13" || len(r.Header.Values("Sec-WebSocket-Key")) != 1:
-		s.fail(w, r, &api.Problem{Status: http.StatusBadRequest, Title: "The websocket handshake is not complete.", Code: "websocket_handshake"})
+		return &api.Problem{Status: http.StatusBadRequest, Title: "The websocket handshake is not complete.", Code: "websocket_handshake"}
+	}
+	return nil
+}
+
+// handleScreen serves GET /web-sessions/{id}/screen. What is wrong is told by
+// the close code where the handshake itself is right: a page sees no status.
+func (s *Service) handleScreen(w http.ResponseWriter, r *http.Request) {
+	if err := s.socketWanted(r); err != nil {
+		s.fail(w, r, err)
 		return
-	case !s.begin():
+	}
+	if !s.begin() {
 		s.fail(w, r, api.Unavailable("draining", "This core is shutting down."))
 		return
 	}

@@ -1,6 +1,7 @@
 import { Button, Group, Modal, Stack, Text, Textarea } from "@mantine/core";
 import { type ReactNode, useState } from "react";
 import { ErrorBox } from "./ErrorBox";
+import { useRun } from "./useRun";
 
 interface Props {
   opened: boolean;
@@ -27,20 +28,11 @@ export function Confirm(p: Props) {
 
 function Body({ close, children, action, danger, reason, reasonLabel, run }: Props) {
   const [text, setText] = useState("");
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
-  const submit = async () => {
-    setBusy(true);
-    setError(undefined);
-    try {
-      await run(text.trim());
-      close();
-    } catch (e) {
-      setError(e);
-    } finally {
-      setBusy(false);
-    }
-  };
+  const { busy, error, run: go } = useRun();
+  const submit = () => go(async () => {
+    await run(text.trim());
+    close();
+  });
   return (
     <form
       onSubmit={(e) => {

@@ -5,6 +5,7 @@ import { api, ask } from "~/api/client";
 import { useSession } from "~/app/session";
 import { ErrorBox } from "~/ui/ErrorBox";
 import { fieldErrors } from "~/ui/form";
+import { useRun } from "~/ui/useRun";
 import { Part } from "./Part";
 
 const empty = { current: "", password: "", again: "", code: "" };
@@ -14,26 +15,19 @@ export function Password() {
   const { me } = useSession();
   const [form, setForm] = useState(empty);
   const [open, setOpen] = useState(false);
-  const [error, setError] = useState<unknown>();
-  const [busy, setBusy] = useState(false);
+  const { busy, error, run } = useRun();
   const set = (name: keyof typeof empty) => (e: { currentTarget: { value: string } }) => setForm({ ...form, [name]: e.currentTarget.value });
   const different = form.again !== "" && form.again !== form.password;
   const { byField } = fieldErrors(error, ["password"]);
   const submit = async (e: FormEvent) => {
     e.preventDefault();
     if (form.password !== form.again) return;
-    setBusy(true);
-    setError(undefined);
-    try {
+    await run(async () => {
       await ask(api.PUT("/users/{id}/password", { params: { path: { id: "me" } }, body: { password: form.password, current: form.current, code: form.code || undefined } }));
       setForm(empty);
       setOpen(false);
       notifications.show({ message: "Your password is changed. Everything else that was signed in as you is signed out." });
-    } catch (cause) {
-      setError(cause);
-    } finally {
-      setBusy(false);
-    }
+    });
   };
   if (!me.user.has_password) return <Part title="Password" hint="You have none: you sign in another way." />;
   return (

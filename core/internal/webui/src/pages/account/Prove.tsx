@@ -2,6 +2,7 @@ import { Button, Group, Modal, PasswordInput, Stack, Text, TextInput } from "@ma
 import { type FormEvent, type ReactNode, useState } from "react";
 import { useSession } from "~/app/session";
 import { ErrorBox } from "~/ui/ErrorBox";
+import { useRun } from "~/ui/useRun";
 
 export interface Proof {
   password: string;
@@ -28,20 +29,13 @@ function Body({ close, action, danger, children, run }: Props) {
   const { me } = useSession();
   const [password, setPassword] = useState("");
   const [code, setCode] = useState("");
-  const [error, setError] = useState<unknown>();
-  const [busy, setBusy] = useState(false);
-  const submit = async (e: FormEvent) => {
+  const { busy, error, run: go } = useRun();
+  const submit = (e: FormEvent) => {
     e.preventDefault();
-    setBusy(true);
-    setError(undefined);
-    try {
+    return go(async () => {
       await run({ password, code: code || undefined });
       close();
-    } catch (cause) {
-      setError(cause);
-    } finally {
-      setBusy(false);
-    }
+    });
   };
   return (
     <form onSubmit={(e) => void submit(e)}>

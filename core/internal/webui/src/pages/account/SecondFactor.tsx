@@ -5,6 +5,7 @@ import { useSession } from "~/app/session";
 import { CopyText } from "~/ui/CopyText";
 import { ErrorBox } from "~/ui/ErrorBox";
 import { StateBadge } from "~/ui/StateBadge";
+import { useRun } from "~/ui/useRun";
 import classes from "./account.module.css";
 import { Codes, Part } from "./Part";
 import { Prove } from "./Prove";
@@ -74,19 +75,10 @@ export function SecondFactor() {
 
 function Confirm({ secret, url, run }: { secret: string; url: string; run: (code: string) => Promise<void> }) {
   const [code, setCode] = useState("");
-  const [error, setError] = useState<unknown>();
-  const [busy, setBusy] = useState(false);
-  const submit = async (e: FormEvent) => {
+  const { busy, error, run: go } = useRun();
+  const submit = (e: FormEvent) => {
     e.preventDefault();
-    setBusy(true);
-    setError(undefined);
-    try {
-      await run(code);
-    } catch (cause) {
-      setError(cause);
-    } finally {
-      setBusy(false);
-    }
+    return go(() => run(code));
   };
   return (
     <form onSubmit={(e) => void submit(e)}>

@@ -23,11 +23,33 @@ export function useMayAct(c: Connection) {
   };
 }
 
-export function RowMenu({ c }: { c: Connection }) {
+// useActs are the entries of a menu that lock, unlock and end a connection, and
+// the dialogs they open.
+export function useActs(c: Connection) {
   const may = useMayAct(c);
   const unlock = useUnlock(c.id);
   const [dialog, setDialog] = useState<"terminate" | "lock">();
   const close = () => setDialog(undefined);
+  return {
+    may,
+    entries: (
+      <>
+        {may.lock && <Menu.Item leftSection={<IconLock size={16} />} onClick={() => setDialog("lock")}>Lock…</Menu.Item>}
+        {may.unlock && <Menu.Item leftSection={<IconLockOpen size={16} />} onClick={() => unlock.mutate()}>Unlock</Menu.Item>}
+        {may.terminate && <Menu.Item color="red" leftSection={<IconPlayerStop size={16} />} onClick={() => setDialog("terminate")}>Terminate…</Menu.Item>}
+      </>
+    ),
+    dialogs: (
+      <>
+        <Terminate c={c} opened={dialog === "terminate"} close={close} />
+        <Lock c={c} opened={dialog === "lock"} close={close} />
+      </>
+    ),
+  };
+}
+
+export function RowMenu({ c }: { c: Connection }) {
+  const { may, entries, dialogs } = useActs(c);
   return (
     <>
       <Menu position="bottom-end">
@@ -39,13 +61,10 @@ export function RowMenu({ c }: { c: Connection }) {
           {may.watch && (c.kind === "web" ? <Menu.Item component="a" href={watchPath(c)} target="_blank" rel="noopener" leftSection={<IconEye size={16} />}>Watch live</Menu.Item> : <Menu.Item component={Link} to={watchPath(c)} leftSection={<IconEye size={16} />}>Watch live</Menu.Item>)}
           {may.use && <Menu.Item component="a" href={viewPath(c.id)} target="_blank" rel="noopener" leftSection={<IconBrowser size={16} />}>Open its window</Menu.Item>}
           {may.play && <Menu.Item component={Link} to={`/recordings/${c.recording_id}`} leftSection={<IconMovie size={16} />}>Play recording</Menu.Item>}
-          {may.lock && <Menu.Item leftSection={<IconLock size={16} />} onClick={() => setDialog("lock")}>Lock…</Menu.Item>}
-          {may.unlock && <Menu.Item leftSection={<IconLockOpen size={16} />} onClick={() => unlock.mutate()}>Unlock</Menu.Item>}
-          {may.terminate && <Menu.Item color="red" leftSection={<IconPlayerStop size={16} />} onClick={() => setDialog("terminate")}>Terminate…</Menu.Item>}
+          {entries}
         </Menu.Dropdown>
       </Menu>
-      <Terminate c={c} opened={dialog === "terminate"} close={close} />
-      <Lock c={c} opened={dialog === "lock"} close={close} />
+      {dialogs}
     </>
   );
 }

@@ -9,6 +9,7 @@ import { ErrorBox } from "~/ui/ErrorBox";
 import { StateBadge } from "~/ui/StateBadge";
 import { Lasting } from "~/ui/Time";
 import { useList } from "~/ui/useList";
+import { useRun } from "~/ui/useRun";
 import classes from "./Network.module.css";
 import { type Entry, line, type Session } from "./network";
 import { usePresence } from "./presence";
@@ -44,21 +45,12 @@ export function Mine() {
 
 function Card({ entry, session }: { entry?: Entry; session?: Session }) {
   const client = useQueryClient();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<unknown>();
+  const { busy, error, run } = useRun();
   const [asking, setAsking] = useState(false);
   const name = entry?.target.name ?? session?.target_name ?? "";
-  const act = async (run: () => Promise<unknown>) => {
-    setBusy(true);
-    setError(undefined);
-    try {
-      await run();
-    } catch (e) {
-      setError(e);
-    } finally {
-      setBusy(false);
-      void client.invalidateQueries({ queryKey: ["network"] });
-    }
+  const act = async (what: () => Promise<unknown>) => {
+    await run(what);
+    void client.invalidateQueries({ queryKey: ["network"] });
   };
   const start = (reason?: string) => act(() => ask(api.POST("/network-sessions", { body: { target: name, reason: reason || undefined } })));
   const stop = (s: Session) => act(() => ask(api.DELETE("/network-sessions/{id}", { params: { path: { id: s.id } } })).catch((e: unknown) => {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -26,6 +27,12 @@ func program(profile string) (name string, args []string, err error) {
 	if _, err := os.Stat(policies); err != nil { // it would run without any
 		return "", nil, fmt.Errorf("chromium has no policies: %w", err)
 	}
+	if err := os.MkdirAll(filepath.Join(profile, "Default"), 0o700); err != nil {
+		return "", nil, err
+	}
+	if err := os.WriteFile(filepath.Join(profile, "Default", "Preferences"), []byte(preferences), 0o600); err != nil {
+		return "", nil, err
+	}
 	args = []string{"--user-data-dir=" + profile}
 	args = append(args, strings.Fields(chromiumFlags)...)
 	if !namespaces() {
@@ -33,6 +40,10 @@ func program(profile string) (name string, args []string, err error) {
 	}
 	return chromium, args, nil
 }
+
+// preferences of Chromium that have no policy: the file dialog opens where the
+// user's files are.
+const preferences = `{"selectfile": {"last_directory": "` + folder + `"}}`
 
 // chromiumFlags: all of the screen, software rendering, as few processes as
 // there can be, and nothing for its maker. What updates components anyway is

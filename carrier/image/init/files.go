@@ -115,8 +115,11 @@ func checkName(name string) error {
 	return nil
 }
 
-// unfinished reports names that the browser and put use for what is not whole.
-func unfinished(name string) bool { return strings.HasSuffix(name, ".part") }
+// unfinished reports names that browsers and put use for what is not whole:
+// Chromium downloads to a name of its own while it does not know the file's.
+func unfinished(name string) bool {
+	return strings.HasSuffix(name, ".part") || strings.HasSuffix(name, ".crdownload") || strings.HasPrefix(path.Base(name), ".org.chromium.Chromium.")
+}
 
 // downloads reports whether something in a folder is not whole yet. The browser
 // then holds the name it will have by an empty file.

@@ -125,22 +125,28 @@ func (*broken) Read([]byte) (int, error) { return 0, errBroken }
 // A download under way is neither listed nor given away: neither what there is
 // of it, nor the empty file by which the browser holds its name.
 func TestDownloadUnderWay(t *testing.T) {
+	for _, part := range []string{"report.Xy1.bin.part", "report.bin.crdownload", "Unconfirmed 7.crdownload", ".org.chromium.Chromium.Xy1"} {
+		t.Run(part, func(t *testing.T) { testDownloadUnderWay(t, part) })
+	}
+}
+
+func testDownloadUnderWay(t *testing.T, part string) {
 	s, dir := folderOf(t)
-	for name, text := range map[string]string{"whole.txt": "whole", "report.bin": "", "report.Xy1.bin.part": "half"} {
+	for name, text := range map[string]string{"whole.txt": "whole", "report.bin": "", part: "half"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for path, want := range map[string]int{"/files/whole.txt": http.StatusOK, "/files/report.bin": http.StatusConflict, "/files/report.Xy1.bin.part": http.StatusConflict} {
+	for path, want := range map[string]int{"/files/whole.txt": http.StatusOK, "/files/report.bin": http.StatusConflict, "/files/" + part: http.StatusConflict} {
 		if code, body := request(s, http.MethodGet, path, nil); code != want {
 			t.Errorf("%s: %d %q, want %d", path, code, body, want)
 		}
 	}
-	if _, body := request(s, http.MethodGet, "/files", nil); !strings.Contains(body, "whole.txt") || strings.Contains(body, "report") {
+	if _, body := request(s, http.MethodGet, "/files", nil); !strings.Contains(body, "whole.txt") || strings.Contains(body, "report") || strings.Contains(body, "hromium") || strings.Contains(body, "Unconf") {
 		t.Errorf("the list: %s", body)
 	}
 	// Done: it has its name.
-	if err := os.Rename(filepath.Join(dir, "report.Xy1.bin.part"), filepath.Join(dir, "report.bin")); err != nil {
+	if err := os.Rename(filepath.Join(dir, part), filepath.Join(dir, "report.bin")); err != nil {
 		t.Fatal(err)
 	}
 	if code, body := request(s, http.MethodGet, "/files/report.bin", nil); code != http.StatusOK || body != "half" {

@@ -275,11 +275,14 @@ func (p *pool) up(s *slot.Slot) error {
 	ctx, stop := context.WithTimeout(p.m.ctx, p.m.c.ParkTime)
 	defer stop()
 	ended := make(chan struct{})
+	alive, dead := context.WithCancel(ctx)
+	defer dead()
 	p.m.wg.Go(func() {
 		for ctx.Err() == nil {
 			_, err := s.Ended(ctx)
 			if err == nil {
 				close(ended)
+				dead()
 				return
 			}
 			if ctx.Err() != nil { // nobody waits any more
@@ -292,7 +295,12 @@ func (p *pool) up(s *slot.Slot) error {
 	var err error
 	select {
 	case <-s.Door.Parked():
-		return p.look(ctx, s)
+		if err = s.Heeds(alive); err == nil {
+			return p.look(ctx, s)
+		}
+		if alive.Err() != nil {
+			err = errSlow
+		}
 	case <-ended:
 		err = errors.New("the browser ended before it was up")
 	case <-ctx.Done():

@@ -1,6 +1,7 @@
 package slot
 
 import (
+	"context"
 	_ "embed"
 	"encoding/base64"
 	"encoding/json"
@@ -11,6 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"caponier/shared/wire"
 )
 
 // chromiumPolicies is what every Chromium is told: the way out, and everything
@@ -26,13 +30,8 @@ const (
 	policiesFile = policiesDir + "/caponier.json"
 )
 
-// parked is what a Chromium without a session may do. It heeds a change of its
-// policies only after some seconds, and a user's first click must not find files
-// forbidden that his target permits: what may pass is the carrier's to say at its
-// door, and a parked browser shows the carrier's own page alone.
-var parked = Settings{Uploads: true, Downloads: true}
-
-// makePolicies locks a Chromium down before it starts.
+// makePolicies locks a Chromium down before it starts: nothing of a session is
+// permitted before there is one.
 func (s *Slot) makePolicies() error {
 	dir := filepath.Join(s.dir, policiesDir)
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -41,23 +40,90 @@ func (s *Slot) makePolicies() error {
 	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
 		return err
 	}
-	return s.restrict(parked)
+	b, err := s.policies(Settings{})
+	if err != nil {
+		return err
+	}
+	return s.write(policiesFile, b)
 }
 
-// restrict tells Chromium its policies; it looks at the directory.
-func (s *Slot) restrict(v Settings) error {
+// heedTime is how long Chromium may take to read new policies before it is told
+// of them in the slow way. One that is up needs a millisecond.
+const heedTime = 500 * time.Millisecond
+
+// retell tells a Chromium other policies and waits until it has read them, at
+// most for limit. One that is still starting finds them by their time.
+func (s *Slot) retell(v Settings, limit time.Duration) error {
+	read, err := s.offer(v, limit)
+	if err != nil || read {
+		return err
+	}
+	b, err := s.policies(v)
+	if err != nil {
+		return err
+	}
+	return s.write(policiesFile, b)
+}
+
+// Heeds waits until a browser that is parked heeds what it is told: Chromium
+// watches its policies some seconds after it has shown its first page.
+func (s *Slot) Heeds(ctx context.Context) error {
+	for read := s.c.Browser != wire.Chromium; !read; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var err error
+		if read, err = s.offer(Settings{}, heedTime); err != nil {
+			return fmt.Errorf("slot: %w", err)
+		}
+	}
+	return nil
+}
+
+// offer replaces a Chromium's policies and reports whether it has read them
+// within limit. It takes a file whose time is another for half written, and lets
+// it rest for five seconds; ours is replaced as a whole, and with the time of
+// the one before it is read at once, or not at all.
+func (s *Slot) offer(v Settings, limit time.Duration) (read bool, err error) {
+	if err := s.locate(v.TimeZone); err != nil {
+		return false, err
+	}
+	b, err := s.policies(v)
+	if err != nil {
+		return false, err
+	}
+	before, err := os.Stat(filepath.Join(s.dir, policiesFile))
+	if err != nil {
+		return false, err
+	}
+	tmp, err := s.prepare(policiesFile, b)
+	if err != nil {
+		return false, err
+	}
+	if err := os.Chtimes(tmp, before.ModTime(), before.ModTime()); err != nil {
+		return false, err
+	}
+	w, err := watch(tmp)
+	if err != nil {
+		return false, err
+	}
+	defer w.Close()
+	if err := os.Rename(tmp, filepath.Join(s.dir, policiesFile)); err != nil {
+		return false, err
+	}
+	if err := waitRead(w, limit); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// policies are those of this slot's browser.
+func (s *Slot) policies(v Settings) ([]byte, error) {
 	ca, err := os.ReadFile(filepath.Join(s.dir, "ca.pem"))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b, err := policies(ca, v, s.c.Bars)
-	if err != nil {
-		return err
-	}
-	if err := s.write(policiesFile, b); err != nil {
-		return err
-	}
-	return s.locate(v.TimeZone)
+	return policies(ca, v, s.c.Bars)
 }
 
 // policies are those of Chromium for a session.

@@ -158,15 +158,21 @@ func open(c Config, name string, fresh bool) (_ *Slot, err error) {
 
 // write replaces a file that the container's user reads.
 func (s *Slot) write(name string, data []byte) error {
-	// Chromium reads every file of its directory: a new one begins elsewhere.
-	tmp := filepath.Join(s.dir, "."+filepath.Base(name))
-	if err := os.WriteFile(tmp, data, 0o644); err != nil {
-		return err
-	}
-	if err := os.Chmod(tmp, 0o644); err != nil {
+	tmp, err := s.prepare(name, data)
+	if err != nil {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(s.dir, name))
+}
+
+// prepare makes a file that will be called name.
+func (s *Slot) prepare(name string, data []byte) (string, error) {
+	// Chromium reads every file of its directory: a new one begins elsewhere.
+	tmp := filepath.Join(s.dir, "."+filepath.Base(name))
+	if err := os.WriteFile(tmp, data, 0o644); err != nil {
+		return "", err
+	}
+	return tmp, os.Chmod(tmp, 0o644)
 }
 
 // Settings are what the browser's own lock-down must know; it reads them from
@@ -178,11 +184,11 @@ type Settings struct {
 	TimeZone  string `json:"time_zone"` // IANA; empty: UTC
 }
 
-// Set tells the browser about its session; changes act within a second, in
-// Chromium within ten.
+// Set tells the browser about its session; changes act within a second, in a
+// Chromium that is still starting within ten.
 func (s *Slot) Set(v Settings) error {
 	if s.c.Browser == wire.Chromium {
-		if err := s.restrict(v); err != nil {
+		if err := s.retell(v, heedTime); err != nil {
 			return fmt.Errorf("slot: %w", err)
 		}
 		return nil

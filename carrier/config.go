@@ -51,6 +51,11 @@ type Config struct {
 	// need no entry. Default none.
 	Scanners []string `toml:"scanners"`
 
+	// ScanMB bounds the files of all sessions that wait in RunDir while they are
+	// scanned, in MB, 1 to 1048576. Default 2048. Some of the file system is left
+	// free in any case: 64 MB, of a small one a tenth.
+	ScanMB int64 `toml:"scan_mb"`
+
 	Limits    LimitsConfig    `toml:"limits"`
 	Admission AdmissionConfig `toml:"admission"`
 }
@@ -93,7 +98,7 @@ const maxRunDir = 70
 
 func defaults(c *Config) {
 	c.ChromiumWarm = 1
-	c.Image, c.RunDir, c.Warm, c.Max, c.SpoolMB = "caponier-browser", "/run/caponier-carrier", 2, 50, 64
+	c.Image, c.RunDir, c.Warm, c.Max, c.SpoolMB, c.ScanMB = "caponier-browser", "/run/caponier-carrier", 2, 50, 64, 2048
 	if dir, _, _ := strings.Cut(os.Getenv("RUNTIME_DIRECTORY"), ":"); dir != "" {
 		c.RunDir = dir
 	}
@@ -119,7 +124,7 @@ func (c *Config) Validate() []config.Problem {
 		v        int64
 		min, max int64
 	}{
-		{"warm", int64(c.Warm), 0, 100}, {"chromium_warm", int64(c.ChromiumWarm), 0, 100}, {"max", int64(c.Max), 1, 1000}, {"spool_mb", int64(c.SpoolMB), 1, 4096},
+		{"warm", int64(c.Warm), 0, 100}, {"chromium_warm", int64(c.ChromiumWarm), 0, 100}, {"max", int64(c.Max), 1, 1000}, {"spool_mb", int64(c.SpoolMB), 1, 4096}, {"scan_mb", c.ScanMB, 1, 1 << 20},
 		{"limits.memory_mb", c.Limits.MemoryMB, 400, 1 << 20}, {"limits.shm_mb", c.Limits.ShmMB, 16, 1 << 16},
 		{"limits.tmp_mb", c.Limits.TmpMB, 64, 1 << 16}, {"limits.files_mb", c.Limits.FilesMB, 1, 1 << 20}, {"limits.pids", c.Limits.Pids, 100, 10_000},
 		{"admission.free_mb", c.Admission.FreeMB, 0, 1 << 30}, {"admission.session_mb", c.Admission.SessionMB, 1, 1 << 20},

@@ -141,7 +141,7 @@ func serve(ctx context.Context, cfg *Config, e *edge.Edge, w *work, log *slog.Lo
 		Ended: func(ctx context.Context, end wire.WebEnded) error {
 			return call(ctx, e, http.MethodPost, wire.PathWebEnded, end, nil)
 		},
-		Post: spool.Post(e.Session), Scan: scanner{dial.New(dial.Config{Rules: dial.Rules{Exempt: scanners}})}.scan, Log: log,
+		Post: spool.Post(e.Session), Scan: scanner{dial.New(dial.Config{Rules: dial.Rules{Exempt: scanners}})}.scan, ScanSpace: cfg.ScanMB << 20, Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, docker.Close())
@@ -211,6 +211,13 @@ func meter(p *node.Parts, w *work) {
 	p.Counter("refused_sessions", "Sessions that were refused.", count(func(c session.Counts) uint64 { return c.Refused }))
 	p.Counter("failed_sessions", "Sessions whose browser could not be started.", count(func(c session.Counts) uint64 { return c.Failed }))
 	p.Counter("ended_sessions", "Sessions that ended.", count(func(c session.Counts) uint64 { return c.Ended }))
+	p.Counter("unscanned_files", "Files that were refused because too much was being scanned.", count(func(c session.Counts) uint64 { return c.Unscanned }))
+	p.Gauge("scan_bytes", "Bytes of files that wait while they are scanned.", func() float64 {
+		if m := w.m.Load(); m != nil {
+			return float64(m.Scanning())
+		}
+		return 0
+	})
 	p.Health.Add("browsers", true, func(ctx context.Context) error {
 		m := w.m.Load()
 		if m == nil {

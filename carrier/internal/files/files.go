@@ -20,7 +20,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -58,8 +57,8 @@ type Config struct {
 	Policy func() wire.BrowserPolicy
 	// Scan is called when the policy names a scanner.
 	Scan Scanner
-	// Temp is where files wait while they are scanned; they have no names there.
-	Temp string
+	// Space is where files wait while they are scanned; they have no names there.
+	Space *Space
 	// Event is told each file.
 	Event func(kind string, fields map[string]string)
 	// Touched is told that somebody is there.
@@ -306,7 +305,10 @@ func (s *Service) pass(ctx context.Context, d Direction, name string, src io.Rea
 		err := take(io.TeeReader(count, hash), size)
 		return s.passed(d, name, count, hash.Sum(nil), limit, err)
 	}
-	tmp, err := s.temp()
+	tmp, err := s.c.Space.open(size)
+	if errors.Is(err, errFull) {
+		return s.noRoom(d, name, max(size, 0))
+	}
 	if err != nil {
 		return err
 	}
@@ -315,6 +317,8 @@ func (s *Service) pass(ctx context.Context, d Direction, name string, src io.Rea
 	switch {
 	case count.over:
 		return s.passed(d, name, count, nil, limit, err)
+	case tmp.full:
+		return s.noRoom(d, name, count.n)
 	case errors.Is(err, ErrInfected):
 		s.told(d, name, count.n, nil, "infected")
 		return refuse(http.StatusForbidden, "The file was refused by the virus scanner.")
@@ -323,12 +327,9 @@ func (s *Service) pass(ctx context.Context, d Direction, name string, src io.Rea
 		s.told(d, name, count.n, nil, "not scanned")
 		return refuse(http.StatusServiceUnavailable, "The file could not be scanned and was not passed on. Try again, or tell your administrator.")
 	}
-	passes, err := tmp.Seek(0, io.SeekEnd)
-	if err == nil {
-		_, err = tmp.Seek(0, io.SeekStart)
-	}
+	passes, err := tmp.rewind()
 	if err != nil {
-		return fmt.Errorf("files: %w", err)
+		return err
 	}
 	count.n = passes
 	return s.passed(d, name, count, hash.Sum(nil), limit, take(tmp, passes))
@@ -354,17 +355,14 @@ func tooLarge(limit int64) error {
 	return refuse(http.StatusRequestEntityTooLarge, "The file is too large: the limit is %d MB.", max(1, limit>>20))
 }
 
-// temp makes a file without a name.
-func (s *Service) temp() (*os.File, error) {
-	f, err := os.CreateTemp(s.c.Temp, ".scan-*")
-	if err != nil {
-		return nil, fmt.Errorf("files: %w", err)
+// noRoom refuses a file that cannot wait for the scanner now, or ever.
+func (s *Service) noRoom(d Direction, name string, size int64) error {
+	s.told(d, name, size, nil, "no room to scan")
+	s.c.Log.Warn("no room for a file that waits for the scanner", "size", size, "used", s.c.Space.Used())
+	if size > s.c.Space.limit {
+		return refuse(http.StatusInsufficientStorage, "The file is too large to be scanned here: the carrier has %d MB for it.", s.c.Space.limit>>20)
 	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("files: %w", err)
-	}
-	return f, nil
+	return refuse(http.StatusInsufficientStorage, "Too much is being scanned at present. Try again in a moment, or tell your administrator.")
 }
 
 // counter reads no more than left bytes and fails when there are more.

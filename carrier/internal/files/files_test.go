@@ -57,7 +57,7 @@ func service(t *testing.T, b *browser, p wire.BrowserPolicy, scan Scanner) (*Ser
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", srv.Listener.Addr().String())
 		},
-		Policy: func() wire.BrowserPolicy { return p }, Scan: scan, Touched: func() { b.touched.Add(1) }, Temp: t.TempDir(), Log: slog.New(slog.DiscardHandler),
+		Policy: func() wire.BrowserPolicy { return p }, Scan: scan, Touched: func() { b.touched.Add(1) }, Space: NewSpace(t.TempDir(), 1<<20), Log: slog.New(slog.DiscardHandler),
 		Event: func(kind string, f map[string]string) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -223,7 +223,7 @@ func TestScan(t *testing.T) {
 	if len(scanned) != 8 || scanned[0] != "icap://scan.test/x upload f 5" {
 		t.Errorf("scanned %q", scanned)
 	}
-	left, err := os.ReadDir(s.c.Temp)
+	left, err := os.ReadDir(s.c.Space.dir)
 	if err != nil || len(left) != 0 {
 		t.Errorf("files are left: %v, %v", left, err)
 	}

@@ -87,12 +87,15 @@ func (m *Manager) Ready(context.Context) error {
 }
 
 // Counts are the manager's counters since its start.
-type Counts struct{ Warm, Cold, Refused, Failed, Ended uint64 }
+type Counts struct{ Warm, Cold, Refused, Failed, Ended, Unscanned uint64 }
 
 // Counts returns the counters.
 func (m *Manager) Counts() Counts {
-	return Counts{m.warm.Load(), m.cold.Load(), m.refused.Load(), m.failed.Load(), m.ended.Load()}
+	return Counts{m.warm.Load(), m.cold.Load(), m.refused.Load(), m.failed.Load(), m.ended.Load(), m.scan.Refused()}
 }
+
+// Scanning is how many bytes of files wait for the scanner.
+func (m *Manager) Scanning() int64 { return m.scan.Used() }
 
 // Capacity is what the node reports.
 func (m *Manager) Capacity() wire.WebCapacity { return *m.capacity() }

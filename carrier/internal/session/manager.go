@@ -84,10 +84,16 @@ type Config struct {
 	Post  func(ctx context.Context, session string, batch spool.Batch) (wire.WebRecordsAck, error)
 	Ended func(ctx context.Context, e wire.WebEnded) error
 	Scan  files.Scanner
+	// ScanSpace bounds the files of all sessions that wait in RunDir while they
+	// are scanned, in bytes; 0: 2 GiB.
+	ScanSpace int64
 
 	Log *slog.Logger     // nil: discard
 	Now func() time.Time // nil: time.Now
 }
+
+// defaultScanSpace is where Config.ScanSpace says nothing, in bytes.
+const defaultScanSpace = 2 << 30
 
 // Manager has the sessions of this carrier. Safe for concurrent use.
 type Manager struct {
@@ -98,6 +104,7 @@ type Manager struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 	www  *fileServer
+	scan *files.Space
 	pool *pool
 	size size // of screens
 
@@ -148,6 +155,7 @@ func New(c Config) (*Manager, error) {
 		sweepKick: make(chan struct{}, 1), tellKick: make(chan struct{}, 1), adopted: make(chan struct{})}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	m.www = newFileServer(m)
+	m.scan = files.NewSpace(c.RunDir, cmp.Or(c.ScanSpace, defaultScanSpace))
 	m.pool = newPool(m)
 	return m, nil
 }

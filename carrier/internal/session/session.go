@@ -82,7 +82,7 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 		screen.Close()
 		return nil, err
 	}
-	l.files = files.New(files.Config{Dial: sl.DialFiles, Policy: l.policy, Scan: m.c.Scan, Temp: m.c.RunDir, Event: l.event,
+	l.files = files.New(files.Config{Dial: sl.DialFiles, Policy: l.policy, Scan: m.c.Scan, Space: m.scan, Event: l.event,
 		Touched: func() { l.touched.Store(m.c.Now().UnixNano()) }, Log: l.log})
 	l.proxy = egress.NewProxy(egress.ProxyConfig{Session: spec.ID, Address: spec.Proxy, Credentials: m.c.Credentials})
 	if err := sl.Set(settings(spec)); err != nil {

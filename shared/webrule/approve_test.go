@@ -153,3 +153,46 @@ func TestApprovalJSON(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+// What any method may do is what the strictest of them may.
+func TestStrictest(t *testing.T) {
+	for name, x := range map[string]struct {
+		p     Policy
+		names bool
+		want  Reason // of POST /x, whatever it may be taken for
+	}{
+		"no rules":           {Policy{}, false, Allowed},
+		"no methods":         {Policy{Approve: []Approval{{Rule: Rule{Path: "/y"}}}}, false, Allowed},
+		"one is denied":      {Policy{Deny: []Rule{{Methods: []string{"delete"}}}, Approve: []Approval{{}}}, true, Denied},
+		"one is held":        {Policy{Approve: []Approval{{Rule: Rule{Methods: []string{"DELETE"}}}}}, true, NeedsApproval},
+		"denied elsewhere":   {Policy{Deny: []Rule{{Methods: []string{"DELETE"}, Path: "/y"}}}, true, Allowed},
+		"others not allowed": {Policy{Own: true, Allow: []Rule{{Host: "app.test", Methods: []string{"GET", "POST"}}}}, true, NoRule},
+	} {
+		c := compile(t, x.p, "https://app.test")
+		if v := c.Strictest(Request{Scheme: "https", Host: "app.test", Method: "POST", Path: "/x"}); v.Reason != x.want || c.NamesMethods() != x.names {
+			t.Errorf("%s: %q, names methods %v", name, v.Reason, c.NamesMethods())
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		methods := rapid.SliceOfN(rapid.SampledFrom([]string{"GET", "put", "DELETE"}), 0, 2)
+		rule := func(label string) []Rule {
+			return []Rule{{Host: "app.test", Methods: methods.Draw(t, label), Path: rapid.SampledFrom([]string{"", "/x"}).Draw(t, label+" path")}}
+		}
+		p := Policy{Own: rapid.Bool().Draw(t, "own"), Allow: rule("allow"), Approve: []Approval{{Rule: rule("approve")[0]}}}
+		if rapid.Bool().Draw(t, "denies") {
+			p.Deny = rule("deny")
+		}
+		c, err := p.Compile("https://app.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := Request{Scheme: "https", Host: "app.test", Method: "POST", Path: "/x"}
+		v := c.Strictest(r)
+		for _, m := range []string{"POST", "GET", "PUT", "DELETE", "PATCH", "TRACE"} {
+			r.Method = m
+			if w := c.Decide(r); Stricter(v, w).Reason != v.Reason {
+				t.Fatalf("%+v: %s is %q, the strictest is %q", p, m, w.Reason, v.Reason)
+			}
+		}
+	})
+}

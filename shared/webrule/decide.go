@@ -88,6 +88,7 @@ type Compiled struct {
 	allow   index
 	deny    index
 	approve index
+	methods []string // that rules name, and one that none does; nil: none names any
 }
 
 // Endpoint is where a request goes: one origin.
@@ -158,8 +159,41 @@ func (p Policy) Compile(start string) (*Compiled, error) {
 	if c.deny, err = newIndex(p.Deny); err != nil {
 		return c, err
 	}
+	for _, r := range slices.Concat(p.Allow, p.Deny, held) {
+		for _, m := range r.Methods {
+			c.methods = append(c.methods, strings.ToUpper(m))
+		}
+	}
+	if c.methods != nil {
+		slices.Sort(c.methods)
+		c.methods = append(slices.Compact(c.methods), unnamed)
+	}
 	c.approve, err = newIndex(held)
 	return c, err
+}
+
+// unnamed stands for every method that no rule names.
+const unnamed = "AN-UNNAMED-ONE"
+
+// NamesMethods reports whether any rule looks at methods.
+func (c *Compiled) NamesMethods() bool { return c.methods != nil }
+
+// Strictest is the verdict on r if its method may be any.
+func (c *Compiled) Strictest(r Request) Verdict {
+	v := c.Decide(r)
+	for _, m := range c.methods {
+		r.Method = m
+		v = Stricter(v, c.Decide(r))
+	}
+	return v
+}
+
+// Stricter is the one of two verdicts that permits less; the first of equals.
+func Stricter(v, w Verdict) Verdict {
+	if v.Allowed() && !w.Allowed() || v.Held() && !w.Allowed() && !w.Held() {
+		return w
+	}
+	return v
 }
 
 // Decide is Compile and Decide for a single request.

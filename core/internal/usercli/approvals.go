@@ -2,24 +2,38 @@ package usercli
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
 // approvalsCmd is for those who decide on requests of others' web sessions.
 type approvalsCmd struct {
 	List    approvalsList    `cmd:"" default:"withargs" help:"List requests of web sessions that wait for a second person."`
+	Show    approvalsShow    `cmd:"" help:"Show a request, and what is in it."`
 	Approve approvalsApprove `cmd:"" help:"Let a waiting request of somebody else leave, once."`
 	Deny    approvalsDeny    `cmd:"" help:"Refuse a waiting request of somebody else."`
 }
 
 type approvalItem struct {
-	ID        string    `json:"id"`
-	State     string    `json:"state"`
-	UserName  string    `json:"user_name"`
-	Target    string    `json:"target_name"`
-	Method    string    `json:"method"`
+	ID       string `json:"id"`
+	State    string `json:"state"`
+	UserName string `json:"user_name"`
+	Target   string `json:"target_name"`
+	Account  string `json:"account"`
+	Method   string `json:"method"`
+	// RuleMethod is the method that the rule saw, if not Method.
+	RuleMethod  string `json:"rule_method"`
+	ContentType string `json:"content_type"`
+	Length      int64  `json:"length_bytes"`
+	Rule        string `json:"rule"`
+	Preview     *struct {
+		Kind string `json:"kind"`
+		Text string `json:"text"`
+	} `json:"preview"`
 	URL       string    `json:"url"`
 	Why       string    `json:"why"`
 	AskedAt   time.Time `json:"asked_at"`
@@ -41,8 +55,73 @@ func (l approvalsList) Run(e *env) error {
 		if a.DecidedBy != "" || a.Reason != "" {
 			note = a.DecidedBy + " " + a.Reason
 		}
-		return []string{a.ID, a.State, a.UserName, a.Target, a.Method, a.URL, when(a.AskedAt), note}
+		return []string{a.ID, a.State, a.UserName, a.Target, a.method(), a.URL, when(a.AskedAt), note}
 	})
+}
+
+// method is what stands in the request line, and what the rule saw.
+func (a approvalItem) method() string {
+	if a.RuleMethod == "" || a.RuleMethod == a.Method {
+		return a.Method
+	}
+	return a.Method + " as " + a.RuleMethod
+}
+
+type approvalsShow struct {
+	ID string `arg:"" help:"ID of the request, from caponier approvals."`
+}
+
+func (s approvalsShow) Run(e *env) error {
+	c, _, err := e.session()
+	if err != nil {
+		return err
+	}
+	var raw json.RawMessage
+	if err := c.do(e.ctx, http.MethodGet, "/web-approvals/"+url.PathEscape(s.ID), nil, &raw); err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(raw)
+	}
+	var a approvalItem
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	return e.printf("%s", a.text())
+}
+
+// text is all that is known of a request, for who decides on it.
+func (a approvalItem) text() string {
+	var b strings.Builder
+	line := func(name, v string) {
+		if v != "" {
+			fmt.Fprintf(&b, "%-9s %s\n", name, plain(v))
+		}
+	}
+	line("ID", a.ID)
+	line("State", a.State)
+	line("User", a.UserName)
+	line("Target", a.Target)
+	line("Account", a.Account)
+	line("Request", a.Method+" "+a.URL)
+	if a.method() != a.Method {
+		line("Counts as", a.RuleMethod+": the application may take the method from elsewhere than the request line")
+	}
+	line("Rule", a.Rule)
+	line("Why", a.Why)
+	line("Decided", strings.TrimSpace(a.DecidedBy+" "+a.Reason))
+	switch {
+	case a.Preview != nil:
+		line("Body", fmt.Sprintf("%d bytes, %s; secrets are not shown", a.Length, a.Preview.Kind))
+		for l := range strings.SplitSeq(a.Preview.Text, "\n") {
+			b.WriteString("  " + plain(l) + "\n")
+		}
+	case a.Length > 0:
+		line("Body", strings.TrimSpace(fmt.Sprintf("%d bytes %s", a.Length, a.ContentType)))
+	case a.Length < 0:
+		line("Body", strings.TrimSpace("of unknown length "+a.ContentType))
+	}
+	return b.String()
 }
 
 type approvalsApprove struct {
@@ -71,7 +150,7 @@ func decideApproval(e *env, id, to, reason string) error {
 	if e.json {
 		return e.printJSON(out)
 	}
-	return e.printf("%s: %s %s of %s\n", out.State, plain(out.Method), plain(out.URL), plain(out.UserName))
+	return e.printf("%s: %s %s of %s\n", out.State, plain(out.method()), plain(out.URL), plain(out.UserName))
 }
 
 func sendDecision(ctx context.Context, c *client, id, to, reason string) (out approvalItem, err error) {

@@ -1,6 +1,7 @@
 package usercli
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -46,5 +47,33 @@ func TestHintOfPermission(t *testing.T) {
 		if got := hint(&problem{Status: http.StatusForbidden, Code: code}); !strings.Contains(got, want) {
 			t.Errorf("%s: %q", code, got)
 		}
+	}
+}
+
+// What is shown of a request is all of it, and nothing can pass for a line of ours.
+func TestApprovalText(t *testing.T) {
+	var a approvalItem
+	if err := json.Unmarshal([]byte(`{"id":"wap_1","state":"waiting","user_name":"eve","target_name":"wiki","method":"POST","rule_method":"DELETE","url":"https://app.test/x",
+		"length_bytes":12,"content_type":"application/json","rule":"DELETE every host","preview":{"kind":"json","text":"{\n  \"State\": \"approved\"\n}"}}`), &a); err != nil {
+		t.Fatal(err)
+	}
+	want := `ID        wap_1
+State     waiting
+User      eve
+Target    wiki
+Request   POST https://app.test/x
+Counts as DELETE: the application may take the method from elsewhere than the request line
+Rule      DELETE every host
+Body      12 bytes, json; secrets are not shown
+  {
+    "State": "approved"
+  }
+`
+	if got := a.text(); got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+	a.Preview, a.RuleMethod = nil, ""
+	if got := a.text(); !strings.HasSuffix(got, "Body      12 bytes application/json\n") || a.method() != "POST" {
+		t.Errorf("%s", got)
 	}
 }

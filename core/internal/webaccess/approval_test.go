@@ -143,7 +143,7 @@ func (b *box) ask(a wire.WebApprovalAsk) <-chan wire.WebApproval {
 			ctx, cancel := context.WithTimeout(b.t.Context(), 30*time.Second)
 			err := context.Canceled
 			if s := b.Session(); s != nil {
-				err = control.Call(ctx, s, "POST", wire.PathWebApproval, a, &got)
+				err = control.Exchange(ctx, s, "POST", wire.PathWebApproval, a, &got, wire.MaxWebBody)
 			}
 			cancel()
 			if b.t.Context().Err() != nil {
@@ -612,6 +612,68 @@ func TestApprovalsOfARestartedProxy(t *testing.T) {
 			t.Errorf("%d marks on the timeline", n)
 		}
 		if got := decision(t, proxy.ask(approvalAsk(s.ID, "/lost"))); got.State != wire.ApprovalLost {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// Who may decide sees what is in the body, as long as it waits; the timeline
+// keeps the beginning, everything else nothing.
+func TestApprovalPreview(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.law.change(approvers)
+		k := w.start()
+		k.node(wire.Carrier, "c1")
+		proxy := k.node(wire.WebProxy, "p1")
+		k.wiki(nil)
+		s := k.open("bob", "wiki", map[string]any{"account": "alice"})
+		ask := approvalAsk(s.ID, "/x")
+		ask.Method, ask.RuleMethod = "POST", "DELETE"
+		ask.Preview = &wire.WebPreview{Kind: "form", Text: "id = 7\u202e\nlong = " + strings.Repeat("<", 60_000)}
+		shown := strings.ReplaceAll(ask.Preview.Text, "\u202e", "\uFFFD")
+		answer := proxy.ask(ask)
+		a := k.waits("anna", s.ID, "/x")
+		if a.Method != "POST" || a.RuleMethod != "DELETE" || a.Preview != nil {
+			t.Errorf("listed as %+v", a)
+		}
+		get := func(who string) (got Approval) {
+			if code := k.do(who, "GET", "/web-approvals/"+a.ID, nil, &got); code != 200 {
+				t.Fatalf("%s: %d", who, code)
+			}
+			return got
+		}
+		if got := get("anna"); got.Preview == nil || got.Preview.Kind != "form" || got.Preview.Text != shown {
+			t.Errorf("%.200q", got.Preview)
+		}
+		if got := get("bob"); got.Preview != nil {
+			t.Errorf("its user sees %.200q", got.Preview)
+		}
+		mark := w.tapes.of(s.ID).last("approval")
+		if mark["rule_method"] != "DELETE" || !strings.HasPrefix(mark["body"], "id = 7") || len(mark["body"]) > markedPreview+3 {
+			t.Errorf("the timeline has %.300q", mark)
+		}
+		if code := k.do("anna", "POST", "/web-approvals/"+a.ID+"/deny", map[string]any{}, nil); code != 200 {
+			t.Fatal(code)
+		}
+		decision(t, answer)
+		eventually(t, "it is marked", func() bool { return w.tapes.of(s.ID).last("approval")["state"] == string(wire.ApprovalDenied) })
+		if mark := w.tapes.of(s.ID).last("approval"); mark["body"] != "" {
+			t.Errorf("the timeline has it twice: %.300q", mark)
+		}
+		var kind, text string
+		must(t, w.db.QueryRowContext(t.Context(), previewSQL, a.ID).Scan(&kind, &text))
+		if got := get("anna"); got.Preview != nil || kind+text != "" {
+			t.Errorf("it is kept: %q %.200q", kind, text)
+		}
+		found, err := k.audit.After(t.Context(), w.db, audit.Filter{}, 0, 10_000)
+		must(t, err)
+		for _, e := range found {
+			if strings.Contains(fmt.Sprint(e), "id = 7") {
+				t.Errorf("the audit log has it: %+v", e.Type)
+			}
+		}
+		ask.Hold, ask.Preview = "strange", &wire.WebPreview{Kind: "html", Text: "x"}
+		if got := decision(t, proxy.ask(ask)); got.Error == nil || got.Error.Code != wire.CodeBadRequest {
 			t.Errorf("%+v", got)
 		}
 	})

@@ -32,6 +32,11 @@ type exchange struct {
 	url   string // for the log
 	since time.Time
 
+	bodyMethods []string // that the body names
+	unclear     bool     // it may name others: it cannot be read
+	keeping     bool     // it is being read to be held
+	late        atomic.Pointer[webrule.Verdict]
+
 	status   int
 	kind     string // media type of the answer
 	injected string
@@ -78,6 +83,15 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 	// Rules that change from here on cut the request.
 	x.rev = ses.Revision()
 	v := x.decide()
+	if (v.Allowed() || v.Held()) && x.rev.Policy.NamesMethods() {
+		if err := x.readMethods(); err != nil {
+			x.failed(ctx, err)
+			x.record()
+			return
+		}
+		x.rev = ses.Revision()
+		v = x.decide()
+	}
 	if v.Held() {
 		done()
 		x.hold()
@@ -105,12 +119,11 @@ func alike(header string, names []string) bool {
 }
 
 // overrides are the other methods that an application may take the request to
-// have, from methodHeaders or from the query's "_method". One inside a body is
-// not looked for.
+// have, from methodHeaders or from the query; see readMethods for the body.
 func overrides(r *http.Request) (methods []string) {
 	for pair := range strings.FieldsFuncSeq(r.URL.RawQuery, func(c rune) bool { return c == '&' || c == ';' }) {
 		k, v, _ := strings.Cut(pair, "=")
-		if name, err := url.QueryUnescape(k); err == nil && name == "_method" {
+		if name, err := url.QueryUnescape(k); err == nil && isMethodField(name) {
 			if v, err = url.QueryUnescape(v); err != nil {
 				v = "?" // no method: refused by every rule
 			}
@@ -135,12 +148,13 @@ func (x *exchange) decide() webrule.Verdict {
 		return webrule.Verdict{Reason: webrule.Locked, Rule: -1}
 	}
 	v := x.rev.Policy.Decide(x.what)
-	for _, method := range overrides(x.in) {
+	for _, method := range x.asWhat() {
 		as := x.what
 		as.Method = method
-		if w := x.rev.Policy.Decide(as); v.Allowed() && !w.Allowed() || v.Held() && !w.Allowed() && !w.Held() {
-			v = w
-		}
+		v = webrule.Stricter(v, x.rev.Policy.Decide(as))
+	}
+	if x.unclear {
+		v = webrule.Stricter(v, x.rev.Policy.Strictest(x.what))
 	}
 	return v
 }

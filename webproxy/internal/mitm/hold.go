@@ -52,14 +52,17 @@ type held struct {
 	name string
 	ses  *session.Session
 	// key is session and digest: a page that is asked for again is the same request.
-	key    string
-	at     webrule.Endpoint
-	what   webrule.Request
-	url    string // for the log
-	why    string
-	in     *http.Request // of a page, without its body
-	body   []byte
-	cancel context.CancelCauseFunc
+	key  string
+	at   webrule.Endpoint
+	what webrule.Request
+	url  string // for the log
+	why  string
+	in   *http.Request // of a page, without its body
+	body []byte
+	// methods and unclear are what the body said; see exchange.
+	methods []string
+	unclear bool
+	cancel  context.CancelCauseFunc
 
 	// The rest is guarded by holds.mu.
 	answer  wire.WebApproval
@@ -216,7 +219,9 @@ func (x *exchange) hold() {
 		x.crowded()
 		return
 	}
+	x.keeping = true
 	body, whole, err := x.keepBody()
+	x.keeping = false
 	if err != nil {
 		x.s.holds.remove(h)
 		x.failed(ctx, err)
@@ -225,7 +230,7 @@ func (x *exchange) hold() {
 	}
 	ask := x.askFor(h.name, v.Approval)
 	if whole {
-		ask.Digest, ask.Length = x.digest(body), int64(len(body))
+		ask.Digest, ask.Length, ask.Preview = x.digest(body), int64(len(body)), x.preview(body)
 	}
 	if whole && isNavigation(x.in) {
 		ask.Page = true
@@ -303,7 +308,7 @@ func (x *exchange) digest(body []byte) string {
 }
 
 // method is the request's method, with those that an application may take it to
-// have: "POST as DELETE".
+// have by what stands outside its body: "POST as DELETE".
 func (x *exchange) method() string {
 	as := overrides(x.in)
 	if len(as) == 0 {
@@ -318,9 +323,9 @@ func (x *exchange) method() string {
 // maxMethod is how much of a method is told, in bytes.
 const maxMethod = 32
 
-// askFor is what approvers are told: never a body.
+// askFor is what approvers are told.
 func (x *exchange) askFor(name string, a *webrule.Approval) wire.WebApprovalAsk {
-	return wire.WebApprovalAsk{Hold: name, Method: clip(x.method(), maxMethod), URL: x.url, ContentType: clip(x.in.Header.Get("Content-Type"), 200),
+	return wire.WebApprovalAsk{Hold: name, Method: clip(x.in.Method, maxMethod), RuleMethod: x.ruleMethod(), URL: x.url, ContentType: clip(x.in.Header.Get("Content-Type"), 200),
 		Length: x.in.ContentLength, Rule: clip(ruleText(a), 1000), Why: a.Why}
 }
 

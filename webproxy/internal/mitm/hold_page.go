@@ -22,6 +22,7 @@ import (
 // it was approved meanwhile, it goes on: once.
 func (x *exchange) holdPage(ctx context.Context, h *held, ask wire.WebApprovalAsk, body []byte) {
 	h.in, h.body = x.in.Clone(context.Background()), body
+	h.methods, h.unclear = x.bodyMethods, x.unclear
 	h.in.Body = nil
 	var wctx context.Context
 	wctx, h.cancel = context.WithCancelCause(context.Background())
@@ -153,7 +154,7 @@ func (x *exchange) resume(h *held) {
 	in := h.in.Clone(x.in.Context())
 	in.Body, in.ContentLength, in.TransferEncoding = io.NopCloser(bytes.NewReader(h.body)), int64(len(h.body)), nil
 	in.Proto, in.ProtoMajor, in.ProtoMinor, in.TLS = x.in.Proto, x.in.ProtoMajor, x.in.ProtoMinor, x.in.TLS
-	x.in = in
+	x.in, x.bodyMethods, x.unclear = in, h.methods, h.unclear
 }
 
 // heldState tells a held page how far its request is, and hears that it is

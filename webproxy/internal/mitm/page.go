@@ -84,6 +84,10 @@ func (x *exchange) failed(ctx context.Context, err error) {
 		x.page(http.StatusForbidden, page{Title: "Access has ended", Host: x.at.String(), Text: "The rules of this session have changed while the page was loading.", Hint: "Ask your administrator if you need it."})
 		return
 	}
+	if v := x.late.Load(); v != nil {
+		x.blocked(*v)
+		return
+	}
 	p := page{Host: x.at.String()}
 	status := http.StatusBadGateway
 	inj, isInject := errors.AsType[*inject.Error](err)

@@ -1,9 +1,10 @@
-import { Button, Code, Group, Stack } from "@mantine/core";
-import { useQueryClient } from "@tanstack/react-query";
+import { Button, Code, Group, Stack, Text } from "@mantine/core";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { type ReactNode, useState } from "react";
 import { api, ask } from "~/api/client";
 import { Confirm } from "~/ui/Confirm";
-import { type Approval, bodyOf, key } from "./words";
+import { ErrorBox } from "~/ui/ErrorBox";
+import { type Approval, bodyOf, key, methodOf } from "./words";
 
 // Decide offers what may be done about a waiting request: approve or deny that
 // of somebody else, take back one's own.
@@ -20,7 +21,7 @@ export function Decide({ a }: { a: Approval }) {
     else await ask(api.POST("/web-approvals/{id}/withdraw", path));
     await client.invalidateQueries({ queryKey: key() });
   };
-  const what = `${a.method} ${a.url}`;
+  const what = `${methodOf(a)} ${a.url}`;
   return (
     <Group gap={6} wrap="nowrap" justify="flex-end" onClick={(e) => e.stopPropagation()} onKeyDown={(e) => e.stopPropagation()}>
       {a.may_decide && <Button size="compact-sm" onClick={() => setOpen("approve")} aria-label={`Approve ${what}`}>Approve</Button>}
@@ -39,13 +40,27 @@ export function Decide({ a }: { a: Approval }) {
   );
 }
 
-// Request is the whole of it: who decides must not have to guess the rest.
+// Request is the whole of it: who decides must not have to guess the rest. What
+// is in the body is asked for when it is needed.
 function Request({ a, children }: { a: Approval; children: ReactNode }) {
+  const one = useQuery({
+    queryKey: key("one", a.id), enabled: a.may_decide && a.length_bytes !== 0,
+    queryFn: ({ signal }) => ask(api.GET("/web-approvals/{id}", { params: { path: { id: a.id } }, signal })),
+  });
+  const preview = one.data?.preview;
   return (
     <Stack gap="xs">
-      <Code block tabIndex={0} aria-label="Request" mah={168} style={{ whiteSpace: "pre-wrap", overflowWrap: "anywhere", overflowY: "auto" }}>{a.method} {a.url}</Code>
+      <Block label="Request" text={`${a.method} ${a.url}`} />
+      {a.rule_method && a.rule_method !== a.method && <div><b>Counts as {a.rule_method}:</b> the application may take the method from a header, the query or the body.</div>}
       <div>{bodyOf(a)} {children}</div>
+      {preview && <Block label="Body" text={preview.text} />}
+      {preview && <Text size="sm" c="dimmed">{preview.kind === "multipart" ? "Names and sizes only." : "Secrets are not shown."}</Text>}
+      {one.error != null && <ErrorBox error={one.error} />}
       {a.why && <div><b>Why it waits:</b> {a.why}</div>}
     </Stack>
   );
+}
+
+function Block({ label, text }: { label: string; text: string }) {
+  return <Code block tabIndex={0} aria-label={label} mah={168} style={{ whiteSpace: "pre-wrap", overflowWrap: "anywhere", overflowY: "auto" }}>{text}</Code>;
 }

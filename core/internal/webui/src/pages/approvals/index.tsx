@@ -12,7 +12,7 @@ import { useList } from "~/ui/useList";
 import { Two } from "../connections";
 import { viewPath } from "../web/path";
 import { Decide } from "./Decide";
-import { type Approval, key, outcome, stateOf } from "./words";
+import { type Approval, key, methodOf, outcome, stateOf } from "./words";
 
 interface Search {
   when?: "past" | "all";
@@ -31,7 +31,7 @@ export default function Approvals() {
   const columns: Column<Approval>[] = [
     { key: "state", header: "State", width: "104px", render: (a) => <StateBadge {...stateOf(a)} /> },
     { key: "who", header: "Who", width: "minmax(100px, 0.7fr)", render: (a) => <Two a={a.user_name} b={a.account ? `${a.account} on ${a.target_name}` : a.target_name} /> },
-    { key: "what", header: "Request", width: "minmax(180px, 1.8fr)", render: (a) => <Two a={`${a.method} ${a.url}`} b={outcome(a) || a.why || a.rule} /> },
+    { key: "what", header: "Request", width: "minmax(180px, 1.8fr)", render: (a) => <Two a={`${methodOf(a)} ${a.url}`} b={outcome(a) || a.why || a.rule} /> },
     { key: "since", header: "Asked", width: "100px", from: 700, render: (a) => <Ago at={a.asked_at} /> },
     { key: "session", header: "Session", width: "76px", from: 700, render: (a) => <Session a={a} watch={watch} /> },
     { key: "decide", header: "Decide", quiet: true, width: "170px", from: 700, align: "end", render: (a) => <Decide a={a} /> },
@@ -46,7 +46,7 @@ export default function Approvals() {
         label="Requests" columns={columns} list={list} rowKey={(a) => a.id} rowHeight={56}
         compact={(a) => (
           <Stack gap={4}>
-            <Text size="sm" fw={600} lineClamp={3} style={{ overflowWrap: "anywhere" }}>{a.method} {a.url}</Text>
+            <Text size="sm" fw={600} lineClamp={3} style={{ overflowWrap: "anywhere" }}>{methodOf(a)} {a.url}</Text>
             <Text size="sm" c="dimmed">{a.user_name} · {a.target_name} · <Ago at={a.asked_at} /></Text>
             <Text size="sm" c="dimmed">{outcome(a) || a.why || a.rule}</Text>
             <Group gap="xs" justify="space-between">

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { bodyOf, outcome, pathOf, stateOf } from "./words";
+import { bodyOf, methodOf, outcome, pathOf, stateOf } from "./words";
 
 test("a URL loses its origin", () => {
   expect(pathOf("https://app.example:8443/admin/7?x=1")).toBe("/admin/7?x=1");
@@ -17,4 +17,9 @@ test("a body has a size and a type, or neither", () => {
   expect(bodyOf({ length_bytes: 0 })).toBe("Nothing is sent along.");
   expect(bodyOf({ length_bytes: -1 })).toBe("It has a body of unknown length.");
   expect(bodyOf({ length_bytes: 12, content_type: "text/plain" })).toBe("It has a body of 12 B (text/plain).");
+});
+
+test("both methods are told, where there are two", () => {
+  expect(methodOf({ method: "POST" })).toBe("POST");
+  expect(methodOf({ method: "POST", rule_method: "DELETE" })).toBe("POST as DELETE");
 });

@@ -28,6 +28,12 @@ export function bodyOf(a: Pick<Approval, "length_bytes" | "content_type">): stri
   return a.length_bytes < 0 ? `It has a body of unknown length${what}.` : `It has a body of ${bytes(a.length_bytes)}${what}.`;
 }
 
+// methodOf is the request line's method, and what the rule saw if an
+// application may take another from elsewhere: "POST as DELETE".
+export function methodOf(a: Pick<Approval, "method" | "rule_method">): string {
+  return a.rule_method && a.rule_method !== a.method ? `${a.method} as ${a.rule_method}` : a.method;
+}
+
 // pathOf is a URL without its origin, which the target names already.
 export function pathOf(url: string): string {
   const at = url.indexOf("/", url.indexOf("://") + 3);

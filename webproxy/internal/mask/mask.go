@@ -1,7 +1,7 @@
 // Package mask keeps the values that were put into a session's requests from
 // coming back to it. It finds them in streams of any chunking, written as they
-// are, URL-encoded, HTML-escaped, JSON-escaped (freely mixed), in hexadecimal
-// and inside base64, and puts a mask of fixed length in their place, so that
+// are, URL-encoded, HTML-escaped, JSON-escaped (freely mixed), in hexadecimal,
+// in UTF-16 and inside base64, and puts a mask of fixed length in their place, so that
 // not even their length shows.
 //
 // What a server hashes, encrypts, splits or reverses is not found.
@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -62,6 +63,9 @@ func New(secrets []string) (*Automaton, error) {
 			continue
 		}
 		a.chains = append(a.chains, spellings(s), hexadecimal(s))
+		if utf8.ValidString(s) && len(s) < plainFrom {
+			a.chains = append(a.chains, inUTF16(s, binary.LittleEndian), inUTF16(s, binary.BigEndian))
+		}
 		for shift := range 3 {
 			if c := inBase64(s, shift); c != nil {
 				a.chains = append(a.chains, c)
@@ -165,6 +169,15 @@ func hexadecimal(s string) chain {
 			u = append(u, []byte(up))
 		}
 		c = append(c, u)
+	}
+	return c
+}
+
+// inUTF16 is the value as Windows' programs write files, and some their pages.
+func inUTF16(s string, order binary.AppendByteOrder) chain {
+	var c chain
+	for _, u := range utf16.Encode([]rune(s)) {
+		c = append(c, unit{order.AppendUint16(nil, u)})
 	}
 	return c
 }

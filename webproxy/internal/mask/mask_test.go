@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"pgregory.net/rapid"
 )
@@ -41,12 +43,21 @@ var forms = map[string]func(string) string{
 			return fmt.Sprintf(`\u%04x`, r)
 		})
 	},
-	"hex":       func(s string) string { return hex.EncodeToString([]byte(s)) },
-	"upper hex": func(s string) string { return strings.ToUpper(hex.EncodeToString([]byte(s))) },
+	"hex":               func(s string) string { return hex.EncodeToString([]byte(s)) },
+	"upper hex":         func(s string) string { return strings.ToUpper(hex.EncodeToString([]byte(s))) },
+	"utf-16":            func(s string) string { return string(inUTF16Text(s, binary.LittleEndian)) },
+	"utf-16 big-endian": func(s string) string { return string(inUTF16Text(s, binary.BigEndian)) },
 	"json with slash": func(s string) string {
 		b, _ := json.Marshal(s)
 		return strings.ReplaceAll(string(b[1:len(b)-1]), "/", `\/`)
 	},
+}
+
+func inUTF16Text(s string, order binary.AppendByteOrder) (out []byte) {
+	for _, u := range utf16.Encode([]rune(s)) {
+		out = order.AppendUint16(out, u)
+	}
+	return out
 }
 
 func pairs(s string) (out []string) {

@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -412,6 +413,56 @@ func TestProxyStreams(t *testing.T) {
 		}
 		read <- struct{}{} // only now the next is sent
 	}
+}
+
+// A program whose session is locked sends nothing, what it has under way is cut,
+// and it goes on when the session is unlocked.
+func TestProxyLock(t *testing.T) {
+	w := proxies(t)
+	var cut atomic.Bool
+	at, target := w.origin(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/stream" {
+			http.NewResponseController(rw).Flush()
+			<-r.Context().Done()
+			cut.Store(true)
+			return
+		}
+		fmt.Fprint(rw, "served")
+	}), forClients)
+	u := w.serve(t, target)
+	if code, body := u.get(t, at+"/"); code != 200 || body != "served" {
+		t.Fatalf("%d %s", code, body)
+	}
+	stream, err := u.client.Get(at + "/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
+	order := func(what string) {
+		t.Helper()
+		if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/connections/"+u.ID+"/"+what, map[string]string{}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers := func(want int) {
+		t.Helper()
+		until(t, patience, fmt.Sprintf("requests are answered with %d", want), func() error {
+			if code, body := u.get(t, at+"/"); code != want || (want == 200) != (body == "served") {
+				return fmt.Errorf("%d %s", code, body)
+			}
+			return nil
+		})
+	}
+	order("lock")
+	answers(http.StatusLocked)
+	until(t, patience, "what was under way is cut", func() error {
+		if !cut.Load() {
+			return errors.New("it goes on")
+		}
+		return nil
+	})
+	order("unlock")
+	answers(200)
 }
 
 // Addresses that must not be dialled are refused even where a rule allows

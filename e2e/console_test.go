@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/http"
 	"os"
@@ -63,9 +64,7 @@ type login struct {
 func (w *world) browse(t *testing.T, script string, limit time.Duration, cfg map[string]any) string {
 	t.Helper()
 	all := map[string]any{"url": w.core.Ready.URL, "admin": login{"admin", w.core.Password}, "user": login{"demo", w.demo}}
-	for k, v := range cfg {
-		all[k] = v
-	}
+	maps.Copy(all, cfg)
 	in, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)

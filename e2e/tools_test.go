@@ -120,7 +120,7 @@ func TestProxyJump(t *testing.T) {
 	}
 	// -F none is not passed to the jump by ssh, so the jump is spelled out.
 	config := filepath.Join(t.TempDir(), "config")
-	if err := os.WriteFile(config, []byte(fmt.Sprintf("Host *\n BatchMode yes\n IdentitiesOnly yes\n IdentityFile %s\n UserKnownHostsFile %s\n StrictHostKeyChecking yes\n", w.key, known)), 0o644); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, "Host *\n BatchMode yes\n IdentitiesOnly yes\n IdentityFile %s\n UserKnownHostsFile %s\n StrictHostKeyChecking yes\n", w.key, known), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	r := w.runIn(t, "user", "", nil, "ssh", "-F", config, "-J", "demo@"+harness.CoreAddr+":2222", "carol@db-a", "id -un; hostname")

@@ -174,7 +174,7 @@ func (w *webWorld) pidsOf(t testing.TB, container string) []int {
 		t.Fatal(err)
 	}
 	var pids []int
-	for _, f := range strings.Fields(out) {
+	for f := range strings.FieldsSeq(out) {
 		if n, err := strconv.Atoi(f); err == nil {
 			pids = append(pids, n)
 		}

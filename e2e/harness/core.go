@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -259,9 +260,7 @@ func (a *API) Site(ctx context.Context, name string) error {
 // EnrolmentToken makes a token for one extender of a site.
 func (a *API) EnrolmentToken(ctx context.Context, in map[string]any) (id, token string, err error) {
 	body := map[string]any{"kind": "extender"}
-	for k, v := range in {
-		body[k] = v
-	}
+	maps.Copy(body, in)
 	var m made
 	err = a.Do(ctx, http.MethodPost, "/enrolment-tokens", body, &m)
 	return m.ID, m.Token, err

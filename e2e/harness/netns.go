@@ -241,7 +241,7 @@ func killInside(name string) {
 	if err != nil {
 		return
 	}
-	for _, f := range strings.Fields(out) {
+	for f := range strings.FieldsSeq(out) {
 		if pid, err := strconv.Atoi(f); err == nil && pid > 1 && pid != os.Getpid() {
 			unix.Kill(pid, unix.SIGKILL)
 		}

@@ -234,10 +234,8 @@ func newIndex(rules []Rule) (index, error) {
 
 // each calls f for the rules that speak of host until f is done.
 func (x *index) each(host string, f func(rule) bool) {
-	for _, r := range x.exact[host] {
-		if f(r) {
-			return
-		}
+	if slices.ContainsFunc(x.exact[host], f) {
+		return
 	}
 	if len(x.below) > 0 {
 		for rest := host; ; {
@@ -245,18 +243,14 @@ func (x *index) each(host string, f func(rule) bool) {
 			if !ok {
 				break
 			}
-			for _, r := range x.below[up] {
-				if f(r) {
-					return
-				}
+			if slices.ContainsFunc(x.below[up], f) {
+				return
 			}
 			rest = up
 		}
 	}
-	for _, r := range x.any {
-		if f(r) {
-			return
-		}
+	if slices.ContainsFunc(x.any, f) {
+		return
 	}
 }
 

@@ -156,8 +156,6 @@ type Container struct {
 	OOM      bool
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // Start makes and starts a container and returns its ID. What cannot be
 // started is removed. It begins with a small share of the CPU; see Raise.
 func (e *Engine) Start(ctx context.Context, s Spec) (string, error) {
@@ -192,10 +190,10 @@ func (e *Engine) Start(ctx context.Context, s Spec) (string, error) {
 			ShmSize: l.Shm, OomScoreAdj: 500,
 			LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "64k", "max-file": "1"}},
 			Resources: container.Resources{
-				Memory: l.Memory, MemorySwap: l.Memory, PidsLimit: ptr(l.Pids), NanoCPUs: int64(l.CPUs * 1e9), CPUShares: 128,
+				Memory: l.Memory, MemorySwap: l.Memory, PidsLimit: new(l.Pids), NanoCPUs: int64(l.CPUs * 1e9), CPUShares: 128,
 				Ulimits: []*container.Ulimit{{Name: "core"}, {Name: "nofile", Soft: 8192, Hard: 8192}},
 			},
-			Init: ptr(false),
+			Init: new(false),
 		},
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package access
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 	_ "time/tzdata" // the same zones on every machine
@@ -185,12 +186,7 @@ func (w *Window) onDay(day time.Weekday) bool {
 	if len(w.Days) == 0 {
 		return true
 	}
-	for _, d := range w.Days {
-		if d == day {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(w.Days, day)
 }
 
 // localTime is the first moment at which the local clock shows at least

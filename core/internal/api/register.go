@@ -112,7 +112,7 @@ func RegisterRaw(f *Frame, op Op, h http.HandlerFunc) {
 		success.Content = map[string]*huma.MediaType{op.Type: {}}
 	}
 	d.Responses[fmt.Sprint(status)] = success
-	for _, part := range strings.Split(op.Path, "/") {
+	for part := range strings.SplitSeq(op.Path, "/") {
 		if strings.HasPrefix(part, "{") {
 			name := strings.TrimSuffix(strings.Trim(part, "{}"), "...")
 			d.Parameters = append(d.Parameters, &huma.Param{Name: name, In: "path", Required: true, Schema: &huma.Schema{Type: "string"}})

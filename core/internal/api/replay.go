@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"time"
 
@@ -111,9 +112,7 @@ func (a *answer) replay(w http.ResponseWriter, r *http.Request, request string) 
 	default:
 		var header http.Header
 		if json.Unmarshal([]byte(a.header), &header) == nil {
-			for name, values := range header {
-				w.Header()[name] = values
-			}
+			maps.Copy(w.Header(), header)
 		}
 		w.Header().Set("Idempotency-Replayed", "true")
 		w.WriteHeader(a.status)

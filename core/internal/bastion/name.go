@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -51,10 +52,8 @@ func parseName(s, sep string) (loginName, error) {
 		}
 	}
 	parts := splitName(s, sep[0])
-	for _, p := range parts {
-		if p == "" {
-			return loginName{}, errName
-		}
+	if slices.Contains(parts, "") {
+		return loginName{}, errName
 	}
 	n := loginName{User: parts[0]}
 	switch len(parts) {
@@ -120,8 +119,8 @@ func withPort(ref string, port int) string {
 
 // splitSite separates "site/host[:port]".
 func splitSite(ref string) (site, host string) {
-	if i := strings.IndexByte(ref, '/'); i >= 0 {
-		return ref[:i], ref[i+1:]
+	if before, after, ok := strings.Cut(ref, "/"); ok {
+		return before, after
 	}
 	return "", ref
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"caponier/core/internal/api"
@@ -291,9 +292,7 @@ func (m *Manager) CloseLeft(ctx context.Context, coreID string) (int, error) {
 
 func withField(f map[string]string, k, v string) map[string]string {
 	out := make(map[string]string, len(f)+1)
-	for a, b := range f {
-		out[a] = b
-	}
+	maps.Copy(out, f)
 	out[k] = v
 	return out
 }

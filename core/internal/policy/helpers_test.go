@@ -171,8 +171,6 @@ func (w *world) ask(p *api.Principal, ref, account string, want access.Feature) 
 	return v
 }
 
-func ptr[T any](v T) *T { return &v }
-
 func anyVersion(int64) error { return nil }
 
 // login gives the principal an API token to act by.

@@ -158,10 +158,10 @@ func TestDecideState(t *testing.T) {
 			public string
 		}{
 			{"at first", func() {}, access.Allowed, ""},
-			{"user disabled", setUser(user.Change{Disabled: ptr(true)}), access.UserDisabled, "Your account is disabled."},
-			{"user enabled", setUser(user.Change{Disabled: ptr(false)}), access.Allowed, ""},
-			{"user locked", setUser(user.Change{Locked: ptr(true)}), access.UserLocked, "Your account is locked."},
-			{"user unlocked", setUser(user.Change{Locked: ptr(false)}), access.Allowed, ""},
+			{"user disabled", setUser(user.Change{Disabled: new(true)}), access.UserDisabled, "Your account is disabled."},
+			{"user enabled", setUser(user.Change{Disabled: new(false)}), access.Allowed, ""},
+			{"user locked", setUser(user.Change{Locked: new(true)}), access.UserLocked, "Your account is locked."},
+			{"user unlocked", setUser(user.Change{Locked: new(false)}), access.Allowed, ""},
 			{"target disabled", setTarget(true), access.TargetDisabled, "Target db is disabled at present."},
 			{"target enabled", setTarget(false), access.Allowed, ""},
 			{"account disabled", setAccount(func(a *target.Account) { a.Disabled = true }), access.AccountDisabled, `Account "root" on db is disabled at present.`},

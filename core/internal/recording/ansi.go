@@ -34,7 +34,7 @@ type sink interface {
 }
 
 func (s *scanner) scan(p []byte, to sink) {
-	for i := 0; i < len(p); i++ {
+	for i := range p {
 		c := p[i]
 		switch s.state {
 		case scanText:

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -371,20 +372,11 @@ func (s *Server) buildBastion(ctx context.Context, host string) (err error) {
 func certNames(names ...string) []string {
 	out := []string{"localhost", "127.0.0.1", "::1"}
 	for _, n := range names {
-		if n != "" && !contains(out, n) {
+		if n != "" && !slices.Contains(out, n) {
 			out = append(out, n)
 		}
 	}
 	return out
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *Server) buildHealth() {

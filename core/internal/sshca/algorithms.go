@@ -131,8 +131,8 @@ func parsePattern(s string) (Rule, error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
 		return Rule{Network: p.Masked()}, nil
 	}
-	if i := strings.IndexByte(s, '/'); i >= 0 {
-		site, rest = s[:i], s[i+1:]
+	if before, after, ok := strings.Cut(s, "/"); ok {
+		site, rest = before, after
 		if site == "" {
 			return Rule{}, fmt.Errorf("pattern %q has an empty site", s)
 		}

@@ -43,7 +43,7 @@ func newHost(t *testing.T, x *fixture, group string) *host {
 	}
 	h := &host{t: t, x: x, group: group, user: me.Username,
 		config: filepath.Join(dir, "config"), trusted: filepath.Join(dir, "ca"), krl: filepath.Join(dir, "krl")}
-	h.write(h.config, []byte(fmt.Sprintf(`HostKey %s
+	h.write(h.config, fmt.Appendf(nil, `HostKey %s
 TrustedUserCAKeys %s
 RevokedKeys %s
 AuthorizedKeysFile none
@@ -52,7 +52,7 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 StrictModes no
 UsePAM no
-`, key, h.trusted, h.krl)))
+`, key, h.trusted, h.krl))
 	h.deploy()
 	h.revocations()
 	return h

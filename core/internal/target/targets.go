@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 
 	"caponier/core/internal/access"
@@ -249,9 +250,7 @@ func (s *Service) update(ctx context.Context, tx *db.Tx, old, t *Target, event a
 	if t.Network != nil {
 		networkDiff(e.Fields, old.Network, t.Network)
 	}
-	for k, v := range moved(old.Group, t.Group) {
-		e.Fields[k] = v
-	}
+	maps.Copy(e.Fields, moved(old.Group, t.Group))
 	return s.wrote(ctx, tx, e, TopicTarget, t.ID, t.Group, old.Group)
 }
 

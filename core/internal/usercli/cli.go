@@ -142,7 +142,7 @@ func Main(args []string, w IO) int {
 func usageHint(err error) string {
 	words := "caponier"
 	if p, ok := errors.AsType[*kong.ParseError](err); ok && p.Context != nil {
-		for _, part := range strings.Fields(p.Context.Command()) {
+		for part := range strings.FieldsSeq(p.Context.Command()) {
 			if !strings.HasPrefix(part, "<") && !strings.HasPrefix(part, "[") {
 				words += " " + part
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -173,9 +174,7 @@ func (x *session) count(injection string) {
 	defer x.mu.Unlock()
 	// Views have the map as it was.
 	next := make(map[string]int, len(x.uses)+1)
-	for k, n := range x.uses {
-		next[k] = n
-	}
+	maps.Copy(next, x.uses)
 	next[injection]++
 	x.uses = next
 }

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -256,9 +257,7 @@ func (k *core) do(who, method, path string, body any, out any) int {
 func (k *core) open(who, target string, more map[string]any) *Session {
 	k.t.Helper()
 	body := map[string]any{"target_id": target}
-	for key, v := range more {
-		body[key] = v
-	}
+	maps.Copy(body, more)
 	var raw json.RawMessage
 	if code := k.do(who, "POST", "/web-sessions", body, &raw); code != 201 {
 		k.t.Fatalf("open %s: %d %s", target, code, raw)

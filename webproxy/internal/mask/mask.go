@@ -101,7 +101,7 @@ func spellings(s string) chain {
 		s = s[n:]
 		u := unit{[]byte(raw)}
 		add := func(format string, args ...any) {
-			alt := []byte(fmt.Sprintf(format, args...))
+			alt := fmt.Appendf(nil, format, args...)
 			if !slices.ContainsFunc(u, func(x []byte) bool { return string(x) == string(alt) }) {
 				u = append(u, alt)
 			}
@@ -164,7 +164,7 @@ func more(r rune, add func(format string, args ...any)) {
 func hexadecimal(s string) chain {
 	var c chain
 	for i := range len(s) {
-		u := unit{[]byte(fmt.Sprintf("%02x", s[i]))}
+		u := unit{fmt.Appendf(nil, "%02x", s[i])}
 		if up := fmt.Sprintf("%02X", s[i]); up != string(u[0]) {
 			u = append(u, []byte(up))
 		}

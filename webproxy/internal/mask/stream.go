@@ -1,6 +1,7 @@
 package mask
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -25,10 +26,8 @@ func (v *Values) Add(secret string) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, s := range v.list {
-		if s == secret {
-			return nil
-		}
+	if slices.Contains(v.list, secret) {
+		return nil
 	}
 	if len(v.list) == maxValues {
 		return ErrTooMuch

@@ -138,6 +138,40 @@ func TestWebPopups(t *testing.T) {
 		t.Fatal(err)
 	}
 	all("closed, the page is there again", s.Color())
+	// Forbidden, a page loaded from then on opens none, by script or link.
+	s.spec.Web.Browser = map[string]any{"popups": "block"}
+	w.update(t, s, func(*webrule.Policy) {})
+	u.noPopups(t, open, popup.Color())
+}
+
+// noPopups waits until pages open no windows any more: a script gets null, or
+// an exception in Firefox.
+func (u *webUse) noPopups(t *testing.T, open string, popup color.RGBA) {
+	t.Helper()
+	until(t, patience, "the page is one that opens no windows", func() error {
+		u.drive(t, "/home")
+		if got := u.run(t, "return (await fetch(location)).headers.get('Content-Security-Policy') ?? ''"); !strings.HasPrefix(got, "sandbox ") {
+			return fmt.Errorf("its policy is %q", got)
+		}
+		return nil
+	})
+	u.drive(t, "/home")
+	u.run(t, `window.heard = ''; const main = document.querySelector('main'); main.innerHTML = '<button id="pop">script</button><a id="link" target="_blank" href="/note">link</a>'; `+
+		"document.querySelector('#pop').onclick = () => { let w = null; try { w = "+open+" } catch {} heard += '|' + w }; document.querySelector('#link').onclick = () => { heard += '|link' }; return 1")
+	u.click(t, "#pop")
+	u.click(t, "#link")
+	until(t, patience, "both were clicked", func() error {
+		if got := u.run(t, "return heard"); got != "|null|link" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	if got := u.run(t, "return location.pathname + ' ' + document.visibilityState"); got != "/home visible" {
+		t.Errorf("the page is %s", got)
+	}
+	if got := harness.Share(u.Screen.Picture(), popup); got > 0.01 {
+		t.Errorf("%.0f%% of the picture are the popup's", 100*got)
+	}
 }
 
 // Pages see the time zone of their user; without one it is UTC.

@@ -109,6 +109,8 @@ type BrowserPolicy struct {
 	// Mode is kiosk (no bars, the default), bar (address and navigation bar) or
 	// auto (the bar while the pointer is at the upper edge).
 	Mode string `json:"mode,omitempty"`
+	// DevTools permits the browser's developer tools.
+	DevTools bool `json:"devtools,omitempty"`
 	// ClipboardIn and ClipboardOut are the most bytes per paste to and copy
 	// from the browser; 0 forbids.
 	ClipboardIn  int64 `json:"clipboard_in"`
@@ -160,6 +162,8 @@ type WebProxySession struct {
 	LeaseS  int64  `json:"lease_s"`
 	// ScanURL is an ICAP service for bodies (RFC 3507); empty: none.
 	ScanURL string `json:"scan_url,omitempty"`
+	// NoPopups: the browser is told that pages may open no windows.
+	NoPopups bool `json:"no_popups,omitempty"`
 	// Issuer is the generation of issuing certificates in force (WebAuthority);
 	// a webproxy that has another asks for a new one first.
 	Issuer string `json:"issuer,omitempty"`

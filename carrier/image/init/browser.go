@@ -35,6 +35,12 @@ func program(profile string) (name string, args []string, err error) {
 	}
 	args = []string{"--user-data-dir=" + profile}
 	args = append(args, strings.Fields(chromiumFlags)...)
+	// As an F11 pressed: in kiosk mode it has no developer tools.
+	if os.Getenv("CAPONIER_TOOLS") != "" {
+		args = append(args, "--start-fullscreen")
+	} else {
+		args = append(args, "--kiosk")
+	}
 	if !namespaces() {
 		args = append(args, "--no-sandbox")
 	}
@@ -48,7 +54,7 @@ const preferences = `{"selectfile": {"last_directory": "` + folder + `"}}`
 // chromiumFlags: all of the screen, software rendering, as few processes as
 // there can be, and nothing for its maker. What updates components anyway is
 // sent to the parked page's host, which the carrier answers itself.
-const chromiumFlags = `--kiosk --no-first-run --no-default-browser-check --password-store=basic --ozone-platform=x11
+const chromiumFlags = `--no-first-run --no-default-browser-check --password-store=basic --ozone-platform=x11
 	--disable-gpu --in-process-gpu --disable-background-networking --disable-component-update --disable-domain-reliability
 	--disable-breakpad --disable-crash-reporter --disable-crashpad-for-testing --disable-sync --no-pings --no-service-autorun
 	--disable-search-engine-choice-screen --force-prefers-reduced-motion --disable-smooth-scrolling

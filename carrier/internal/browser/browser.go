@@ -144,6 +144,9 @@ type Spec struct {
 	Dir    string // on this machine, mounted at SharedDir
 	Screen string // WIDTHxHEIGHT
 	Engine string // the browser, a key of Config.Images
+	// Tools: a Chromium that can have developer tools, which is decided when it
+	// starts; whether they may be used is not.
+	Tools bool
 }
 
 // Container is one of ours.
@@ -172,11 +175,15 @@ func (e *Engine) Start(ctx context.Context, s Spec) (string, error) {
 	tmpfs := func(size int64, more string) string {
 		return fmt.Sprintf("rw,noexec,nosuid,nodev,size=%d%s", size, more)
 	}
+	env := []string{"CAPONIER_SCREEN=" + s.Screen, "CAPONIER_ALONE=" + l.Alone.String()}
+	if s.Tools {
+		env = append(env, "CAPONIER_TOOLS=1")
+	}
 	created, err := e.api.ContainerCreate(ctx, client.ContainerCreateOptions{
 		Name: "caponier-" + s.Slot,
 		Config: &container.Config{
 			Image: image, User: User, Hostname: "browser", NetworkDisabled: true,
-			Env:    []string{"CAPONIER_SCREEN=" + s.Screen, "CAPONIER_ALONE=" + l.Alone.String()},
+			Env:    env,
 			Labels: map[string]string{LabelCarrier: e.c.Node, LabelSlot: s.Slot},
 		},
 		HostConfig: &container.HostConfig{

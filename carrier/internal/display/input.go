@@ -175,7 +175,17 @@ func (d *Display) keyLocked(v *viewer, key rfb.Key, down bool) (send []byte, blo
 		return nil, nil
 	}
 	c := Combination{Mods: d.keys.mods(), Sym: plainSym(key.Sym)}
-	p := press{by: v, key: key, blocked: slices.Contains(d.policy.Blocked, c)}
+	// A letter's case wins over Shift: the X server presses or releases that for
+	// it. Keys with a scancode it takes as they are.
+	made := c
+	switch upper := key.Sym&0x20 == 0; {
+	case c.Sym < 'a' || c.Sym > 'z':
+	case upper:
+		made.Mods |= Shift
+	default:
+		made.Mods &^= Shift
+	}
+	p := press{by: v, key: key, blocked: slices.Contains(d.policy.Blocked, c) || slices.Contains(d.policy.Blocked, made)}
 	if i < 0 { // else it repeats
 		mine := 0
 		for _, q := range d.keys.pressed {

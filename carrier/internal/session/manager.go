@@ -325,7 +325,7 @@ func (m *Manager) open(ctx context.Context, spec wire.CarrierSession) (_ *live, 
 		return nil, false, &noRoom{why}
 	}
 	m.size.asked(spec.Width, spec.Height) // before the pool makes the next one
-	sl, err := m.pool.take(ctx, spec.Engine, barred(spec))
+	sl, err := m.pool.take(ctx, spec.Engine, needs(spec))
 	if err != nil {
 		return nil, false, err
 	}
@@ -346,8 +346,11 @@ func (m *Manager) open(ctx context.Context, spec wire.CarrierSession) (_ *live, 
 	return nil, false, err
 }
 
-// barred reports whether a session's window has bars, now and then at least.
-func barred(s wire.CarrierSession) bool { return s.Policy.Mode == "bar" || s.Policy.Mode == "auto" }
+// needs are what a session's browser must have from its start: bars, when its
+// window shows some now and then at least, and developer tools.
+func needs(s wire.CarrierSession) slot.Needs {
+	return slot.Needs{Bars: s.Policy.Mode == "bar" || s.Policy.Mode == "auto", Tools: s.Policy.DevTools}
+}
 
 // check refuses what cannot be a session.
 func check(s wire.CarrierSession) error {

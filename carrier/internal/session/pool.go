@@ -247,7 +247,7 @@ func (p *pool) fillWith(name string) error {
 			pause(p.m.ctx, wait)
 			continue
 		}
-		s, err := p.start(p.m.ctx, name, false)
+		s, err := p.start(p.m.ctx, name, slot.Needs{})
 		if err != nil {
 			return err
 		}
@@ -316,12 +316,12 @@ func (p *pool) up(s *slot.Slot) error {
 }
 
 // start starts a container that is known to the sweep from its beginning.
-func (p *pool) start(ctx context.Context, browser string, bars bool) (*slot.Slot, error) {
+func (p *pool) start(ctx context.Context, browser string, needs slot.Needs) (*slot.Slot, error) {
 	root := p.rootNow()
 	if root == nil {
 		return nil, errNoRoot
 	}
-	c := p.m.slotConfig(root, browser, bars)
+	c := p.m.slotConfig(root, browser, needs)
 	var name string
 	c.Named = func(n string) {
 		name = n
@@ -433,13 +433,13 @@ func (p *pool) drop(s *slot.Slot) bool {
 }
 
 // take returns the browser of that name that has waited longest, or starts
-// one. A parked Chromium has no bars and gets none.
-func (p *pool) take(ctx context.Context, name string, bars bool) (*slot.Slot, error) {
+// one: a parked Chromium has nothing that it must have from its start.
+func (p *pool) take(ctx context.Context, name string, needs slot.Needs) (*slot.Slot, error) {
 	defer p.refill()
 	if err := p.verify(ctx); err != nil {
 		return nil, err
 	}
-	if bars = bars && name == wire.Chromium; !bars {
+	if name != wire.Chromium || needs == (slot.Needs{}) {
 		p.mu.Lock()
 		if i := slices.IndexFunc(p.parked, func(s *slot.Slot) bool { return s.Browser() == name }); i >= 0 {
 			s := p.parked[i]
@@ -453,7 +453,7 @@ func (p *pool) take(ctx context.Context, name string, bars bool) (*slot.Slot, er
 		}
 		p.mu.Unlock()
 	}
-	return p.start(ctx, name, bars)
+	return p.start(ctx, name, needs)
 }
 
 // calm is how long no browser is started ahead: somebody waits for a page, and

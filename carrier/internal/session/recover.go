@@ -63,7 +63,7 @@ func (m *Manager) recover() bool {
 }
 
 func (m *Manager) adopt(s saved) error {
-	sl, err := slot.Adopt(m.slotConfig(nil, cmp.Or(s.Spec.Engine, wire.Firefox), barred(s.Spec)), s.Slot, s.Container)
+	sl, err := slot.Adopt(m.slotConfig(nil, cmp.Or(s.Spec.Engine, wire.Firefox), needs(s.Spec)), s.Slot, s.Container)
 	if err != nil {
 		return err
 	}
@@ -73,8 +73,8 @@ func (m *Manager) adopt(s saved) error {
 	return err
 }
 
-func (m *Manager) slotConfig(root []byte, browser string, bars bool) slot.Config {
-	return slot.Config{Engine: m.c.Engine, Dir: m.c.RunDir, Root: root, Screen: m.size.next(), Browser: browser, Bars: bars, Log: m.log}
+func (m *Manager) slotConfig(root []byte, browser string, needs slot.Needs) slot.Config {
+	return slot.Config{Engine: m.c.Engine, Dir: m.c.RunDir, Root: root, Screen: m.size.next(), Browser: browser, Needs: needs, Log: m.log}
 }
 
 // sweepEvery is how often what belongs to nothing is looked for.

@@ -16,7 +16,7 @@ func TestCalm(t *testing.T) {
 	if d := p.calm(began); d != 0 {
 		t.Errorf("calm for %v before anybody came", d)
 	}
-	if _, err := p.take(t.Context(), "", false); err == nil {
+	if _, err := p.take(t.Context(), "", slot.Needs{}); err == nil {
 		t.Error("a browser was taken from nowhere")
 	}
 	if d := p.calm(began); d != 0 {
@@ -25,7 +25,7 @@ func TestCalm(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	s := &slot.Slot{Name: "parked"}
 	p.parked, p.stops[s.Name] = []*slot.Slot{s}, stop
-	if got, err := p.take(t.Context(), "", false); got != s || err != nil || ctx.Err() == nil {
+	if got, err := p.take(t.Context(), "", slot.Needs{}); got != s || err != nil || ctx.Err() == nil {
 		t.Fatalf("took %v, %v, watched on: %v", got, err, ctx.Err() == nil)
 	}
 	if d := p.calm(began); d < pageTime {

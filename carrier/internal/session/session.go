@@ -124,7 +124,7 @@ func screenPolicy(s wire.CarrierSession) display.Policy {
 	p := s.Policy
 	cut := func(n int64) int { return int(min(max(n, 0), rfb.MaxClipboard)) }
 	return display.Policy{ClipboardIn: cut(p.ClipboardIn), ClipboardOut: cut(p.ClipboardOut), RecordClipboard: p.ClipboardText, Watermark: p.Watermark,
-		Blocked: blocked(s.Engine)}
+		Blocked: blocked(s)}
 }
 
 func settings(s wire.CarrierSession) slot.Settings {
@@ -132,7 +132,8 @@ func settings(s wire.CarrierSession) slot.Settings {
 	if s.Policy.Mode == "bar" || s.Policy.Mode == "auto" {
 		mode = s.Policy.Mode
 	}
-	return slot.Settings{Mode: mode, Uploads: s.Policy.UploadMax > 0, Downloads: s.Policy.DownloadMax > 0, TimeZone: s.TimeZone}
+	return slot.Settings{Mode: mode, DevTools: s.Policy.DevTools,
+		Uploads: s.Policy.UploadMax > 0, Downloads: s.Policy.DownloadMax > 0, TimeZone: s.TimeZone}
 }
 
 func (l *live) policy() wire.BrowserPolicy {

@@ -40,7 +40,7 @@ func (s *Slot) makePolicies() error {
 	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
 		return err
 	}
-	b, err := s.policies(Settings{})
+	b, err := s.policies(Settings{DevTools: s.c.Tools}) // else it never has any
 	if err != nil {
 		return err
 	}
@@ -139,6 +139,13 @@ func policies(ca []byte, v Settings, bars bool) ([]byte, error) {
 	downloads := 3 // none
 	if v.Downloads {
 		downloads = 0
+	}
+	if v.DevTools {
+		allowed, _ := p["URLAllowlist"].([]any)
+		// What runs in their console counts as a javascript: address.
+		p["URLAllowlist"] = append(allowed, "devtools://*", "javascript://*")
+		p["DeveloperToolsAvailability"] = 1
+		p["DeveloperToolsAvailabilityAllowlist"] = []string{"http://*", "https://*"}
 	}
 	maps.Copy(p, map[string]any{
 		"CACertificates": []string{base64.StdEncoding.EncodeToString(block.Bytes)},

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func chromium(t *testing.T, bars bool) (*Slot, []byte) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s, err := open(Config{Dir: dir, Root: root, Browser: wire.Chromium, Bars: bars, Log: slog.New(slog.DiscardHandler)}, "abcdefghijklmnop", true)
+	s, err := open(Config{Dir: dir, Root: root, Browser: wire.Chromium, Needs: Needs{Bars: bars}, Log: slog.New(slog.DiscardHandler)}, "abcdefghijklmnop", true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,13 +137,16 @@ func TestPolicies(t *testing.T) {
 		if block := p["URLBlocklist"].([]any); !slices.Contains(block, any("*")) || p["DeveloperToolsAvailability"] != 2.0 || p["IncognitoModeAvailability"] != 1.0 || p["PasswordLeakDetectionEnabled"] != false {
 			t.Errorf("the lock-down: %v", p)
 		}
-		for _, v := range []Settings{{Uploads: true, TimeZone: "Europe/Berlin"}, {Downloads: true, TimeZone: "../../run/x"}, {}} {
+		for _, v := range []Settings{{Uploads: true, TimeZone: "Europe/Berlin"}, {Downloads: true, TimeZone: "../../run/x"}, {DevTools: true}, {}} {
 			if err := s.Set(v); err != nil {
 				t.Fatal(err)
 			}
 			p := read()
 			if p["AllowFileSelectionDialogs"] != (v.Uploads || v.Downloads) || (p["DownloadRestrictions"] == 0.0) != v.Downloads {
 				t.Errorf("%+v: %v", v, p)
+			}
+			if (p["DeveloperToolsAvailability"] == 1.0) != v.DevTools || slices.ContainsFunc(p["URLAllowlist"].([]any), func(u any) bool { return strings.HasPrefix(u.(string), "devtools:") }) != v.DevTools {
+				t.Errorf("%+v: developer tools in %v", v, p)
 			}
 		}
 		if zone, err := os.Readlink(filepath.Join(s.dir, "localtime")); err != nil || zone != "/usr/share/zoneinfo/Europe/Berlin" {

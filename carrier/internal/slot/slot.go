@@ -55,11 +55,16 @@ type Config struct {
 	Screen string
 	// Named is told the name of a slot before anything of it exists; may be nil.
 	Named func(name string)
-	// Browser is which browser runs, a wire name. Bars: Chromium has its bars,
-	// which it cannot show or hide while it runs.
+	// Browser is which browser runs, a wire name.
 	Browser string
-	Bars    bool
-	Log     *slog.Logger
+	Needs
+	Log *slog.Logger
+}
+
+// Needs are what a Chromium has from its start, or never.
+type Needs struct {
+	Bars  bool // above the page; it cannot show or hide them while it runs
+	Tools bool // developer tools can be permitted
 }
 
 // Slot is a container, running or about to. Safe for concurrent use.
@@ -89,7 +94,7 @@ func Start(ctx context.Context, c Config) (*Slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.ID, err = c.Engine.Start(ctx, browser.Spec{Slot: s.Name, Dir: s.dir, Screen: cmp.Or(c.Screen, Screen), Engine: c.Browser})
+	s.ID, err = c.Engine.Start(ctx, browser.Spec{Slot: s.Name, Dir: s.dir, Screen: cmp.Or(c.Screen, Screen), Engine: c.Browser, Tools: c.Tools})
 	if err != nil {
 		s.close()
 		return nil, err
@@ -178,7 +183,8 @@ func (s *Slot) prepare(name string, data []byte) (string, error) {
 // Settings are what the browser's own lock-down must know; it reads them from
 // session.json.
 type Settings struct {
-	Mode      string `json:"mode"` // kiosk, bar, auto
+	Mode      string `json:"mode"`     // kiosk, bar, auto
+	DevTools  bool   `json:"devtools"` // developer tools may be opened
 	Uploads   bool   `json:"uploads"`
 	Downloads bool   `json:"downloads"`
 	TimeZone  string `json:"time_zone"` // IANA; empty: UTC

@@ -37,6 +37,8 @@ type WebSpec struct {
 type WebBrowser struct {
 	Mode          string `json:"mode,omitempty" enum:"kiosk,bar,auto" doc:"kiosk: the page alone (default); bar: with address and navigation; auto: the bar while the pointer is at the upper edge"`
 	Engine        string `json:"engine,omitempty" enum:"firefox,chromium" doc:"the browser; firefox when left out. Not every carrier has chromium"`
+	Popups        string `json:"popups,omitempty" enum:"tab,block" doc:"what becomes of windows that a page opens: tabs that fill the screen (default), or nothing"`
+	DevTools      bool   `json:"devtools,omitempty" doc:"users may open the browser's developer tools (F12). They show cookies and everything else the page gets, but no injected credential"`
 	ClipboardIn   *int64 `json:"clipboard_in,omitempty" minimum:"0" maximum:"67108864" doc:"bytes per paste into the session; 16 MiB when left out, 0 forbids"`
 	ClipboardOut  *int64 `json:"clipboard_out,omitempty" minimum:"0" maximum:"67108864" doc:"bytes per copy out of the session; 16 MiB when left out, 0 forbids"`
 	ClipboardText bool   `json:"clipboard_text,omitempty" doc:"record copied texts, not only their size and hash"`
@@ -48,6 +50,12 @@ type WebBrowser struct {
 	Watermark     string `json:"watermark,omitempty" maxLength:"300" doc:"drawn over the picture, a line each; {user}, {target}, {account}, {address} and {date} stand for what they say"`
 	Extend        bool   `json:"extend,omitempty" doc:"users may extend a session that reaches max_s"`
 }
+
+// What becomes of windows that a page opens.
+const (
+	PopupTab   = "tab"
+	PopupBlock = "block"
+)
 
 // Defaults of WebBrowser.
 const (
@@ -70,7 +78,7 @@ func (w *WebSpec) URL() *url.URL {
 func (w *WebSpec) BrowserPolicy(user, target, account, address string, now time.Time) wire.BrowserPolicy {
 	b := &w.Browser
 	p := wire.BrowserPolicy{
-		Mode: b.Mode, ClipboardIn: *b.ClipboardIn, ClipboardOut: *b.ClipboardOut, ClipboardText: b.ClipboardText,
+		Mode: b.Mode, DevTools: b.DevTools, ClipboardIn: *b.ClipboardIn, ClipboardOut: *b.ClipboardOut, ClipboardText: b.ClipboardText,
 		UploadMax: *b.UploadMax, DownloadMax: *b.DownloadMax, IdleS: b.IdleS, MaxS: b.MaxS, NoticeS: *b.NoticeS, ScanURL: w.ScanURL,
 	}
 	if b.Watermark != "" {
@@ -113,6 +121,9 @@ func (b *WebBrowser) complete() {
 	}
 	if b.Engine == "" {
 		b.Engine = wire.Firefox
+	}
+	if b.Popups == "" {
+		b.Popups = PopupTab
 	}
 	set(&b.ClipboardIn, defaultClipboard)
 	set(&b.ClipboardOut, defaultClipboard)
@@ -176,10 +187,13 @@ func (t *Target) validateWeb(p *problems) {
 func (w *WebSpec) validateBrowser(p *problems) {
 	b := &w.Browser
 	if b.Mode != "kiosk" && b.Mode != "bar" && b.Mode != "auto" {
-		p.add("web.browser.mode", "must be kiosk or bar")
+		p.add("web.browser.mode", "must be kiosk, bar or auto")
 	}
 	if b.Engine != wire.Firefox && b.Engine != wire.Chromium {
 		p.add("web.browser.engine", "must be firefox or chromium")
+	}
+	if b.Popups != PopupTab && b.Popups != PopupBlock {
+		p.add("web.browser.popups", "must be tab or block")
 	}
 	for name, v := range map[string]int64{
 		"clipboard_in": *b.ClipboardIn, "clipboard_out": *b.ClipboardOut, "upload_max": *b.UploadMax, "download_max": *b.DownloadMax,

@@ -34,7 +34,7 @@ func TestWebRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := out.Web.Browser
-		if *b.ClipboardIn != 16<<20 || *b.ClipboardOut != 0 || *b.UploadMax != 1<<30 || *b.NoticeS != 60 || b.Mode != "kiosk" || b.Engine != wire.Firefox {
+		if *b.ClipboardIn != 16<<20 || *b.ClipboardOut != 0 || *b.UploadMax != 1<<30 || *b.NoticeS != 60 || b.Mode != "kiosk" || b.Engine != wire.Firefox || b.Popups != "tab" || b.DevTools {
 			t.Errorf("browser %+v", b)
 		}
 		if out.Web.StartURL != "https://wiki.example:8443/start?x=1" || len(out.Web.Policy.Allow) != 1 || out.Web.Policy.Recipe.Injections[0].Kind != webrule.Form {
@@ -99,6 +99,8 @@ func TestWebProblems(t *testing.T) {
 		{"port 0", func(t *Target) { t.Web.StartURL = "https://w.example:0/" }, "web.start_url: the port"},
 		{"IPv6", func(t *Target) { t.Web.StartURL = "https://[fd00::5]:444/" }, ""},
 		{"mode", func(t *Target) { t.Web.Browser.Mode = "window" }, "web.browser.mode: "},
+		{"popups", func(t *Target) { t.Web.Browser.Popups = PopupBlock }, ""},
+		{"unknown popups", func(t *Target) { t.Web.Browser.Popups = "maybe" }, "web.browser.popups: "},
 		{"engine", func(t *Target) { t.Web.Browser.Engine = "chromium" }, ""},
 		{"unknown engine", func(t *Target) { t.Web.Browser.Engine = "lynx" }, "web.browser.engine: "},
 		{"negative", func(t *Target) { t.Web.Browser.ClipboardIn = new(int64(-1)) }, "web.browser.clipboard_in: "},

@@ -10,6 +10,7 @@ import (
 	"caponier/core/internal/access"
 	"caponier/core/internal/conn"
 	"caponier/core/internal/fleet"
+	"caponier/core/internal/target"
 	"caponier/shared/wire"
 )
 
@@ -82,7 +83,7 @@ func (x *session) forProxy(w want, revision uint64) (wire.WebProxySession, error
 	return wire.WebProxySession{
 		ID: x.row.ID, Revision: revision, User: x.row.UserName, Target: x.spec.Name, StartURL: x.spec.Web.StartURL,
 		Carrier: x.carrier.ID, Key: x.key, Site: x.spec.Site, Policy: rules, Account: x.injected(), LeaseS: x.lease(), ScanURL: scan, Issuer: w.issuer,
-		Locked: w.locked && x.forClients(),
+		Locked: w.locked && x.forClients(), NoPopups: x.spec.Web.Browser.Popups == target.PopupBlock,
 	}, nil
 }
 

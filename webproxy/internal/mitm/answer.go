@@ -83,6 +83,9 @@ func (x *exchange) answer(ctx context.Context, resp *http.Response) error {
 		resp.Header.Del("Last-Modified")
 		resp.Header.Set("Cache-Control", "no-store")
 	}
+	if x.rev.NoPopups && mayBePage(x.kind) {
+		resp.Header.Add("Content-Security-Policy", noPopups)
+	}
 	if x.rev.Policy.Recipe.Login != nil {
 		x.ses.Login.HandOver(x.at.Host(), resp.Header)
 	}
@@ -248,6 +251,12 @@ func finish(stages []stage, dst []byte) []byte {
 	return dst
 }
 
+// noPopups takes one thing from a page: opening windows, by script or link. It
+// names everything else that a sandbox can permit (Content Security Policy Level
+// 3 §6.3.2). Other policies of the page stay; it may do what all permit.
+const noPopups = "sandbox allow-downloads allow-forms allow-modals allow-orientation-lock allow-pointer-lock allow-presentation allow-same-origin" +
+	" allow-scripts allow-storage-access-by-user-activation allow-top-navigation allow-top-navigation-by-user-activation allow-top-navigation-to-custom-protocols"
+
 // dropped are headers of an answer that must not reach the browser: they
 // speak of other ways to the server.
 var dropped = slices.Concat(hopByHop, []string{"Alt-Svc", "Alternate-Protocol", "Public-Key-Pins"})
@@ -298,6 +307,10 @@ func mediaType(resp *http.Response) string {
 }
 
 func isPage(kind string) bool { return kind == "text/html" || kind == "application/xhtml+xml" }
+
+// mayBePage: a browser may show it as a page that has links or scripts. A PDF is
+// none: no browser shows one in a sandbox.
+func mayBePage(kind string) bool { return kind == "" || isPage(kind) || strings.HasSuffix(kind, "xml") }
 
 // isDocument: the answer becomes a page or a frame, not the result of a script.
 func isDocument(r *http.Request) bool {

@@ -83,6 +83,39 @@ func TestOverriddenMethods(t *testing.T) {
 	}
 }
 
+// Where windows are forbidden pages are told so, from the next one on, and keep
+// the policies of their own; everything else is left alone.
+func TestNoPopups(t *testing.T) {
+	r := newRig(t)
+	const own = "default-src 'self'; sandbox allow-scripts allow-popups"
+	app := r.origin("app.test", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header()["Content-Type"] = []string{req.URL.Query().Get("kind")}
+		w.Header().Set("Content-Security-Policy", own)
+		fmt.Fprint(w, "hello")
+	}), nil)
+	policies := func(c *http.Client, kind string) string {
+		return strings.Join(r.do(c, "GET", app+"/?kind="+url.QueryEscape(kind), "").header.Values("Content-Security-Policy"), " | ")
+	}
+	c := r.browser("con_1", false)
+	forbid := func(in *wire.WebProxySession) { in.NoPopups = true }
+	r.put("con_1", 1, app+"/", webrule.Policy{}, nil)
+	if got := policies(c, "text/html"); got != own {
+		t.Errorf("where windows are permitted: %q", got)
+	}
+	r.put("con_1", 2, app+"/", webrule.Policy{}, forbid)
+	for kind, page := range map[string]bool{"text/html; charset=utf-8": true, "application/xhtml+xml": true, "image/svg+xml": true, "text/xml": true, "": true,
+		"application/pdf": false, "text/css": false, "application/json": false, "image/png": false} {
+		got := policies(c, kind)
+		if page && (!strings.HasPrefix(got, own+" | sandbox ") || strings.Contains(strings.TrimPrefix(got, own), "allow-popups") || !strings.Contains(got, " allow-same-origin allow-scripts ")) || !page && got != own {
+			t.Errorf("%s: %q", kind, got)
+		}
+	}
+	r.put("con_1", 3, app+"/", webrule.Policy{}, nil)
+	if got := policies(c, "text/html"); got != own {
+		t.Errorf("permitted again: %q", got)
+	}
+}
+
 func TestRules(t *testing.T) {
 	r := newRig(t)
 	var hits atomic.Int64

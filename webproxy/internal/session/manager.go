@@ -120,7 +120,7 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 	if err != nil {
 		return refuse(wire.CodeBadRequest, "the target's rules are not valid: %s", err)
 	}
-	rev := &Revision{Number: in.Revision, Locked: in.Locked, Carrier: in.Carrier, Site: in.Site, Policy: c, key: sha256.Sum256([]byte(in.Key)),
+	rev := &Revision{Number: in.Revision, Locked: in.Locked, NoPopups: in.NoPopups, Carrier: in.Carrier, Site: in.Site, Policy: c, key: sha256.Sum256([]byte(in.Key)),
 		Armed: len(p.Recipe.Injections) > 0 || p.Recipe.Login != nil, lease: cmp.Or(time.Duration(in.LeaseS)*time.Second, defaultLease)}
 	if in.ScanURL != "" {
 		if rev.Scan, err = icap.New(icap.Config{URL: in.ScanURL, Dial: icap.Through(m.scanner)}); err != nil {

@@ -52,6 +52,8 @@ type Revision struct {
 	Armed bool
 	// Locked: nothing leaves.
 	Locked bool
+	// NoPopups: pages open no windows.
+	NoPopups bool
 
 	key   [sha256.Size]byte // hash of the key
 	lease time.Duration

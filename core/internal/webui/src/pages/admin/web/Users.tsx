@@ -34,6 +34,12 @@ export function Users({ d, set, at }: Part) {
           <Text fw={500} size="sm" mb={4} id="mode">Window</Text>
           <SegmentedControl style={{ flexWrap: "wrap" }} aria-labelledby="mode" value={b.mode ?? "kiosk"} onChange={(m) => change({ mode: m as "kiosk" | "bar" | "auto" })} data={[{ value: "kiosk", label: "The page alone" }, { value: "bar", label: "With address bar" }, { value: "auto", label: "Bar at the upper edge" }]} />
         </div>
+        <div>
+          <Text fw={500} size="sm" mb={4} id="popups">Windows that pages open</Text>
+          <SegmentedControl style={{ flexWrap: "wrap" }} aria-labelledby="popups" value={b.popups ?? "tab"} onChange={(p) => change({ popups: p as "tab" | "block" })} data={[{ value: "tab", label: "Fill the screen" }, { value: "block", label: "Are not opened" }]} />
+          {at("web.browser.popups") && <Text size="xs" c="red">{at("web.browser.popups")}</Text>}
+        </div>
+        <Checkbox label="Developer tools (F12)" description="They show what pages get: not the stored credential, which is never in the browser, but the cookies of the application. Whoever has these is signed in from wherever it can be reached." checked={b.devtools ?? false} onChange={(e) => change({ devtools: e.currentTarget.checked })} />
         <SimpleGrid cols={{ base: 1, xs: 2, md: 4 }} spacing="md">
           {size("clipboard_in", "Paste into it", 16 * mib)}
           {size("clipboard_out", "Copy out of it", 16 * mib)}

@@ -71,6 +71,7 @@ func newMethodScan(h http.Header) (s *methodScan, unclear bool) {
 	types := h.Values("Content-Type")
 	for _, t := range types {
 		kind, params, err := mime.ParseMediaType(t)
+		unclear = unclear || !likeASCII(params["charset"])
 		if err != nil && kind == "" {
 			kind, _, _ = strings.Cut(strings.ToLower(strings.TrimSpace(t)), ";")
 			kind = strings.TrimSpace(kind)
@@ -93,6 +94,16 @@ func newMethodScan(h http.Header) (s *methodScan, unclear bool) {
 	}
 	encoded := strings.Join(h.Values("Content-Encoding"), ",")
 	return s, unclear || len(types) > 1 || encoded != "" && !strings.EqualFold(encoded, "identity")
+}
+
+// likeASCII reports whether a charset writes ASCII as ASCII, and nothing else as
+// it. Some servers read forms in whatever charset they are said to be in.
+func likeASCII(charset string) bool {
+	switch strings.ToLower(charset) {
+	case "", "utf-8", "utf8", "us-ascii", "iso-8859-1", "iso-8859-15", "windows-1252":
+		return true
+	}
+	return false
 }
 
 func (s *methodScan) write(p []byte) {

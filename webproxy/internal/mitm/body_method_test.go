@@ -60,6 +60,8 @@ func TestMethodScan(t *testing.T) {
 		{"form: first", formType, "_method=PUT&a=1", "PUT", false},
 		{"form: twice", formType, "_method=PUT&_method=DELETE&_method=PUT", "PUT DELETE", false},
 		{"form: encoded", formType + "; charset=utf-8", "%5f%6Dethod=%44ELETE", "DELETE", false},
+		{"form: in EBCDIC", formType + "; charset=ibm037", "\x6d\x94\x85\xa3\x88\x96\x84\x7e\xc4\xc5\xd3\xc5\xe3\xc5", "", true},
+		{"form: in UTF-7", formType + "; charset=UTF-7", "a=1", "", true},
 		{"form: semicolons", formType, "a=1;_method=DELETE", "DELETE", false},
 		{"form: other spellings", formType, "_METHOD=A1&X-HTTP-Method-Override=B1&+_method=C1&.method=D1", "A1 B1 C1 D1", false},
 		{"form: spaces around", formType, "_method=+DELETE%0d%0a", "DELETE", false},

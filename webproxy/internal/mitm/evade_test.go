@@ -198,3 +198,24 @@ func TestHidesWhatWasUsed(t *testing.T) {
 		t.Errorf("control: %q", got.body)
 	}
 }
+
+// A form that says to be in a charset of its own is not shown as what it is not
+// to a server that reads it so, and may name any method.
+func TestForeignCharset(t *testing.T) {
+	r := newRig(t)
+	at := r.origin("app.test", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), nil)
+	r.put("con_1", 1, at+"/", webrule.Policy{Approve: []webrule.Approval{{Rule: webrule.Rule{Methods: []string{"DELETE"}, Path: "/admin"}}, {Rule: webrule.Rule{Methods: []string{"PUT"}}}}}, nil)
+	c := r.browser("con_1", false)
+	if got := r.do(c, "POST", at+"/admin", "id=7", "Content-Type", "application/x-www-form-urlencoded; charset=UTF-8"); got.status != 200 {
+		t.Fatalf("a plain form: %+v", got)
+	}
+	got := r.later(c, "POST", at+"/admin", "id=7", "Content-Type", "application/x-www-form-urlencoded; charset=ibm037")
+	ask := r.asked(0)
+	if ask.Preview != nil || ask.RuleMethod != "any method" {
+		t.Errorf("%+v, preview %+v", ask, ask.Preview)
+	}
+	r.decide(ask.Hold, wire.ApprovalDenied)
+	if a := <-got; a.status != 403 {
+		t.Errorf("%+v", a)
+	}
+}

@@ -29,7 +29,7 @@ func (x *exchange) preview(body []byte) *wire.WebPreview {
 		return nil
 	}
 	kind, params, err := mime.ParseMediaType(types[0])
-	if err != nil {
+	if err != nil || !likeASCII(params["charset"]) {
 		return nil
 	}
 	p := &previewer{injections: x.rev.Policy.Recipe.Injections, placeholder: x.ses.Inject.Placeholder, mask: x.ses.Values.String}

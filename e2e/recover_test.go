@@ -264,7 +264,8 @@ func TestBalancerMoves(t *testing.T) {
 	w.mustSSH(t, dbA, "true")
 }
 
-// Losing the role ends the live session within a second, with a reason.
+// Losing the role ends the live session within a second, with a reason. The
+// second is core's: how long a client takes to leave on a busy machine is not.
 func TestRoleRevokedEndsSession(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	s := w.shell(t, dbA)
@@ -272,8 +273,28 @@ func TestRoleRevokedEndsSession(t *testing.T) {
 	if err := w.core.Admin.Delete(t.Context(), "/roles/"+w.role+"/members/"+w.demoID); err != nil {
 		t.Fatal(err)
 	}
-	shown := s.ended(t, time.Second-time.Since(began))
-	t.Logf("ended %v after the role was taken", time.Since(began).Round(time.Millisecond))
+	shown := s.ended(t, patience)
+	t.Logf("the client left %v after the role was taken", time.Since(began).Round(time.Millisecond))
+	taken := w.audited(t, "type=role.member_removed", "the role was taken", func(harness.Event) bool { return true }).Time
+	until(t, patience, "the connection is over", func() error {
+		var list struct {
+			Items []struct {
+				EndedAt   time.Time `json:"ended_at"`
+				EndReason string    `json:"end_reason"`
+			}
+		}
+		if err := w.core.Admin.Do(t.Context(), http.MethodGet, "/connections?limit=10", nil, &list); err != nil {
+			return err
+		}
+		if len(list.Items) != 1 || list.Items[0].EndedAt.IsZero() {
+			return fmt.Errorf("connections %+v", list.Items)
+		}
+		c := list.Items[0]
+		if took := c.EndedAt.Sub(taken); c.EndReason != "access_lost" || took > time.Second {
+			return fmt.Errorf("%w: it ended by %s, %s after the role was taken", harness.ErrGone, c.EndReason, took)
+		}
+		return nil
+	})
 	if !strings.Contains(shown, "your access to db-a was withdrawn") {
 		t.Errorf("the user is not told why: %q", shown)
 	}
@@ -296,7 +317,7 @@ func TestTerminateAndRevokeEdge(t *testing.T) {
 	if err := w.core.Admin.Delete(t.Context(), "/connections/"+list.Items[0].ID); err != nil {
 		t.Fatal(err)
 	}
-	s.ended(t, 2*time.Second)
+	s.ended(t, patience)
 	t.Logf("ended %v after the order", time.Since(began).Round(time.Millisecond))
 
 	// By target: everybody on it, with words for them; others stay.
@@ -308,13 +329,13 @@ func TestTerminateAndRevokeEdge(t *testing.T) {
 		t.Errorf("ended %d connections of db-a, %v; want 2", many.Terminated, err)
 	}
 	for _, s := range []*shell{one, two} {
-		if shown := s.ended(t, 2*time.Second); !strings.Contains(shown, "maintenance at noon") {
+		if shown := s.ended(t, patience); !strings.Contains(shown, "maintenance at noon") {
 			t.Errorf("the user is not told why: %q", shown)
 		}
 	}
 	t.Logf("both ended %v after the order", time.Since(began).Round(time.Millisecond))
 	other.say(t, "echo still''-here")
-	if err := other.proc.WaitOutput(t.Context(), 5*time.Second, "still-here"); err != nil {
+	if err := other.proc.WaitOutput(t.Context(), patience, "still-here"); err != nil {
 		t.Errorf("the session on another target: %v", err)
 	}
 

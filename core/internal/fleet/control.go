@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"caponier/core/internal/audit"
@@ -172,9 +174,38 @@ func (f *Fleet) noteConnected(n *node, e *nodeRow) {
 	f.checkClock(n, n.hello.Clock)
 }
 
+// clock estimates how far a node's clock is from ours. What a report says is
+// too little by its time on the way, which on a busy machine is no constant:
+// events of two nodes would change places. The report that was on the way for
+// the shortest time is the best.
+type clock struct {
+	mu   sync.Mutex
+	last [8]time.Duration // guarded by mu
+	n    int              // guarded by mu; of last, from its beginning
+}
+
+// setBack is a difference that no way takes: the clock was set.
+const setBack = 5 * time.Second
+
+// told takes what a report says and returns the estimate.
+func (c *clock) told(skew time.Duration) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n > 0 && (slices.Max(c.last[:c.n])-skew).Abs() > setBack {
+		c.n = 0
+	}
+	if c.n == len(c.last) {
+		copy(c.last[:], c.last[1:])
+		c.n--
+	}
+	c.last[c.n] = skew
+	c.n++
+	return slices.Max(c.last[:c.n])
+}
+
 // checkClock warns, once per tunnel, about a node whose clock is off.
 func (f *Fleet) checkClock(n *node, clock int64) {
-	skew := time.UnixMicro(clock).Sub(f.now())
+	skew := n.clock.told(time.UnixMicro(clock).Sub(f.now()))
 	n.skew.Store(skew.Microseconds())
 	if skew.Abs() <= f.c.MaxSkew || n.warned.Swap(true) {
 		return

@@ -34,8 +34,9 @@ type node struct {
 	leaving atomic.Bool
 	row     atomic.Pointer[nodeRow]
 	status  atomic.Pointer[statusAt]
-	// skew is the node's clock minus ours in microseconds, at the last report.
+	// skew is the node's clock minus ours in microseconds, by the last reports.
 	skew   atomic.Int64
+	clock  clock
 	warned atomic.Bool // a clock_skew event was written
 	past   history
 	// ended is why core itself closed the tunnel.

@@ -132,7 +132,7 @@ func (f *Fleet) OpenStream(ctx context.Context, nodeID string, p wire.Preface) (
 type Peer struct {
 	ID, Name string
 	Kind     wire.NodeKind
-	// Skew is the node's clock minus core's, at its last report.
+	// Skew is the node's clock minus core's, by its last reports.
 	Skew time.Duration
 }
 

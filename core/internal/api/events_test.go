@@ -99,7 +99,7 @@ func (s *stream) want(text string) {
 			if line != ": alive" && !strings.HasPrefix(line, "event: ") {
 				s.t.Fatalf("got %q before %q", line, text)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			s.t.Fatalf("no %q", text)
 		}
 	}
@@ -107,7 +107,7 @@ func (s *stream) want(text string) {
 
 func (s *stream) ended() {
 	s.t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		select {
 		case _, ok := <-s.lines:

@@ -47,7 +47,7 @@ build-all: ## static binaries for linux amd64 and arm64 into bin/<arch>/
 		done; \
 	done
 
-check: ## formatting, vet, fix, staticcheck, layout, unit tests (under 3 minutes)
+check: ## formatting, vet, fix, staticcheck, layout, unit tests (some 4 minutes on two idle cores)
 	@sh deploy/dev/check.sh
 
 test: setup ## everything: unit tests with the race detector on both databases, then end to end

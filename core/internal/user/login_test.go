@@ -420,6 +420,7 @@ func FuzzParseKey(f *testing.F) {
 func FuzzParseLoginID(f *testing.F) {
 	f.Add(loginID{epoch: 3, key: "key_abc"}.String())
 	f.Add("lgn_1_0_x")
+	f.Add("lgn_0__0")
 	f.Fuzz(func(t *testing.T, s string) {
 		l, ok := parseLoginID(s)
 		if !ok {

@@ -386,7 +386,7 @@ func (l loginID) String() string {
 func parseLoginID(s string) (loginID, bool) {
 	rest, ok := strings.CutPrefix(s, loginPrefix)
 	parts := strings.Split(rest, "_")
-	if !ok || len(parts) != 3 {
+	if !ok || len(parts) != 3 || parts[1] == "" {
 		return loginID{}, false
 	}
 	epoch, err := strconv.ParseInt(parts[0], 36, 64)

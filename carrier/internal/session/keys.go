@@ -11,9 +11,11 @@ import (
 // chromiumKeys do not reach Chromium, which cannot be told to ignore them:
 // windows and tabs beside the one there is, the page's source and tools, its
 // lists and menus, files and printing, the address bar of a window without bars.
+// Closing the last tab ends it, and the session; which tab is the last is not
+// known here, so that none is closed by a key.
 // Firefox ignores its own by its lock-down, so that pages get them.
 var chromiumKeys = []string{
-	"Ctrl+N", "Ctrl+Shift+N", "Ctrl+Shift+T", "Ctrl+Shift+W", "Ctrl+Shift+Q", "Ctrl+Q", "Alt+F4",
+	"Ctrl+W", "Ctrl+F4", "Ctrl+N", "Ctrl+Shift+N", "Ctrl+Shift+T", "Ctrl+Shift+W", "Ctrl+Shift+Q", "Ctrl+Q", "Alt+F4",
 	"Ctrl+Shift+K", "Ctrl+U", "Ctrl+Shift+U", "Shift+Escape", "Ctrl+Shift+P",
 	"Ctrl+H", "Ctrl+J", "Ctrl+Shift+H", "Ctrl+Shift+O", "Ctrl+Shift+B", "Ctrl+D", "Ctrl+Shift+D", "Ctrl+Shift+Delete", "Ctrl+Shift+M", "Ctrl+Shift+A",
 	"Ctrl+O", "Ctrl+S", "Ctrl+P", "Alt+F", "Alt+E", "Alt+Shift+I", "Alt+Shift+T", "Alt+Shift+B", "Alt+Shift+A", "Alt+Home",

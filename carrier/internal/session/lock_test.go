@@ -47,7 +47,7 @@ func testForbiddenKeys(t *testing.T, r *rig) {
 	for what, keys := range map[string][]uint32{"Ctrl+O": {keyCtrl, 'o'}, "Ctrl+U": {keyCtrl, 'u'}, "Ctrl+Shift+I": {keyCtrl, keyShift, 'I'}, "Ctrl+Shift+K": {keyCtrl, keyShift, 'K'},
 		"Ctrl+Shift+C": {keyCtrl, keyShift, 'C'}, "F12": {keyF12}, "Ctrl+S": {keyCtrl, 's'}, "Ctrl+P": {keyCtrl, 'p'}, "Ctrl+H": {keyCtrl, 'h'}, "Ctrl+B": {keyCtrl, 'b'},
 		"Ctrl+Shift+O": {keyCtrl, keyShift, 'O'}, "Ctrl+Shift+Y": {keyCtrl, keyShift, 'Y'}, "Ctrl+Shift+J": {keyCtrl, keyShift, 'J'}, "Ctrl+Shift+A": {keyCtrl, keyShift, 'A'},
-		"Ctrl+N": {keyCtrl, 'n'}, "Ctrl+Shift+N": {keyCtrl, keyShift, 'N'}, "Ctrl+Shift+P": {keyCtrl, keyShift, 'P'},
+		"Ctrl+N": {keyCtrl, 'n'}, "Ctrl+W, which leaves the last tab": {keyCtrl, 'w'}, "Ctrl+Shift+N": {keyCtrl, keyShift, 'N'}, "Ctrl+Shift+P": {keyCtrl, keyShift, 'P'},
 		"Ctrl+J": {keyCtrl, 'j'}, "Ctrl+D": {keyCtrl, 'd'}, "F1": {keyF12 - 11}, "F10": {keyF12 - 2}, "Alt": {keyAlt}, "F11": {keyF11}, "Ctrl+L": {keyCtrl, 'l'}} {
 		before := len(r.core.frames(s.ID))
 		v.press(keys...)

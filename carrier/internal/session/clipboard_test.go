@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,23 +132,27 @@ func (c *copier) again(keys string) func() {
 	}
 }
 
-// 5 MB go out of a real Firefox and into it, unchanged. Out is the harder way:
-// its toolkit hands over large texts in pieces.
-func TestLargeClipboard(t *testing.T) {
+// 5 MB go out of a real browser and into it, unchanged. Out is the harder way:
+// Firefox's toolkit hands over large texts in pieces.
+func TestLargeClipboard(t *testing.T) { each(t, testLargeClipboard) }
+
+func testLargeClipboard(t *testing.T, r *rig) {
 	var long strings.Builder
 	for i := 0; long.Len() < 5_000_000; i++ {
 		fmt.Fprintf(&long, "Größe № %d %s\n", i, strings.Repeat(string(rune('a'+i%26)), i%50))
 	}
 	text := long.String()
 	sum := sha256.Sum256([]byte(text))
-	r := newRig(t)
 	var mu sync.Mutex
 	var pasted []byte
+	var selected atomic.Bool
 	r.web.handler = func(w http.ResponseWriter, q *http.Request) {
 		switch {
 		case strings.HasSuffix(q.URL.Path, "/text"):
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			_, _ = io.WriteString(w, text)
+		case strings.HasSuffix(q.URL.Path, "/selected"):
+			selected.Store(true)
 		case strings.HasSuffix(q.URL.Path, "/pasted"):
 			b, _ := io.ReadAll(q.Body)
 			mu.Lock()
@@ -155,9 +160,14 @@ func TestLargeClipboard(t *testing.T) {
 			mu.Unlock()
 		default:
 			w.Header().Set("Content-Type", "text/html; charset=utf-8")
-			_, _ = io.WriteString(w, `<!doctype html><body style="margin:0"><textarea id=t style="width:100vw;height:100vh;border:0;background:#30a0cf"></textarea><script>
-fetch("/text").then(r => r.text()).then(s => { t.value = s; t.focus(); t.select(); document.body.style.background = t.style.background = "#cf30a0"; });
-t.addEventListener("input", () => fetch("/pasted", {method: "POST", body: t.value}));
+			_, _ = io.WriteString(w, `<!doctype html><body style="margin:0"><textarea id=t style="width:100vw;height:100vh;border:0">field</textarea><script>
+// The page has the text, the field does not: laid out it would cost Chromium more
+// memory than a session has.
+fetch("/text").then(r => r.text()).then(s => {
+	addEventListener("copy", e => { e.clipboardData.setData("text/plain", s); e.preventDefault(); });
+	t.focus(); t.select(); fetch("/selected");
+});
+addEventListener("paste", e => { fetch("/pasted", {method: "POST", body: e.clipboardData.getData("text/plain")}); e.preventDefault(); });
 </script>`)
 		}
 	}
@@ -167,11 +177,10 @@ t.addEventListener("input", () => fetch("/pasted", {method: "POST", body: t.valu
 	l := r.open(spec)
 	c := r.copier(l)
 	r.until(patience, "the text in the page", func() error {
-		p := l.screen.Snapshot()
-		if p == nil {
-			return fmt.Errorf("no picture")
+		if !selected.Load() {
+			return fmt.Errorf("it is not selected")
 		}
-		return wantPixel(p, image.Pt(1200, 790), 0xcf, 0x30, 0xa0)
+		return nil
 	})
 	c.say(rfb.AppendPointer(nil, image.Pt(600, 400), 0, false))
 	copies := c.again("ac")
@@ -212,11 +221,4 @@ t.addEventListener("input", () => fetch("/pasted", {method: "POST", body: t.valu
 		t.Errorf("pasted %d bytes, want %d", len(got), len(upper))
 	}
 	t.Logf("%d bytes out (%s) and %d in", len(text), hex.EncodeToString(sum[:4]), len(got))
-}
-
-func wantPixel(p *image.RGBA, at image.Point, r, g, b uint8) error {
-	if c := p.RGBAAt(at.X, at.Y); c.R != r || c.G != g || c.B != b {
-		return fmt.Errorf("pixel at %v is %v", at, c)
-	}
-	return nil
 }

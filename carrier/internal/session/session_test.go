@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"caponier/shared/wire"
 )
 
 // A session from the click to the end: a parked browser shows the target, the
@@ -127,8 +131,9 @@ func TestTwoSessions(t *testing.T) {
 	if len(keys) != 2 {
 		t.Errorf("connections of %v", keys)
 	}
-	if got := r.m.states(); len(got.Sessions) != 2 || fmt.Sprint(got.Sessions) != "[{con_a 1 false} {con_b 1 false}]" {
-		t.Errorf("states %+v", got)
+	want := []wire.WebState{{ID: "con_a", Revision: 1}, {ID: "con_b", Revision: 1}}
+	if d := cmp.Diff(want, r.m.states().Sessions); d != "" {
+		t.Errorf("states (-want +got):\n%s", d)
 	}
 	for _, id := range []string{"con_a", "con_b"} {
 		if err := r.m.delete(t.Context(), id); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"caponier/e2e/harness"
 	"caponier/e2e/sites"
+	"caponier/shared/wire"
 )
 
 // files speaks to a session's files.
@@ -100,18 +101,19 @@ func TestWebFiles(t *testing.T) {
 		t.Errorf("%d files came back, want %d", got, n)
 	}
 	u.comesOut(t)
-	// In: what was put there is sent through the browser's file dialog.
+	u.goesIn(t)
+}
+
+// goesIn: what was put into the session is sent to the site through the
+// browser's file dialog.
+func (u *webUse) goesIn(t *testing.T) {
+	t.Helper()
+	s := u.site
 	text := bigText(70000)
 	if code, said := u.files(t, http.MethodPut, "/to-the-site.txt", []byte(text)); code >= 300 {
 		t.Fatalf("put a file: %d %s", code, said)
 	}
-	u.drive(t, "/upload")
-	until(t, patience, "the upload page is there", func() error {
-		if got := u.run(t, "return (document.getElementById('said')||{}).textContent"); got != "choose" {
-			return errors.New(got)
-		}
-		return nil
-	})
+	u.atUpload(t)
 	plain := u.Screen.Picture()
 	u.click(t, "#file")
 	if err := u.Screen.Wait(t.Context(), patience, "the file dialog", func(p *image.RGBA) error {
@@ -122,7 +124,11 @@ func TestWebFiles(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(u.Screen.Type("/files/to-the-site.txt"), u.Screen.Press(harness.KeyReturn)); err != nil {
+	open := []uint32{harness.KeyReturn}
+	if s.spec.Web.Browser["engine"] == wire.Chromium { // there Return cancels
+		open = []uint32{harness.KeyAlt, 'o'}
+	}
+	if err := errors.Join(u.Screen.Type("/files/to-the-site.txt"), u.Screen.Press(open...)); err != nil {
 		t.Fatal(err)
 	}
 	until(t, patience, "the site has the file", func() error {
@@ -133,6 +139,36 @@ func TestWebFiles(t *testing.T) {
 		}
 		return fmt.Errorf("it has %+v", s.Uploads())
 	})
+}
+
+// atUpload leads to the site's page for files.
+func (u *webUse) atUpload(t *testing.T) {
+	t.Helper()
+	u.drive(t, "/upload")
+	until(t, patience, "the upload page is there", func() error {
+		if got := u.run(t, "return (document.getElementById('said')||{}).textContent"); got != "choose" {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
+
+// noDialog: the page's wish for a file is refused at once, and nothing comes up.
+func (u *webUse) noDialog(t *testing.T) {
+	t.Helper()
+	u.atUpload(t)
+	plain := harness.Share(u.Screen.Picture(), u.site.Color())
+	u.run(t, "window.refused = 0; document.getElementById('file').addEventListener('cancel', () => refused++); return 1")
+	u.click(t, "#file")
+	until(t, patience, "the page is refused a file", func() error {
+		if got := u.run(t, "return refused"); got != "1" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	if got := harness.Share(u.Screen.Picture(), u.site.Color()); got < 0.9*plain {
+		t.Errorf("%.0f %% of the screen is the page, before %.0f %%", 100*got, 100*plain)
+	}
 }
 
 // comesOut: a download that the page begins can be fetched from the session.
@@ -160,6 +196,7 @@ func TestWebFilesForbidden(t *testing.T) {
 	u := w.open(t, s)
 	u.shows(t, "the page")
 	u.passNoFiles(t)
+	u.noDialog(t)
 }
 
 // passNoFiles: nothing can be put into a session, and nothing that its browser

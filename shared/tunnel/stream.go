@@ -379,6 +379,9 @@ func (st *stream) received(b []byte, c *chunk) (woke bool, err error) {
 			return false, nil
 		}
 		defer st.grant(grant)
+		// What comes next waits behind the rest, even if the socket has room
+		// again before the relay has run.
+		st.sink = nil
 		if n -= m; c != nil {
 			c.off += m
 		}

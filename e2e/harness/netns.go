@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -98,14 +99,15 @@ func (n *Net) Plug(short, dev, at, bridge string, addrs ...string) error {
 // give up what they load when an address comes.
 func (n *Net) Settled(ctx context.Context, short string) error {
 	return Until(ctx, time.Minute, "the addresses of "+short, func() error {
-		out, err := exec.CommandContext(ctx, "ip", "-n", n.NS(short), "-json", "-6", "addr").Output()
+		out, err := exec.CommandContext(ctx, "ip", "-n", n.NS(short), "-json", "addr").Output()
 		if err != nil {
 			return err
 		}
 		var links []struct {
-			Name  string `json:"ifname"`
-			State string `json:"operstate"`
+			Name  string   `json:"ifname"`
+			Flags []string `json:"flags"`
 			Addrs []struct {
+				Family    string `json:"family"`
 				Scope     string `json:"scope"`
 				Tentative bool   `json:"tentative"`
 			} `json:"addr_info"`
@@ -113,22 +115,17 @@ func (n *Net) Settled(ctx context.Context, short string) error {
 		if err := json.Unmarshal(out, &links); err != nil {
 			return err
 		}
-		joined := false
 		for _, l := range links {
-			own := l.Name == "" || l.Name == "lo" // without a name: it has none, and is down
+			own := l.Name == "lo" || !slices.Contains(l.Flags, "UP")
 			for _, a := range l.Addrs {
 				if a.Tentative {
 					return fmt.Errorf("%s of %s checks its address", l.Name, short)
 				}
-				own = own || a.Scope == "link"
+				own = own || a.Family == "inet6" && a.Scope == "link"
 			}
 			if !own {
-				return fmt.Errorf("%s of %s is %s and has no address of its own", l.Name, short, l.State)
+				return fmt.Errorf("%s of %s has no address of its own", l.Name, short)
 			}
-			joined = joined || l.Name != "" && l.Name != "lo"
-		}
-		if !joined {
-			return fmt.Errorf("no link of %s has an address of its own", short)
 		}
 		return nil
 	})

@@ -188,6 +188,28 @@ func (c *Compiled) Strictest(r Request) Verdict {
 	return v
 }
 
+// Meant is a request with the methods that an application may take it to have
+// besides the request line's.
+type Meant struct {
+	Request
+	As  []string
+	Any bool // they cannot be told: it may have any
+}
+
+// DecideMeant is the strictest verdict on what the request may mean.
+func (c *Compiled) DecideMeant(m Meant) Verdict {
+	v := c.Decide(m.Request)
+	for _, method := range m.As {
+		as := m.Request
+		as.Method = method
+		v = Stricter(v, c.Decide(as))
+	}
+	if m.Any {
+		v = Stricter(v, c.Strictest(m.Request))
+	}
+	return v
+}
+
 // Stricter is the one of two verdicts that permits less; the first of equals.
 func Stricter(v, w Verdict) Verdict {
 	if v.Allowed() && !w.Allowed() || v.Held() && !w.Allowed() && !w.Held() {

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"caponier/shared/webrule"
 )
 
 // Applications take a request's method from a field of its body, too. What a
@@ -349,12 +351,14 @@ func (l *lateMethods) Read(p []byte) (int, error) {
 // mayLate decides on a method that was found when the request was under way, or
 // while it is read to be held. Nobody can be asked about it any more then.
 func (x *exchange) mayLate(method string, unclear bool) bool {
-	v := x.rev.Policy.Strictest(x.what)
+	late := webrule.Meant{Request: x.what, Any: unclear}
 	if !unclear {
-		as := x.what
-		as.Method = method
-		v = x.rev.Policy.Decide(as)
+		late.Method = method
+		x.live.Also([]string{method}, false)
+	} else {
+		x.live.Also(nil, true)
 	}
+	v := x.ses.Revision().Policy.DecideMeant(late)
 	if v.Allowed() {
 		return true
 	}

@@ -247,6 +247,70 @@ func TestMethodsInBodies(t *testing.T) {
 	}
 }
 
+// Rules that change cut what an application may take for what they refuse by
+// now, wherever the method stood; the same without that method goes on.
+func TestChangedRulesCutMethods(t *testing.T) {
+	r := newRig(t)
+	release := make(chan struct{}, 1)
+	at := r.origin("app.test", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			t.Errorf("%s: %v", req.URL, err)
+		}
+		fmt.Fprint(w, "begin")
+		w.(http.Flusher).Flush()
+		select {
+		case <-req.Context().Done():
+		case <-release:
+			fmt.Fprint(w, "end")
+		}
+	}), nil)
+	large := strings.Repeat("0123456789", 20_000)
+	late := parts(`name="f"; filename="f"`, large, `name="_method"`, "DELETE")
+	encoded := []string{"Content-Type", formType, "Content-Encoding", "gzip"}
+	for name, x := range map[string]struct {
+		path, body string
+		header     []string
+		cut        bool
+	}{
+		"form":             {"/x", "a=1&_method=DELETE", []string{"Content-Type", formType}, true},
+		"header":           {"/x", "", []string{"X-HTTP-Method-Override", "DELETE"}, true},
+		"query":            {"/x?_method=delete", "", nil, true},
+		"late in a file":   {"/x", late, []string{"Content-Type", partsType}, true},
+		"cannot be read":   {"/x", "\x1f\x8b", encoded, true},
+		"another method":   {"/x", "_method=PATCH", []string{"Content-Type", formType}, false},
+		"late and another": {"/x", strings.ReplaceAll(late, "DELETE", "PATCH"), []string{"Content-Type", partsType}, false},
+	} {
+		for _, h2 := range []bool{false, true} {
+			id := strings.ReplaceAll(fmt.Sprint("con_", name, h2), " ", "_")
+			r.put(id, 1, at+"/", webrule.Policy{Deny: []webrule.Rule{{Methods: []string{"PUT"}, Path: "/elsewhere"}}}, nil)
+			req, err := http.NewRequestWithContext(t.Context(), "POST", at+x.path, strings.NewReader(x.body))
+			if err != nil {
+				t.Fatalf("%s, h2 %v: %v\n%s", name, h2, err, r.log.String())
+			}
+			for i := 0; i < len(x.header); i += 2 {
+				req.Header.Set(x.header[i], x.header[i+1])
+			}
+			resp, err := r.browser(id, h2).Do(req)
+			if err != nil {
+				t.Fatalf("%s, h2 %v: %v\n%s", name, h2, err, r.log.String())
+			}
+			begin := make([]byte, 5)
+			if _, err := io.ReadFull(resp.Body, begin); err != nil || resp.StatusCode != 200 {
+				t.Fatalf("%s, h2 %v: %s, %q, %v", name, h2, resp.Status, begin, err)
+			}
+			r.put(id, 2, at+"/", webrule.Policy{Deny: []webrule.Rule{{Methods: []string{"DELETE"}}}}, nil)
+			if !x.cut {
+				release <- struct{}{}
+			}
+			rest, err := io.ReadAll(resp.Body)
+			if x.cut && (err == nil || len(rest) != 0) || !x.cut && (err != nil || string(rest) != "end") {
+				t.Errorf("%s, h2 %v: %q, %v", name, h2, rest, err)
+			}
+			resp.Body.Close()
+		}
+	}
+}
+
 // A form that deletes is held like a deletion, as a page or from a script, and
 // who decides is told both methods and what is in the form.
 func TestHeldMethodInBody(t *testing.T) {

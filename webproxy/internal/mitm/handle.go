@@ -32,9 +32,10 @@ type exchange struct {
 	url   string // for the log
 	since time.Time
 
-	bodyMethods []string // that the body names
-	unclear     bool     // it may name others: it cannot be read
-	keeping     bool     // it is being read to be held
+	live        *session.Live // it, as the session knows it
+	bodyMethods []string      // that the body names
+	unclear     bool          // it may name others: it cannot be read
+	keeping     bool          // it is being read to be held
 	late        atomic.Pointer[webrule.Verdict]
 
 	status   int
@@ -74,12 +75,13 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 		x.blocked(webrule.Verdict{Reason: webrule.Malformed, Rule: -1})
 		return
 	}
-	ctx, done, ok := ses.Track(r.Context(), x.what)
+	ctx, live, ok := ses.Track(r.Context(), x.meant())
 	if !ok {
-		x.page(http.StatusServiceUnavailable, page{Title: "Too many requests at once", Text: "This session has too many requests under way, or is ending."})
+		x.tooMany()
 		return
 	}
-	defer done()
+	defer live.Done()
+	x.live = live
 	// Rules that change from here on cut the request.
 	x.rev = ses.Revision()
 	v := x.decide()
@@ -89,11 +91,12 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request, ses *session.Ses
 			x.record()
 			return
 		}
+		live.Also(x.bodyMethods, x.unclear)
 		x.rev = ses.Revision()
 		v = x.decide()
 	}
 	if v.Held() {
-		done()
+		live.Done()
 		x.hold()
 		return
 	}
@@ -141,22 +144,22 @@ func overrides(r *http.Request) (methods []string) {
 	return slices.Compact(methods)
 }
 
-// decide is the strictest verdict on the request by the methods that an
-// application may take it to have.
+// tooMany refuses what the session cannot take.
+func (x *exchange) tooMany() {
+	x.page(http.StatusServiceUnavailable, page{Title: "Too many requests at once", Text: "This session has too many requests under way, or is ending."})
+}
+
+// meant is the request with the methods that an application may take it to have.
+func (x *exchange) meant() webrule.Meant {
+	return webrule.Meant{Request: x.what, As: x.asWhat(), Any: x.unclear}
+}
+
+// decide is the strictest verdict on what the request may mean.
 func (x *exchange) decide() webrule.Verdict {
 	if x.rev.Locked {
 		return webrule.Verdict{Reason: webrule.Locked, Rule: -1}
 	}
-	v := x.rev.Policy.Decide(x.what)
-	for _, method := range x.asWhat() {
-		as := x.what
-		as.Method = method
-		v = webrule.Stricter(v, x.rev.Policy.Decide(as))
-	}
-	if x.unclear {
-		v = webrule.Stricter(v, x.rev.Policy.Strictest(x.what))
-	}
-	return v
+	return x.rev.Policy.DecideMeant(x.meant())
 }
 
 // leave serves what may leave.

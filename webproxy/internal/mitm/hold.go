@@ -52,13 +52,14 @@ type held struct {
 	name string
 	ses  *session.Session
 	// key is session and digest: a page that is asked for again is the same request.
-	key  string
-	at   webrule.Endpoint
-	what webrule.Request
-	url  string // for the log
-	why  string
-	in   *http.Request // of a page, without its body
-	body []byte
+	key string
+	at  webrule.Endpoint
+	url string // for the log
+	why string
+	// The rest, but for answer, is of a page.
+	meant webrule.Meant
+	in    *http.Request // without its body
+	body  []byte
 	// methods and unclear are what the body said; see exchange.
 	methods []string
 	unclear bool
@@ -201,19 +202,20 @@ type rest struct {
 
 // hold keeps a request until it is decided on.
 func (x *exchange) hold() {
-	ctx, done, ok := x.ses.TrackHeld(x.in.Context(), x.what)
+	ctx, live, ok := x.ses.TrackHeld(x.in.Context(), x.meant())
 	if !ok {
-		x.page(http.StatusServiceUnavailable, page{Title: "Too many requests at once", Text: "This session has too many requests under way, or is ending."})
+		x.tooMany()
 		return
 	}
-	defer done()
+	defer live.Done()
+	x.live = live
 	x.rev = x.ses.Revision()
 	v := x.decide()
 	if !v.Held() {
 		x.decided(ctx, v)
 		return
 	}
-	h := &held{name: rand.Text(), ses: x.ses, at: x.at, what: x.what, url: x.url, why: v.Approval.Why, changed: make(chan struct{}), seen: x.s.c.Now(),
+	h := &held{name: rand.Text(), ses: x.ses, at: x.at, url: x.url, why: v.Approval.Why, changed: make(chan struct{}), seen: x.s.c.Now(),
 		answer: wire.WebApproval{State: wire.ApprovalWaiting}}
 	if err := x.s.holds.add(h); err != nil {
 		x.crowded()

@@ -22,7 +22,7 @@ import (
 // it was approved meanwhile, it goes on: once.
 func (x *exchange) holdPage(ctx context.Context, h *held, ask wire.WebApprovalAsk, body []byte) {
 	h.in, h.body = x.in.Clone(context.Background()), body
-	h.methods, h.unclear = x.bodyMethods, x.unclear
+	h.meant, h.methods, h.unclear = x.meant(), x.bodyMethods, x.unclear
 	h.in.Body = nil
 	var wctx context.Context
 	wctx, h.cancel = context.WithCancelCause(context.Background())
@@ -56,7 +56,7 @@ func (x *exchange) holdPage(ctx context.Context, h *held, ask wire.WebApprovalAs
 // at the page, and then for the page to take it up. The request outlives the
 // one that brought it, but not the session.
 func (s *Server) await(given context.Context, h *held, ask wire.WebApprovalAsk) {
-	ctx, done, ok := h.ses.TrackHeld(h.ses.Context(), h.what)
+	ctx, live, ok := h.ses.TrackHeld(h.ses.Context(), h.meant)
 	if !ok {
 		return
 	}
@@ -84,13 +84,13 @@ func (s *Server) await(given context.Context, h *held, ask wire.WebApprovalAsk) 
 			s.c.Log.Debug("event", telemetry.KeySession, h.ses.ID, telemetry.KeyErr, eerr)
 		}
 	}
-	done()
+	live.Done()
 	// Its page reads the outcome, and takes an approved request up.
-	ctx, done, ok = h.ses.TrackHeld(h.ses.Context(), h.what)
+	ctx, live, ok = h.ses.TrackHeld(h.ses.Context(), h.meant)
 	if !ok {
 		return
 	}
-	defer done()
+	defer live.Done()
 	t := time.NewTimer(2 * s.c.Left)
 	defer t.Stop()
 	select {
@@ -126,7 +126,7 @@ func (x *exchange) continued() {
 		return
 	}
 	h := x.s.holds.find(x.ses, strings.TrimSpace(strings.TrimPrefix(string(b), continueField)))
-	if h == nil || h.in == nil || h.what != x.what || h.in.URL.RequestURI() != x.in.URL.RequestURI() {
+	if h == nil || h.in == nil || h.meant.Request != x.what || h.in.URL.RequestURI() != x.in.URL.RequestURI() {
 		x.page(http.StatusConflict, page{Title: "This request does not wait any more", Host: x.at.String(), Text: "It was sent already, or was forgotten because the proxy was restarted.", Hint: "Go back and repeat what you did if it is still needed."})
 		return
 	}
@@ -139,12 +139,13 @@ func (x *exchange) continued() {
 		x.page(http.StatusForbidden, refusalPage(x.at.String(), a))
 		return
 	}
-	ctx, done, ok := x.ses.TrackHeld(x.in.Context(), x.what)
+	ctx, live, ok := x.ses.TrackHeld(x.in.Context(), h.meant)
 	if !ok {
-		x.page(http.StatusServiceUnavailable, page{Title: "Too many requests at once", Text: "This session has too many requests under way, or is ending."})
+		x.tooMany()
 		return
 	}
-	defer done()
+	defer live.Done()
+	x.live = live
 	x.resume(h)
 	x.pass(ctx, a)
 }

@@ -25,8 +25,8 @@ const (
 
 // TrackHeld is Track for a request that is held, or was and is approved: rules
 // that hold it do not cut it.
-func (s *Session) TrackHeld(ctx context.Context, r webrule.Request) (context.Context, func(), bool) {
-	return s.track(ctx, &live{r: r, held: true})
+func (s *Session) TrackHeld(ctx context.Context, r webrule.Meant) (context.Context, *Live, bool) {
+	return s.track(ctx, &Live{r: r, held: true})
 }
 
 // Await asks core for a second person and waits for the decision, through lost

@@ -243,15 +243,15 @@ func TestRevisionCuts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, _ := newFleet(t, nil)
 		s := f.opened("con_1")
-		request := func(path string) webrule.Request {
-			return webrule.Request{Scheme: "https", Host: "wiki.example", Method: "GET", Path: path}
+		request := func(path string) webrule.Meant {
+			return webrule.Meant{Request: webrule.Request{Scheme: "https", Host: "wiki.example", Method: "GET", Path: path}}
 		}
 		track := func(path string) context.Context {
-			ctx, done, ok := s.Track(t.Context(), request(path))
+			ctx, live, ok := s.Track(t.Context(), request(path))
 			if !ok {
 				t.Fatal("not tracked")
 			}
-			t.Cleanup(done)
+			t.Cleanup(live.Done)
 			return ctx
 		}
 		page, admin := track("/page"), track("/admin")
@@ -299,7 +299,7 @@ func TestEndWaits(t *testing.T) {
 			defer l()
 			l() // and once more by defer: it counts once
 		}
-		ctx, done, _ := s.Track(t.Context(), webrule.Request{Scheme: "https", Host: "wiki.example", Method: "GET", Path: "/"})
+		ctx, live, _ := s.Track(t.Context(), webrule.Meant{Request: webrule.Request{Scheme: "https", Host: "wiki.example", Method: "GET", Path: "/"}})
 		over := make(chan wire.WebAck, 2)
 		for range 2 { // both wait for the same end
 			go func() { over <- f.End(t.Context(), "con_1") }()
@@ -312,7 +312,7 @@ func TestEndWaits(t *testing.T) {
 		if _, ok := s.Enter(func() {}); ok {
 			t.Error("a connection is taken while the session ends")
 		}
-		if _, _, ok := s.Track(t.Context(), webrule.Request{}); ok {
+		if _, _, ok := s.Track(t.Context(), webrule.Meant{}); ok {
 			t.Error("a request is taken while the session ends")
 		}
 		synctest.Wait()
@@ -320,7 +320,7 @@ func TestEndWaits(t *testing.T) {
 			t.Error("over while a connection is there")
 		}
 		leave()
-		done()
+		live.Done()
 		for range 2 {
 			if ack := <-over; ack.Error != nil || ack.Revision != 1 {
 				t.Errorf("end: %+v", ack)

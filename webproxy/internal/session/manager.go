@@ -177,7 +177,7 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 }
 
 func (m *Manager) newSession(in wire.WebProxySession) *Session {
-	s := &Session{ID: in.ID, User: in.User, Target: in.Target, m: m, conns: map[*Conn]struct{}{}, live: map[*live]struct{}{}, holds: map[string]int{},
+	s := &Session{ID: in.ID, User: in.User, Target: in.Target, m: m, conns: map[*Conn]struct{}{}, live: map[*Live]struct{}{}, holds: map[string]int{},
 		idle: make(chan struct{}), left: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancelCause(m.ctx)
 	// A session may be known from before a restart: core says what it has.

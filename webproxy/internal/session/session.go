@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,7 +77,7 @@ type Session struct {
 
 	mu     sync.Mutex
 	conns  map[*Conn]struct{} // guarded by mu
-	live   map[*live]struct{} // guarded by mu
+	live   map[*Live]struct{} // guarded by mu
 	holds  map[string]int     // guarded by mu; see waits
 	idle   chan struct{}      // guarded by mu; closed when conns and live are empty and the session ends
 	ending bool               // guarded by mu
@@ -86,17 +87,37 @@ type Session struct {
 // Conn is a connection of the session from its browser.
 type Conn struct{ close func() }
 
-// live is a request under way.
-type live struct {
-	r      webrule.Request
-	held   bool // it waits for approval, or has it
+// Live is a request under way.
+type Live struct {
+	s      *Session
+	r      webrule.Meant // guarded by s.mu
+	held   bool          // it waits for approval, or has it
 	cancel context.CancelCauseFunc
 }
 
 // may reports whether the request may go on under a policy.
-func (l *live) may(p *webrule.Compiled) bool {
-	v := p.Decide(l.r)
+func (l *Live) may(p *webrule.Compiled) bool {
+	v := p.DecideMeant(l.r)
 	return v.Allowed() || l.held && v.Held()
+}
+
+// Also says that an application may take the request to have these methods, or
+// any, too. Decide on them by the Revision that holds after it: rules that
+// change from here on cut the request by them.
+func (l *Live) Also(methods []string, any bool) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.r.As = append(l.r.As, methods...)
+	l.r.Any = l.r.Any || any
+}
+
+// Done says that the request is over; once more does nothing.
+func (l *Live) Done() {
+	l.cancel(context.Canceled)
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	delete(l.s.live, l)
+	l.s.checkIdleLocked()
 }
 
 // ErrEnded is the cause with which requests of a session end.
@@ -137,14 +158,16 @@ func (s *Session) Enter(close func()) (leave func(), ok bool) {
 	}), true
 }
 
-// Track registers a request that was allowed, so that it can be cut.
-func (s *Session) Track(ctx context.Context, r webrule.Request) (context.Context, func(), bool) {
-	return s.track(ctx, &live{r: r})
+// Track registers a request, so that rules that do not allow it any more cut it.
+// Its Done must be called.
+func (s *Session) Track(ctx context.Context, r webrule.Meant) (context.Context, *Live, bool) {
+	return s.track(ctx, &Live{r: r})
 }
 
-func (s *Session) track(ctx context.Context, l *live) (context.Context, func(), bool) {
+func (s *Session) track(ctx context.Context, l *Live) (context.Context, *Live, bool) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	l.cancel = cancel
+	l.s, l.cancel = s, cancel
+	l.r.As = slices.Clone(l.r.As)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending || len(s.live) >= maxLive {
@@ -152,13 +175,7 @@ func (s *Session) track(ctx context.Context, l *live) (context.Context, func(), 
 		return nil, nil, false
 	}
 	s.live[l] = struct{}{}
-	return ctx, func() {
-		cancel(context.Canceled)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.live, l)
-		s.checkIdleLocked()
-	}, true
+	return ctx, l, true
 }
 
 func (s *Session) checkIdleLocked() {
@@ -241,10 +258,10 @@ func (s *Session) end(ctx context.Context) {
 	close(s.left)
 }
 
-func (s *Session) liveNow() map[*live]struct{} {
+func (s *Session) liveNow() map[*Live]struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make(map[*live]struct{}, len(s.live))
+	out := make(map[*Live]struct{}, len(s.live))
 	for l := range s.live {
 		out[l] = struct{}{}
 	}

@@ -36,7 +36,7 @@ func (w *webWorld) carrierWith(t *testing.T, name, image string, warm int, more 
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.ReplaceAll(w.carrierTOML(dir, image, warm), "127.0.0.1:9471", "off")
+	text := strings.ReplaceAll(w.carrierTOML(dir, image, warm), carrierDebug, "off")
 	text, _, _ = strings.Cut(text, "[admission]")
 	if c, err = w.edge(t.Context(), "carrier", name, w.bin.Carrier, text+more); err != nil {
 		t.Fatal(err)

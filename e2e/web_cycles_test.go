@@ -1,12 +1,9 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,35 +15,22 @@ import (
 	"caponier/e2e/sites"
 )
 
-// goroutines is how many a program of the rig has, by its debug listener.
+// goroutines is how many a program of the rig has.
 func (w *webWorld) goroutines(t *testing.T, ns, addr string) int {
 	t.Helper()
-	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return w.net.Dial(ctx, ns, network, addr)
-	}}}
-	res, err := c.Get("http://" + addr + "/metrics")
+	n, err := w.metric(t.Context(), ns, addr, "go_goroutines")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, 4<<20))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(b), "\ngo_goroutines ")
-	var n float64
-	if _, err := fmt.Sscan(rest, &n); !ok || err != nil {
-		t.Fatalf("no goroutines among the metrics of %s: %v", ns, err)
-	}
-	return int(n)
+	return n
 }
 
 // held counts what the programs of web sessions hold.
 func (w *webWorld) held(t *testing.T) map[string]int {
 	t.Helper()
 	held := map[string]int{
-		"goroutines of core": w.goroutines(t, "core", "127.0.0.1:9464"), "goroutines of the carrier": w.goroutines(t, "carrier", "127.0.0.1:9471"),
-		"goroutines of the webproxy": w.goroutines(t, "webproxy", "127.0.0.1:9473"),
+		"goroutines of core": w.goroutines(t, "core", "127.0.0.1:9464"), "goroutines of the carrier": w.goroutines(t, "carrier", carrierDebug),
+		"goroutines of the webproxy": w.goroutines(t, "webproxy", webproxyDebug),
 	}
 	for name, pid := range map[string]int{"core": w.core.Proc.PID(), "the carrier": w.carrier.Proc.PID(), "the webproxy": w.proxy.Proc.PID(), "dockerd": w.docker.Proc().PID()} {
 		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))

@@ -19,7 +19,7 @@ func TestWebImageMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	text := strings.ReplaceAll(w.carrierTOML(dir, "caponier-nothing", 1), "127.0.0.1:9471", "127.0.0.1:9472")
+	text := strings.ReplaceAll(w.carrierTOML(dir, "caponier-nothing", 1), carrierDebug, "127.0.0.1:9472")
 	c, err := w.edge(t.Context(), "carrier", "carrier-without", w.bin.Carrier, text)
 	if err != nil {
 		t.Fatal(err)

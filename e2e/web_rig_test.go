@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -100,7 +101,7 @@ func makeWeb(ctx context.Context, t testing.TB) (*webWorld, error) {
 	if w.runDir, err = os.MkdirTemp("/run", "capw-"); err != nil {
 		return w, err
 	}
-	if w.proxy, err = w.edge(ctx, "webproxy", "proxy-1", w.bin.WebProxy, fmt.Sprintf("address = \"%s:18443\"\ndebug = \"127.0.0.1:9473\"\n", webproxyAddr)); err != nil {
+	if w.proxy, err = w.edge(ctx, "webproxy", "proxy-1", w.bin.WebProxy, fmt.Sprintf("address = \"%s:18443\"\ndebug = \"%s\"\n", webproxyAddr, webproxyDebug)); err != nil {
 		return w, err
 	}
 	if w.carrier, err = w.edge(ctx, "carrier", "carrier-1", w.bin.Carrier, w.carrierTOML(w.runDir, "caponier-browser", webWarm)); err != nil {
@@ -118,7 +119,7 @@ func makeWeb(ctx context.Context, t testing.TB) (*webWorld, error) {
 
 // carrierTOML is a carrier's configuration beside what every edge has.
 func (w *webWorld) carrierTOML(runDir, image string, warm int) string {
-	return fmt.Sprintf("docker = %q\nrun_dir = %q\nimage = %q\nwarm = %d\ndebug = \"127.0.0.1:9471\"\n[admission]\npressure = 95.0\n", w.docker.Host, runDir, image, warm)
+	return fmt.Sprintf("docker = %q\nrun_dir = %q\nimage = %q\nwarm = %d\ndebug = %q\n[admission]\npressure = 95.0\n", w.docker.Host, runDir, image, warm, carrierDebug)
 }
 
 // edge enrols and starts a carrier or webproxy in the namespace of its kind.
@@ -442,18 +443,68 @@ func (u *webUse) drive(t testing.TB, to string) {
 	}
 }
 
-// nothingLeft waits until the carrier has parked browsers only and the
-// webproxy no session.
+// Where the rig's carrier and webproxy tell their metrics, in their namespaces.
+const (
+	carrierDebug  = "127.0.0.1:9471"
+	webproxyDebug = "127.0.0.1:9473"
+)
+
+// metric reads a program's own figure, as it is now: what core knows of a node
+// may be some seconds old.
+func (w *webWorld) metric(ctx context.Context, ns, addr, name string) (int, error) {
+	c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return w.net.Dial(ctx, ns, network, addr)
+	}}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 4<<20))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(b), "\n"+name+" ")
+	var n float64
+	if !ok {
+		return 0, fmt.Errorf("no %s among the metrics in %s", name, ns)
+	}
+	_, err = fmt.Sscan(rest, &n)
+	return int(n), err
+}
+
+// nothingLeft waits until the carrier has its parked browsers and nothing
+// else, the webproxy no session, and core knows it.
 func (w *webWorld) nothingLeft(t testing.TB) {
 	t.Helper()
 	until(t, refillTime, "nothing of any session is left", func() error {
+		for _, m := range []struct {
+			ns, addr, name string
+			want           int
+		}{
+			{"carrier", carrierDebug, "caponier_carrier_sessions", 0},
+			{"carrier", carrierDebug, "caponier_carrier_parked_browsers", webWarm},
+			{"webproxy", webproxyDebug, "caponier_webproxy_sessions", 0},
+		} {
+			n, err := w.metric(t.Context(), m.ns, m.addr, m.name)
+			if err != nil {
+				return err
+			}
+			if n != m.want {
+				return fmt.Errorf("%s is %d, want %d", m.name, n, m.want)
+			}
+		}
 		for _, e := range []*harness.EdgeNode{w.carrier, w.proxy} {
 			is, err := w.core.Admin.WebEdge(t.Context(), e.Name)
 			if err != nil {
 				return err
 			}
-			if is.Web == nil || is.Web.Live != 0 {
-				return fmt.Errorf("%s has %+v", e.Name, is.Web)
+			if is.Web == nil || is.Web.Live != 0 || e == w.carrier && is.Web.Warm != webWarm {
+				return fmt.Errorf("%s has told %+v", e.Name, is.Web)
 			}
 		}
 		ids, err := w.docker.Containers(t.Context())

@@ -313,9 +313,7 @@ func (w *world) showLogs(t testing.TB) {
 			continue
 		}
 		lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-		if len(lines) > 12 {
-			lines = lines[len(lines)-12:]
-		}
+		lines = lines[max(0, len(lines)-40):]
 		t.Logf("%s ends with:\n%s", filepath.Base(f), strings.Join(lines, "\n"))
 	}
 }

@@ -68,10 +68,16 @@ func build(_ context.Context, cfg *Config, p *node.Parts) error {
 	if err != nil {
 		return err
 	}
-	sessions := session.NewManager(session.Config{Tunnel: live, Max: cfg.MaxSessions, Address: address, Problem: authority.Problem, Issuer: authority.Want,
+	changed := make(chan struct{}, 1)
+	sessions := session.NewManager(session.Config{Changed: func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}, Tunnel: live, Max: cfg.MaxSessions, Address: address, Problem: authority.Problem, Issuer: authority.Want,
 		Resolver: cfg.resolver(), Deny: deny, Scanners: scanners, System: roots, Log: p.Log})
 	ec := cfg.Edge(wire.WebProxy, p.Log)
-	ec.Control, ec.Status, ec.Drain = sessions.Control(), sessions.Status, sessions.Drain
+	ec.Control, ec.Status, ec.Drain, ec.Changed = sessions.Control(), sessions.Status, sessions.Drain, changed
 	var proxy *mitm.Server
 	ec.Stream = func(ctx context.Context, s tunnel.Stream) { proxy.ServeStream(ctx, s) }
 	if e, err = p.Edge(ec); err != nil {

@@ -197,7 +197,8 @@ type WebStates struct {
 type WebState struct {
 	ID       string `json:"id"`
 	Revision uint64 `json:"revision"`
-	Ending   bool   `json:"ending,omitempty"`
+	// Ending: it is being cleared away, or core is still to be told why it ended.
+	Ending bool `json:"ending,omitempty"`
 	// Holds are the requests that wait for approval, by WebApprovalAsk.Hold.
 	Holds []string `json:"holds,omitempty"`
 }

@@ -74,8 +74,9 @@ type Config struct {
 	Credentials func() (tls.Certificate, *x509.CertPool, error)
 	// Connected reports whether there is a tunnel to core.
 	Connected func() bool
-	// Changed is called when browsers can be started that could not, or the
-	// other way round: core is to know. It must not block. May be nil.
+	// Changed is called when there are more or fewer sessions or parked
+	// browsers, and when what keeps browsers from being started comes or goes:
+	// core chooses carriers by it. It must not block. May be nil.
 	Changed func()
 	// Authority asks core whom browsers must trust.
 	Authority func(ctx context.Context) (wire.WebAuthority, error)
@@ -265,6 +266,10 @@ func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.Carrie
 				return fail(wire.CodeTimeout, "The browser is still starting.")
 			}
 		}
+		if _, over := m.overLocked()[spec.ID]; over {
+			m.mu.Unlock()
+			return fail(wire.CodeRefused, "The session has ended.")
+		}
 		if m.stopping {
 			m.mu.Unlock()
 			return fail(wire.CodeDraining, "The browser host is shutting down.")
@@ -276,10 +281,12 @@ func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.Carrie
 		made := make(chan struct{})
 		m.opening[spec.ID] = made
 		m.mu.Unlock()
+		m.changed() // while it starts it counts
 		l, warm, err := m.open(ctx, spec)
 		m.mu.Lock()
 		delete(m.opening, spec.ID)
 		m.mu.Unlock()
+		m.changed()
 		if err == nil {
 			m.pool.taken(l.slot)
 		}
@@ -302,6 +309,13 @@ func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.Carrie
 		}
 		m.log.Info("session", telemetry.KeySession, spec.ID, telemetry.KeyUser, spec.User, telemetry.KeyTarget, spec.Target, "warm", warm, "slot", l.slot.Name)
 		return wire.CarrierAck{Revision: spec.Revision, Warm: warm}
+	}
+}
+
+// changed says that core is to hear how full this carrier is.
+func (m *Manager) changed() {
+	if m.c.Changed != nil {
+		m.c.Changed()
 	}
 }
 
@@ -406,6 +420,7 @@ func (m *Manager) end(l *live, kind reason, text, detail string) {
 		if err := m.forget(l.id); err != nil {
 			m.log.Error("session", telemetry.KeySession, l.id, telemetry.KeyErr, err)
 		}
+		m.changed()
 		close(l.done) // its file is gone too: who waits for the end finds nothing
 		m.pool.refill()
 	})
@@ -449,6 +464,7 @@ func (m *Manager) delete(ctx context.Context, id string) error {
 // tail is the delivery of what a session that has ended still had to tell.
 type tail struct {
 	stop context.CancelFunc
+	ends bool          // core is told of the end after it
 	over chan struct{} // closed when it is delivered, or never will be
 }
 
@@ -456,7 +472,7 @@ type tail struct {
 // core of the end.
 func (m *Manager) follow(l *live, kind reason, text string) {
 	ctx, stop := context.WithTimeout(m.ctx, tailTime)
-	rest := &tail{stop, make(chan struct{})}
+	rest := &tail{stop, kind != "", make(chan struct{})}
 	m.mu.Lock()
 	m.tails[l.id] = rest
 	m.mu.Unlock()
@@ -467,12 +483,12 @@ func (m *Manager) follow(l *live, kind reason, text string) {
 			l.log.Warn("records of an ended session", telemetry.KeyErr, err)
 		}
 		l.records()
-		m.mu.Lock()
-		delete(m.tails, l.id)
-		m.mu.Unlock()
 		if kind != "" {
 			m.tell(wire.WebEnded{Session: l.id, Reason: string(kind), Text: text})
 		}
+		m.mu.Lock()
+		delete(m.tails, l.id) // after tell: states has it all the time
+		m.mu.Unlock()
 	})
 }
 
@@ -535,20 +551,33 @@ func (m *Manager) deliverEnds() {
 	}
 }
 
-// states lists the sessions.
+// overLocked are the sessions that have ended and of which core does not know
+// yet; m.mu is held.
+func (m *Manager) overLocked() map[string]wire.WebState {
+	over := map[string]wire.WebState{}
+	for _, e := range m.ends {
+		over[e.Session] = wire.WebState{ID: e.Session, Ending: true}
+	}
+	for id, rest := range m.tails {
+		if rest.ends {
+			over[id] = wire.WebState{ID: id, Ending: true}
+		}
+	}
+	return over
+}
+
+// states lists the sessions, those too of whose end core is still to be told.
 func (m *Manager) states() wire.WebStates {
 	m.mu.Lock()
-	lives := make([]*live, 0, len(m.lives))
-	for _, l := range m.lives {
-		lives = append(lives, l)
-	}
+	all := m.overLocked()
+	lives := slices.Collect(maps.Values(m.lives))
 	m.mu.Unlock()
-	out := wire.WebStates{Sessions: []wire.WebState{}}
 	for _, l := range lives {
 		l.mu.Lock()
-		out.Sessions = append(out.Sessions, wire.WebState{ID: l.id, Revision: l.spec.Revision, Ending: l.ending})
+		all[l.id] = wire.WebState{ID: l.id, Revision: l.spec.Revision, Ending: l.ending}
 		l.mu.Unlock()
 	}
+	out := wire.WebStates{Sessions: slices.AppendSeq([]wire.WebState{}, maps.Values(all))}
 	slices.SortFunc(out.Sessions, func(a, b wire.WebState) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }

@@ -75,8 +75,8 @@ func (p *pool) say(err error) {
 func (p *pool) stateLocked(problem string) {
 	turned := (p.problem == "") != (problem == "")
 	p.problem = problem
-	if turned && p.m.c.Changed != nil {
-		p.m.c.Changed()
+	if turned {
+		p.m.changed()
 	}
 }
 
@@ -346,6 +346,7 @@ func (p *pool) park(s *slot.Slot) {
 	p.parked = append(p.parked, s)
 	p.stops[s.Name] = stop
 	p.mu.Unlock()
+	p.m.changed()
 	p.m.wg.Go(func() {
 		for ctx.Err() == nil {
 			_, err := s.Ended(ctx)
@@ -358,6 +359,7 @@ func (p *pool) park(s *slot.Slot) {
 				continue
 			}
 			if p.drop(s) {
+				p.m.changed()
 				p.m.log.Warn("a parked browser ended", "slot", s.Name)
 				p.remove(s)
 				p.refill()
@@ -416,6 +418,9 @@ func (p *pool) verify(ctx context.Context) error {
 		return true
 	})
 	p.mu.Unlock()
+	if len(ended) > 0 {
+		p.m.changed()
+	}
 	for _, s := range ended {
 		p.m.log.Warn("a parked browser ended with the engine", "slot", s.Name)
 		p.m.wg.Go(func() { p.remove(s) }) // somebody may wait for another one

@@ -35,7 +35,8 @@ type box struct {
 	carrier  map[string]wire.CarrierSession
 	proxy    map[string]wire.WebProxySession
 	ended    map[string]bool
-	order    []string // what it was asked, in order
+	ending   map[string]bool // a carrier's sessions that are over there, and core was not told why
+	order    []string        // what it was asked, in order
 	refuse   *wire.Error
 	stuck    int             // how many times it says that a session is still ending
 	refusals int             // how many sessions are refused before one is taken
@@ -122,7 +123,7 @@ func (b *box) states(w http.ResponseWriter, _ *http.Request) {
 	defer b.mu.Unlock()
 	var out wire.WebStates
 	for id, s := range b.carrier {
-		out.Sessions = append(out.Sessions, wire.WebState{ID: id, Revision: s.Revision})
+		out.Sessions = append(out.Sessions, wire.WebState{ID: id, Revision: s.Revision, Ending: b.ending[id]})
 	}
 	out.Holds = b.holds != nil
 	for id, s := range b.proxy {
@@ -142,6 +143,9 @@ func (b *box) putCarrier(w http.ResponseWriter, r *http.Request) {
 	if b.refuse != nil {
 		control.Reply(w, wire.CarrierAck{Error: b.refuse})
 		return
+	}
+	if b.ending[s.ID] {
+		b.t.Errorf("%s: PUT of %s, which is ending", b.name, s.ID)
 	}
 	if old, ok := b.carrier[s.ID]; ok && old.Revision >= s.Revision {
 		b.t.Errorf("%s: revision %d after %d", b.name, s.Revision, old.Revision)

@@ -84,11 +84,11 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 	if err := s.cfg.Fleet.Ask(actx, id, "GET", path, nil, &states); err != nil {
 		return fmt.Errorf("ask for sessions: %w", err)
 	}
-	has := map[string]bool{}
+	has := map[string]wire.WebState{}
 	var errs []error
 	for _, st := range states.Sessions {
-		has[st.ID] = !st.Ending
-		if s.find(st.ID) != nil {
+		has[st.ID] = st
+		if st.Ending || s.find(st.ID) != nil {
 			continue
 		}
 		mine, err := s.unknown(actx, st.ID)
@@ -110,8 +110,10 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 	}
 	var g sync.WaitGroup
 	for _, x := range known {
+		st, ok := has[x.row.ID]
 		switch {
-		case kind == wire.Carrier && !has[x.row.ID]:
+		case kind == wire.Carrier && st.Ending: // it is about to tell why
+		case kind == wire.Carrier && !ok:
 			x.live.End(conn.EndedByRoute, "The session was closed because its carrier has lost it.")
 		default:
 			// A webproxy that was started again knows nothing, and may not be

@@ -140,6 +140,33 @@ func TestNodeAway(t *testing.T) {
 	}
 }
 
+// What a carrier that was started again has lost ends with the reason that the
+// carrier gives, not as one that nobody knows about.
+func TestCarrierTellsWhy(t *testing.T) {
+	w := newWorld(t, dbtest.SQLite(t))
+	k := w.start()
+	carrier := k.node(wire.Carrier, "c1")
+	k.node(wire.WebProxy, "p1")
+	k.wiki(nil)
+	lost, kept := k.open("eve", "wiki", map[string]any{"account": "alice"}), k.open("eve", "wiki", map[string]any{"account": "alice"})
+	carrier.down()
+	eventually(t, "it is told what is wrong", func() bool { return k.get("eve", kept.ID).Problem != "" })
+	carrier.set(func(b *box) { b.ending = map[string]bool{lost.ID: true} })
+	carrier.up(k.url, "")
+	eventually(t, "core has compared what the carrier has", func() bool { return k.get("eve", kept.ID).Problem == "" })
+	if got := k.get("eve", lost.ID); got.State != Open {
+		t.Errorf("before the carrier has said why: %+v", got)
+	}
+	must(t, control.Call(t.Context(), carrier.Session(), "POST", wire.PathWebEnded, wire.WebEnded{Session: lost.ID, Reason: "error", Text: "The browser was lost."}, nil))
+	eventually(t, "it ends", func() bool { return k.get("eve", lost.ID).State == Ended })
+	if got := k.get("eve", lost.ID); got.EndReason != "error" || got.EndText != "The browser was lost." {
+		t.Errorf("%+v", got)
+	}
+	if got := k.get("eve", kept.ID); got.State != Open {
+		t.Errorf("the other one: %+v", got)
+	}
+}
+
 // A webproxy that was started anew is told its sessions, and changes made
 // while it was away.
 func TestWebProxyRestarted(t *testing.T) {

@@ -54,7 +54,10 @@ type Config struct {
 	// may be nil.
 	Issuer func(generation string)
 	// Problem says why no session can be taken, or nothing.
-	Problem  func() string
+	Problem func() string
+	// Changed is called when there are more or fewer sessions: core chooses
+	// webproxies by it. It must not block. May be nil.
+	Changed  func()
 	Resolver dial.Resolver  // nil: the system's
 	Deny     []netip.Prefix // never dialled from here
 	// Scanners are addresses of scanners that may be dialled although they are
@@ -162,6 +165,7 @@ func (m *Manager) Put(in wire.WebProxySession) wire.WebAck {
 	s.revise(rev)
 	if fresh {
 		m.sessions[s.ID] = s
+		m.changed()
 		s.work.Go(func() {
 			switch err := s.spool.Run(s.ctx); {
 			case errors.Is(err, spool.ErrGone):
@@ -262,11 +266,18 @@ func (m *Manager) End(ctx context.Context, id string) wire.WebAck {
 	return wire.WebAck{Revision: s.rev.Load().Number}
 }
 
+func (m *Manager) changed() {
+	if m.c.Changed != nil {
+		m.c.Changed()
+	}
+}
+
 func (m *Manager) forget(s *Session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.sessions[s.ID] == s {
 		delete(m.sessions, s.ID)
+		m.changed()
 		m.c.Log.Info("session over", telemetry.KeySession, s.ID)
 	}
 }

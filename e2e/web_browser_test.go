@@ -33,6 +33,15 @@ func chromium(t *testing.T, w *webWorld) *webWorld {
 	return c
 }
 
+// paper has a document shown in the browser's own viewer.
+func (u *webUse) paper(t *testing.T) {
+	t.Helper()
+	u.drive(t, "/paper.pdf")
+	if err := u.Screen.Shows(t.Context(), patience, "the document", sites.PaperColor); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // inChromium is a target's choice of a browser.
 var inChromium = siteOptions{browser: map[string]any{"engine": wire.Chromium}}
 
@@ -82,6 +91,7 @@ func TestWebChromium(t *testing.T) {
 	c.caged(t, u)
 	c.nowhere(t, u, map[string]map[string]string{"the password": written(s.Config.Password)})
 	container := c.containerOf(t, u)
+	u.paper(t)
 	u.end(t)
 	until(t, patience, "its container is gone", func() error {
 		ids, err := c.docker.Containers(t.Context())

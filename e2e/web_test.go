@@ -54,6 +54,7 @@ func TestWebSession(t *testing.T) {
 		}
 		return nil
 	})
+	u.paper(t)
 	u.end(t)
 	if why, err := u.Screen.Ended(t.Context(), patience); err != nil || why.Code != 4000 || why.Reason == "" {
 		t.Errorf("the viewer was told %+v, %v", why, err)

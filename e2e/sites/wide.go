@@ -33,6 +33,7 @@ func (s *Site) wideRoutes() {
 	s.mux.HandleFunc("GET /plain", func(w http.ResponseWriter, r *http.Request) {
 		s.page(w, http.StatusOK, s.cfg.Color, "<p>A page.</p>")
 	})
+	s.mux.HandleFunc("GET /paper.pdf", s.paper)
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 }
 

@@ -193,8 +193,7 @@ func (p *pool) fill() error {
 	for _, name := range names {
 		err := p.fillWith(name)
 		p.mu.Lock()
-		same := p.lacks[name] == words(err) || len(names) == 1 // which say tells
-		p.lacks[name] = words(err)
+		same := p.lackLocked(name, words(err)) || len(names) == 1 // which say tells
 		p.mu.Unlock()
 		_, full := errors.AsType[*noRoom](err)
 		if full || errors.Is(err, errNoRoot) || p.m.ctx.Err() != nil {
@@ -211,6 +210,17 @@ func (p *pool) fill() error {
 		return errs[0]
 	}
 	return nil
+}
+
+// lackLocked sets why a browser cannot be started, and has core told when that
+// is another reason; it reports whether it is the same. p.mu is held.
+func (p *pool) lackLocked(name, why string) (same bool) {
+	same = p.lacks[name] == why
+	p.lacks[name] = why
+	if !same {
+		p.m.changed()
+	}
+	return same
 }
 
 // waiting is how many of a browser are parked; p.mu is held.
@@ -345,6 +355,7 @@ func (p *pool) park(s *slot.Slot) {
 	p.mu.Lock()
 	p.parked = append(p.parked, s)
 	p.stops[s.Name] = stop
+	p.lackLocked(s.Browser(), "") // it is up
 	p.mu.Unlock()
 	p.m.changed()
 	p.m.wg.Go(func() {

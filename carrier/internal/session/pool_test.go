@@ -11,6 +11,7 @@ import (
 
 	"caponier/carrier/internal/browser"
 	"caponier/carrier/internal/room"
+	"caponier/carrier/internal/slot"
 	"caponier/e2e/harness"
 	"caponier/shared/wire"
 )
@@ -38,21 +39,48 @@ func (e *sleepers) Starved(ctx context.Context, _ time.Time, _ func(id string)) 
 	return ctx.Err()
 }
 
-// A browser that does not come up in time is no reason to refuse people; two of
-// them running are.
-func TestSlowBrowsers(t *testing.T) {
+// asleep is a manager of sleepers; nothing runs yet.
+func asleep(t *testing.T, e *sleepers, changed func()) *Manager {
+	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "capc") // sockets need a short path
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	var e sleepers
-	m, err := New(Config{Engine: &e, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), Warm: map[string]int{wire.Firefox: 1}, Max: 5,
-		Room: room.Limits{Session: 1}, ParkTime: 200 * time.Millisecond, Connected: func() bool { return true },
+	m, err := New(Config{Engine: e, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), Warm: map[string]int{wire.Firefox: 1}, Max: 5,
+		Room: room.Limits{Session: 1}, ParkTime: 200 * time.Millisecond, Connected: func() bool { return true }, Changed: changed,
 		Authority: func(context.Context) (wire.WebAuthority, error) { return wire.WebAuthority{Root: []byte("root")}, nil }, Log: slogger(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return m
+}
+
+// Core hears at once of a browser that waits, and no more of what kept it from
+// being started.
+func TestParkedIsTold(t *testing.T) {
+	told := 0
+	m := asleep(t, &sleepers{}, func() { told++ })
+	m.pool.root, m.pool.problem, m.pool.lacks[wire.Firefox] = []byte("root"), "", errNoRoot.Error()
+	s, err := m.pool.start(t.Context(), wire.Firefox, slot.Needs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.pool.park(s)
+	c := m.Capacity()
+	if e, _ := c.Engine(wire.Firefox); told == 0 || c.Warm != 1 || c.Problem != "" || e.Warm != 1 || e.Problem != "" {
+		t.Errorf("core was told %d times of %+v", told, c)
+	}
+	m.stop()
+	m.pool.empty()
+	m.wg.Wait()
+}
+
+// A browser that does not come up in time is no reason to refuse people; two of
+// them running are.
+func TestSlowBrowsers(t *testing.T) {
+	var e sleepers
+	m := asleep(t, &e, nil)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- m.Run(ctx) }()

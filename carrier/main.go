@@ -43,7 +43,7 @@ func binary() *node.Program[Config] {
 type work struct {
 	m atomic.Pointer[session.Manager]
 	// changed has a token when core should hear the status at once.
-	changed chan struct{}
+	changed edge.News
 }
 
 // ServeHTTP implements http.Handler.
@@ -74,7 +74,7 @@ func (w *work) status(s *wire.Status) {
 }
 
 func build(_ context.Context, cfg *Config, p *node.Parts) error {
-	w := work{changed: make(chan struct{}, 1)}
+	w := work{changed: make(edge.News, 1)}
 	enrolled := make(chan struct{}, 1)
 	ec := cfg.Edge(wire.Carrier, p.Log)
 	ec.Control, ec.Stream, ec.Status = &w, w.stream, w.status
@@ -129,12 +129,7 @@ func serve(ctx context.Context, cfg *Config, e *edge.Edge, w *work, log *slog.Lo
 		Engine: docker, RunDir: cfg.RunDir, StateDir: filepath.Join(cfg.State, "sessions"), Warm: warm, Max: cfg.Max,
 		Room: cfg.room(), Spool: int64(cfg.SpoolMB) << 20, Credentials: e.Credentials,
 		Connected: func() bool { return e.Session() != nil },
-		Changed: func() {
-			select {
-			case w.changed <- struct{}{}:
-			default:
-			}
-		},
+		Changed:   w.changed.Tell,
 		Authority: func(ctx context.Context) (a wire.WebAuthority, err error) {
 			return a, call(ctx, e, http.MethodGet, wire.PathWebAuthority, nil, &a)
 		},

@@ -57,7 +57,8 @@ func build(_ context.Context, cfg *Config, p *node.Parts) error {
 	// The node is made last; its tunnel is asked for when it is needed.
 	var e *edge.Edge
 	live := func() tunnel.Session { return e.Session() }
-	authority, err := mitm.NewAuthority(mitm.AuthorityConfig{Log: p.Log, Ask: func(ctx context.Context, in wire.WebAuthorityAsk) (out wire.WebAuthority, err error) {
+	changed := make(edge.News, 1)
+	authority, err := mitm.NewAuthority(mitm.AuthorityConfig{Changed: changed.Tell, Log: p.Log, Ask: func(ctx context.Context, in wire.WebAuthorityAsk) (out wire.WebAuthority, err error) {
 		t, err := awaitTunnel(ctx, live)
 		if err != nil {
 			return out, err
@@ -68,13 +69,7 @@ func build(_ context.Context, cfg *Config, p *node.Parts) error {
 	if err != nil {
 		return err
 	}
-	changed := make(chan struct{}, 1)
-	sessions := session.NewManager(session.Config{Changed: func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}, Tunnel: live, Max: cfg.MaxSessions, Address: address, Problem: authority.Problem, Issuer: authority.Want,
+	sessions := session.NewManager(session.Config{Changed: changed.Tell, Tunnel: live, Max: cfg.MaxSessions, Address: address, Problem: authority.Problem, Issuer: authority.Want,
 		Resolver: cfg.resolver(), Deny: deny, Scanners: scanners, System: roots, Log: p.Log})
 	ec := cfg.Edge(wire.WebProxy, p.Log)
 	ec.Control, ec.Status, ec.Drain, ec.Changed = sessions.Control(), sessions.Status, sessions.Drain, changed

@@ -30,6 +30,18 @@ import (
 	"caponier/shared/wire"
 )
 
+// News are changes of a node's status that core should hear of at once. Made
+// with a place for one: many changes are told as one.
+type News chan struct{}
+
+// Tell says that there is one. It does not block.
+func (n News) Tell() {
+	select {
+	case n <- struct{}{}:
+	default:
+	}
+}
+
 // Config is what an Edge needs. URL, State and Kind are required.
 type Config struct {
 	// URL is core's or its load balancer's address, "https://core.example".
@@ -63,7 +75,7 @@ type Config struct {
 	Status func(*wire.Status)
 	// Changed has a token when core should hear the status now rather than when
 	// it is due: of a change that decides whether core uses the node. May be nil.
-	Changed <-chan struct{}
+	Changed News
 	// Drain is called when Run's context has ended; the tunnel is not closed
 	// before it returns or its context, the grace period, ends. May be nil.
 	Drain func(ctx context.Context)

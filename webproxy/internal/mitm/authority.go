@@ -38,8 +38,11 @@ const (
 type AuthorityConfig struct {
 	// Ask gets a certificate for a request from core.
 	Ask func(ctx context.Context, in wire.WebAuthorityAsk) (wire.WebAuthority, error)
-	Log *slog.Logger
-	Now func() time.Time // nil: time.Now
+	// Changed is called when Problem may say something else. It must not block.
+	// May be nil.
+	Changed func()
+	Log     *slog.Logger
+	Now     func() time.Time // nil: time.Now
 }
 
 // Authority issues the certificates that browsers of sessions see. Its key is
@@ -118,6 +121,9 @@ func (a *Authority) Run(ctx context.Context) error {
 			if first && ctx.Err() == nil {
 				a.c.Log.Warn("no issuing certificate yet", telemetry.KeyErr, err)
 			}
+		}
+		if a.c.Changed != nil {
+			a.c.Changed()
 		}
 	}
 }

@@ -53,7 +53,14 @@ func (c *certifier) set(f func()) {
 func startAuthority(t *testing.T) (*Authority, *certifier) {
 	t.Helper()
 	c := &certifier{root: newAuthority(t, "Caponier web CA"), generation: "one"}
-	a, err := NewAuthority(AuthorityConfig{Ask: c.Ask, Log: slog.New(slog.DiscardHandler)})
+	certified := make(chan struct{})
+	once := sync.OnceFunc(func() { close(certified) })
+	var a *Authority
+	a, err := NewAuthority(AuthorityConfig{Ask: c.Ask, Log: slog.New(slog.DiscardHandler), Changed: func() {
+		if a.Problem() == "" {
+			once()
+		}
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +68,11 @@ func startAuthority(t *testing.T) (*Authority, *certifier) {
 	done := make(chan struct{})
 	go func() { defer close(done); a.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	until(t, "an issuing certificate", func() bool { return a.Problem() == "" })
+	select {
+	case <-certified: // and it was told
+	case <-time.After(time.Minute):
+		t.Fatal("no issuing certificate")
+	}
 	return a, c
 }
 

@@ -197,8 +197,8 @@ select id, 'another', 'live', user_id, user_name, target_id, 'wiki', '', '', '',
 			length = 1834
 		}
 		fmt.Fprintf(&sql, `insert into web_approvals (id, session_id, hold, user_id, user_name, target_id, target_name, account, webproxy_id, webproxy_name,
-method, url, content_type, length, digest, rule, why, state, asked_at, expires_at, decided_at, decider_id, decider_name, reason) values ('wap_%d', 'con_approvals', 'hold%d', '%s', '%s', '', '%s', '%s', '', '', '%s', '%s', '%s', %d, '', '%s *.example.org', '%s', '%s', %d, %d, %d, '%s', '%s', '%s');
-`, i, i, id[a.who], a.who, a.target, a.account, a.method, a.url, a.kind, length, a.method, a.why, a.state, asked.UnixMicro(), now.Add(time.Hour).UnixMicro(), decided, id[a.by], a.by, a.reason)
+method, url, content_type, length, digest, rule, why, state, asked_at, expires_at, decided_at, taken_at, decider_id, decider_name, reason) values ('wap_%d', 'con_approvals', 'hold%d', '%s', '%s', '', '%s', '%s', '', '', '%s', '%s', '%s', %d, '', '%s *.example.org', '%s', '%s', %d, %d, %d, %d, '%s', '%s', '%s');
+`, i, i, id[a.who], a.who, a.target, a.account, a.method, a.url, a.kind, length, a.method, a.why, a.state, asked.UnixMicro(), now.Add(time.Hour).UnixMicro(), decided, decided, id[a.by], a.by, a.reason)
 	}
 	sql.WriteString("commit;\n")
 	if r := w.runIn(t, "core", sql.String(), nil, "sqlite3", "-bail", filepath.Join(w.core.Dir, "state", "core.db")); r.code != 0 || r.err != "" {

@@ -199,7 +199,8 @@ type WebState struct {
 	Revision uint64 `json:"revision"`
 	// Ending: it is being cleared away, or core is still to be told why it ended.
 	Ending bool `json:"ending,omitempty"`
-	// Holds are the requests that wait for approval, by WebApprovalAsk.Hold.
+	// Holds are the requests that wait for approval, or have it and are not sent
+	// yet, by WebApprovalAsk.Hold.
 	Holds []string `json:"holds,omitempty"`
 }
 
@@ -283,6 +284,12 @@ type WebApprovalAsk struct {
 	Rule string `json:"rule"`
 	Why  string `json:"why,omitempty"`
 	Gone bool   `json:"gone,omitempty"`
+	// Taken: the webproxy has the approval, and sends the request when the
+	// answer says approved again; until then it counts as not sent. Confirms
+	// says that it will ask so; to one that does not, an approval is given for
+	// sent with the first answer.
+	Taken    bool `json:"taken,omitempty"`
+	Confirms bool `json:"confirms,omitempty"`
 	// Preview shows the body to those who decide, where it can be shown; it is
 	// said once, not when core is asked again.
 	Preview *WebPreview `json:"preview,omitempty"`
@@ -306,14 +313,15 @@ const WebApprovalPoll = 20
 // ApprovalState is how far a request that needs approval is.
 type ApprovalState string
 
-// The states; all but the first are final.
+// The states. The first is not final, and an approval that its webproxy did
+// not take becomes lost.
 const (
 	ApprovalWaiting   ApprovalState = "waiting"
 	ApprovalApproved  ApprovalState = "approved"
 	ApprovalDenied    ApprovalState = "denied"
 	ApprovalExpired   ApprovalState = "expired"   // nobody decided in time
 	ApprovalWithdrawn ApprovalState = "withdrawn" // its user does not wait any more
-	ApprovalLost      ApprovalState = "lost"      // its webproxy was restarted, or is away for good
+	ApprovalLost      ApprovalState = "lost"      // its webproxy was restarted or is away for good, or did not send it
 )
 
 // WebApproval answers a WebApprovalAsk. With Error set the request must not

@@ -223,6 +223,7 @@ const (
 	WebApprovalExpired   Type = "web.approval_expired"
 	WebApprovalWithdrawn Type = "web.approval_withdrawn"
 	WebApprovalLost      Type = "web.approval_lost"    // its webproxy has it no more; it was not sent
+	WebApprovalSent      Type = "web.approval_sent"    // its webproxy took the approval, and sends it
 	WebApprovalRefused   Type = "web.approval_refused" // a decision that was not this person's
 
 	GroupCreated       Type = "group.created"
@@ -300,7 +301,7 @@ var numbers = map[Type]uint32{
 	WebDialRefused: 2205, WebFileUploaded: 2206, WebFileDownloaded: 2207, WebFileDeleted: 2208, WebAuthorityMade: 2209,
 	WebIssuerIssued: 2210, WebProposalsGone: 2211, WebFilesUnlisted: 2212,
 	WebApprovalAsked: 2220, WebApprovalApproved: 2221, WebApprovalDenied: 2222, WebApprovalExpired: 2223, WebApprovalWithdrawn: 2224,
-	WebApprovalRefused: 2225, WebApprovalLost: 2226,
+	WebApprovalRefused: 2225, WebApprovalLost: 2226, WebApprovalSent: 2227,
 
 	GroupCreated: 2300, GroupChanged: 2301, GroupDeleted: 2302, GroupAnchorAdded: 2303, GroupAnchorRemoved: 2304,
 }

@@ -29,7 +29,8 @@ const (
 	// askPoll is how long an ask is kept without a decision.
 	askPoll = wire.WebApprovalPoll * time.Second
 	// unasked is after how long without being asked about a request counts as
-	// lost: its webproxy was stopped, or cannot reach core.
+	// lost, or an approval that was not taken: its webproxy was stopped, or
+	// cannot reach core. A page has half of it to take its approved request up.
 	unasked = time.Minute
 	// shownFor is how long a decision stays in the session for its viewer.
 	shownFor = 30 * time.Second
@@ -37,13 +38,15 @@ const (
 	markedPreview = 4000
 )
 
-// held is a request of a session that waits, or waited a moment ago.
+// held is a request of a session that waits, or that waited a moment ago. An
+// approval is worth something when its webproxy has taken it, right before it
+// sends the request: one that was not taken becomes lost, for all to see.
 type held struct {
 	id, hold string // of row
 
 	// The rest is guarded by the session's mu.
 	row    approvalRow
-	over   chan struct{} // closed when it is decided
+	over   chan struct{} // closed when it does not wait any more
 	asking int           // asks that wait now
 	seen   time.Time     // the last one was there
 }
@@ -78,13 +81,19 @@ func (s *Service) approval(ctx context.Context, p fleet.Peer, ask wire.WebApprov
 	if why != nil {
 		return wire.WebApproval{Error: why}
 	}
-	if h == nil { // withdrawn before core heard of it
+	switch {
+	case h == nil && ask.Taken: // nobody approved it
+		return wire.WebApproval{State: wire.ApprovalLost}
+	case h == nil: // withdrawn before core heard of it
 		return wire.WebApproval{State: wire.ApprovalWithdrawn}
 	}
 	defer x.unask(h)
-	if ask.Gone {
+	switch {
+	case ask.Gone:
 		x.decided(ctx, h, wire.ApprovalWithdrawn, "Its user does not wait any more.", edgeActor(p))
 		return x.answer(h)
+	case ask.Taken:
+		return x.spend(ctx, h, edgeActor(p))
 	}
 	t := time.NewTimer(askPoll)
 	defer t.Stop()
@@ -95,6 +104,46 @@ func (s *Service) approval(ctx context.Context, p fleet.Peer, ask wire.WebApprov
 	case <-ctx.Done():
 	case <-s.hard.Done():
 		return wire.WebApproval{Error: wire.Errorf(wire.CodeDraining, "core is stopping")}
+	}
+	if out := x.answer(h); out.State != wire.ApprovalApproved || ask.Confirms {
+		return out
+	}
+	return x.spend(ctx, h, edgeActor(p)) // of an older release
+}
+
+// spend gives a webproxy the approval to send its request.
+func (x *session) spend(ctx context.Context, h *held, by audit.Actor) wire.WebApproval {
+	x.reread(ctx, h)
+	if o, _ := x.live.Oversight(); o.Locked {
+		x.decided(ctx, h, wire.ApprovalLost, "The session was locked.", audit.System)
+	}
+	x.mu.Lock()
+	a := h.row
+	x.mu.Unlock()
+	if a.unsent() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		defer cancel()
+		a.TakenAt = x.s.cfg.Now()
+		var wrote bool
+		err := x.s.cfg.DB.Tx(ctx, func(tx *db.Tx) (err error) {
+			wrote, err = x.s.writeTaken(ctx, tx, &a, by)
+			return err
+		})
+		switch {
+		case err != nil:
+			x.s.cfg.Log.Error("use of an approval not written", "session", x.row.ID, "approval", a.ID, "err", err)
+			return wire.WebApproval{Error: wire.Errorf(wire.CodeInternal, "the approval could not be noted as used")}
+		case wrote:
+			x.settle(h, &a)
+		default:
+			x.reread(ctx, h) // it was lost just now
+		}
+	}
+	x.mu.Lock()
+	open := h.row.open()
+	x.mu.Unlock()
+	if open {
+		return wire.WebApproval{Error: wire.Errorf(wire.CodeInternal, "the request is not approved yet")}
 	}
 	return x.answer(h)
 }
@@ -118,7 +167,7 @@ func (x *session) hold(ctx context.Context, p fleet.Peer, ask wire.WebApprovalAs
 		return x.keep(*a), nil, nil
 	case !errors.Is(err, db.ErrNotFound):
 		return nil, nil, fmt.Errorf("read request for approval: %w", err)
-	case ask.Gone:
+	case ask.Gone, ask.Taken:
 		return nil, nil, nil
 	}
 	if why := mayAsk(x.view(), p.ID, ask, x.waiting()); why != nil {
@@ -210,12 +259,19 @@ func (x *session) answer(h *held) wire.WebApproval {
 }
 
 // decided gives a request of the session a final state that nobody decided on.
+// What was approved already, and not sent, can only be lost.
 func (x *session) decided(ctx context.Context, h *held, state wire.ApprovalState, text string, by audit.Actor) {
 	x.mu.Lock()
 	a := h.row
 	x.mu.Unlock()
-	if a.State != wire.ApprovalWaiting {
+	if !a.open() {
 		return
+	}
+	if a.unsent() {
+		state = wire.ApprovalLost
+	}
+	if state == wire.ApprovalLost {
+		text += " The request was not sent."
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
@@ -238,9 +294,9 @@ func (x *session) decided(ctx context.Context, h *held, state wire.ApprovalState
 // reread takes over a decision that was made elsewhere.
 func (x *session) reread(ctx context.Context, h *held) {
 	x.mu.Lock()
-	waits := h.row.State == wire.ApprovalWaiting
+	open := h.row.open()
 	x.mu.Unlock()
-	if !waits {
+	if !open {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
@@ -253,16 +309,19 @@ func (x *session) reread(ctx context.Context, h *held) {
 	x.settle(h, a)
 }
 
-// settle makes a final state known to who waits, the viewer and the recording.
+// settle makes a new state known to who waits, the viewer and the recording.
 func (x *session) settle(h *held, a *approvalRow) {
 	x.mu.Lock()
-	first := h.row.State == wire.ApprovalWaiting && a.State != wire.ApprovalWaiting
-	if first {
+	before := h.row
+	changed := before.open() && a.State != before.State
+	if changed || before.unsent() {
 		h.row = *a
+	}
+	if changed && before.State == wire.ApprovalWaiting {
 		close(h.over)
 	}
 	x.mu.Unlock()
-	if !first {
+	if !changed {
 		return
 	}
 	x.s.metrics.approvals.WithLabelValues(string(a.State)).Inc()
@@ -290,20 +349,21 @@ func (x *session) publish() {
 	x.s.cfg.Publish(api.Event{Topic: topicSession, ID: x.row.ID, UserID: x.row.UserID})
 }
 
-// someHeld are the requests that wait, or all.
-func (x *session) someHeld(waiting bool) []*held {
+// someHeld are the requests of which something can become yet, or all.
+func (x *session) someHeld(open bool) []*held {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(x.held), func(h *held) bool { return waiting && h.row.State != wire.ApprovalWaiting })
+	return slices.DeleteFunc(slices.Clone(x.held), func(h *held) bool { return open && !h.row.open() })
 }
 
-// attend ends the waiting of what waits too long, or what nobody asks about.
+// attend ends the waiting of what waits too long, or what nobody asks about;
+// also of what was approved and is not sent.
 func (x *session) attend(ctx context.Context) {
 	now := x.s.cfg.Now()
 	x.mu.Lock()
 	before := len(x.held)
 	x.held = slices.DeleteFunc(x.held, func(h *held) bool {
-		return h.row.State != wire.ApprovalWaiting && h.asking == 0 && now.Sub(h.row.DecidedAt) >= shownFor
+		return !h.row.open() && h.asking == 0 && now.Sub(h.row.DecidedAt) >= shownFor
 	})
 	gone := len(x.held) != before
 	x.mu.Unlock()
@@ -313,7 +373,7 @@ func (x *session) attend(ctx context.Context) {
 	o, _ := x.live.Oversight()
 	for _, h := range x.someHeld(true) {
 		x.mu.Lock()
-		expired, left := !now.Before(h.row.ExpiresAt), h.asking == 0 && now.Sub(h.seen) >= unasked
+		expired, left := h.row.State == wire.ApprovalWaiting && !now.Before(h.row.ExpiresAt), h.asking == 0 && now.Sub(h.seen) >= unasked
 		x.mu.Unlock()
 		switch {
 		case o.Locked:
@@ -321,7 +381,7 @@ func (x *session) attend(ctx context.Context) {
 		case expired:
 			x.decided(ctx, h, wire.ApprovalExpired, "Nobody decided in time.", audit.System)
 		case left:
-			x.decided(ctx, h, wire.ApprovalLost, "Its webproxy was not heard of for a minute. The request was not sent.", audit.System)
+			x.decided(ctx, h, wire.ApprovalLost, "Its webproxy was not heard of for a minute.", audit.System)
 		}
 	}
 }
@@ -335,16 +395,16 @@ func (x *session) giveUp(ctx context.Context, reason conn.EndReason) {
 	case conn.EndedByAccess, conn.EndedByLogin:
 		state, text = wire.ApprovalDenied, "The right to the session was lost."
 	case conn.EndedByRoute, conn.EndedByError, conn.EndedByCrash:
-		state, text = wire.ApprovalLost, "The session broke off. The request was not sent."
+		state, text = wire.ApprovalLost, "The session broke off."
 	}
 	for _, h := range x.someHeld(true) {
 		x.decided(ctx, h, state, text, audit.System)
 	}
 }
 
-// restoreHeld reads what waits in a session that is taken over.
+// restoreHeld reads what waits, or is not sent yet, in a session that is taken over.
 func (x *session) restoreHeld(ctx context.Context) error {
-	rows, err := db.Collect(ctx, x.s.cfg.DB, scanApproval, waitingSQL, x.row.ID)
+	rows, err := db.Collect(ctx, x.s.cfg.DB, scanApproval, openApprovalsSQL, x.row.ID)
 	if err != nil {
 		return fmt.Errorf("read requests for approval: %w", err)
 	}
@@ -368,15 +428,20 @@ func (s *Service) approvalNoted(id string) {
 	}
 }
 
-// clearStranded ends the waiting of what no session of any core looks after.
+// clearStranded ends what no session of any core looks after.
 func (s *Service) clearStranded(ctx context.Context) {
 	now := s.cfg.Now()
 	rows, err := db.Collect(ctx, s.cfg.DB, scanApproval, strandedSQL, now.Add(-unasked).UnixMicro())
 	if err == nil && len(rows) > 0 {
 		err = s.cfg.DB.Tx(ctx, func(tx *db.Tx) error {
 			for _, a := range rows {
-				a.State, a.Reason, a.DecidedAt = wire.ApprovalWithdrawn, "The session has ended.", now
-				if !a.Over {
+				a.DecidedAt = now
+				switch {
+				case a.unsent():
+					a.State, a.Reason = wire.ApprovalLost, "No core looked after its session any more. The request was not sent."
+				case a.Over:
+					a.State, a.Reason = wire.ApprovalWithdrawn, "The session has ended."
+				default:
 					a.State, a.Reason = wire.ApprovalExpired, "Nobody decided in time."
 				}
 				if _, err := s.writeFinal(ctx, tx, a, audit.System); err != nil {

@@ -129,8 +129,9 @@ func (s *Service) reconcile(ctx context.Context, kind wire.NodeKind, id string) 
 	return errors.Join(errs...)
 }
 
-// dropLost ends the waiting of requests that were known before a webproxy was
-// asked, and that it does not hold: it was restarted, and they died with it.
+// dropLost ends requests that were known before a webproxy was asked, waited or
+// were approved and not sent, and that it does not hold: it was restarted, and
+// they died with it.
 func dropLost(ctx context.Context, states wire.WebStates, waiting map[*session][]*held) {
 	holds := map[string]map[string]bool{}
 	for _, st := range states.Sessions {
@@ -142,7 +143,7 @@ func dropLost(ctx context.Context, states wire.WebStates, waiting map[*session][
 	for x, list := range waiting {
 		for _, h := range list {
 			if !holds[x.row.ID][h.hold] {
-				x.decided(ctx, h, wire.ApprovalLost, "The proxy was restarted. The request was not sent.", audit.System)
+				x.decided(ctx, h, wire.ApprovalLost, "The proxy was restarted.", audit.System)
 			}
 		}
 	}

@@ -352,4 +352,5 @@ func TestHeldMethodInBody(t *testing.T) {
 	if a := <-got; a.status != 403 {
 		t.Errorf("%+v", a)
 	}
+	r.withdrawn(ask.Hold) // core does not take it for sent
 }

@@ -240,23 +240,29 @@ func (x *exchange) hold() {
 		return
 	}
 	x.s.Held.Add(1)
+	defer x.ses.Keep(h.name)()
 	a, err := x.ses.Await(ctx, ask, func(wire.WebApproval) {})
 	x.s.holds.remove(h)
+	if x.told(ctx, a, err) {
+		x.pass(ctx, h.name)
+	}
+}
+
+// told reports whether core's word lets the request leave; it answers it if not.
+func (x *exchange) told(ctx context.Context, a wire.WebApproval, err error) bool {
 	switch {
 	case errors.Is(err, session.ErrEnded), errors.Is(err, session.ErrRevoked):
 		x.failed(ctx, err)
 		x.record()
-		return
 	case err != nil: // the browser has left
 		x.s.Blocked.Add(1)
 		x.unapprovedEvent(string(wire.ApprovalWithdrawn))
-		return
-	}
-	if a.State != wire.ApprovalApproved {
+	case a.State != wire.ApprovalApproved:
 		x.unapproved(a)
-		return
+	default:
+		return true
 	}
-	x.pass(ctx, a)
+	return false
 }
 
 // decided serves a request by a verdict that holds nothing.
@@ -268,17 +274,24 @@ func (x *exchange) decided(ctx context.Context, v webrule.Verdict) {
 	x.leave(ctx, v)
 }
 
-// pass lets an approved request go on, unless the rules refuse it by now.
-func (x *exchange) pass(ctx context.Context, a wire.WebApproval) {
-	x.approved, x.since = clip(a.By, 128), x.s.c.Now()
-	if x.approved == "" {
-		x.approved = "yes"
-	}
+// pass lets an approved request go on, unless the rules refuse it by now. Core
+// hears of it before it leaves: an approval whose webproxy died is not taken for
+// a request that was sent.
+func (x *exchange) pass(ctx context.Context, hold string) {
 	x.rev = x.ses.Revision()
 	v := x.decide()
 	if !v.Allowed() && !v.Held() {
+		x.ses.Drop(hold)
 		x.blocked(v)
 		return
+	}
+	a, err := x.ses.Take(ctx, hold)
+	if !x.told(ctx, a, err) {
+		return
+	}
+	x.approved, x.since = clip(a.By, 128), x.s.c.Now()
+	if x.approved == "" {
+		x.approved = "yes"
 	}
 	x.leave(ctx, v)
 }

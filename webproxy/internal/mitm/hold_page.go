@@ -29,7 +29,7 @@ func (x *exchange) holdPage(ctx context.Context, h *held, ask wire.WebApprovalAs
 	old := x.s.holds.page(h, x.ses.ID+" "+ask.Digest)
 	if old != h {
 		h.cancel(nil)
-		if a, ok := x.s.holds.spend(old); ok {
+		if _, ok := x.s.holds.spend(old); ok {
 			// What leaves is what was approved. Cookies may have been renewed.
 			cookies := x.in.Header["Cookie"]
 			x.resume(old)
@@ -37,7 +37,7 @@ func (x *exchange) holdPage(ctx context.Context, h *held, ask wire.WebApprovalAs
 			if len(cookies) > 0 {
 				x.in.Header["Cookie"] = cookies
 			}
-			x.pass(ctx, a)
+			x.pass(ctx, old.name)
 			return
 		}
 		x.waitingPage(old)
@@ -56,6 +56,7 @@ func (x *exchange) holdPage(ctx context.Context, h *held, ask wire.WebApprovalAs
 // at the page, and then for the page to take it up. The request outlives the
 // one that brought it, but not the session.
 func (s *Server) await(given context.Context, h *held, ask wire.WebApprovalAsk) {
+	defer h.ses.Keep(h.name)()
 	ctx, live, ok := h.ses.TrackHeld(h.ses.Context(), h.meant)
 	if !ok {
 		return
@@ -86,6 +87,11 @@ func (s *Server) await(given context.Context, h *held, ask wire.WebApprovalAsk) 
 	}
 	live.Done()
 	// Its page reads the outcome, and takes an approved request up.
+	defer func() {
+		if _, ok := s.holds.spend(h); ok { // it did not
+			h.ses.Drop(h.name)
+		}
+	}()
 	ctx, live, ok = h.ses.TrackHeld(h.ses.Context(), h.meant)
 	if !ok {
 		return
@@ -141,13 +147,14 @@ func (x *exchange) continued() {
 	}
 	ctx, live, ok := x.ses.TrackHeld(x.in.Context(), h.meant)
 	if !ok {
+		h.ses.Drop(h.name)
 		x.tooMany()
 		return
 	}
 	defer live.Done()
 	x.live = live
 	x.resume(h)
-	x.pass(ctx, a)
+	x.pass(ctx, h.name)
 }
 
 // resume makes the exchange that of a request that was held.

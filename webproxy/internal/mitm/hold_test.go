@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -40,6 +41,15 @@ func (r *rig) serveApproval(w http.ResponseWriter, req *http.Request) {
 	}
 	if ask.Gone {
 		r.gone[ask.Hold] = true
+	}
+	if ask.Taken && !ask.Gone {
+		if r.onTaken != nil {
+			r.onTaken(ask.Hold)
+		}
+		r.taken[ask.Hold]++
+	}
+	if !ask.Confirms && !ask.Gone {
+		r.t.Errorf("%+v does not say that it confirms", ask)
 	}
 	r.tellLocked()
 	r.mu.Unlock()
@@ -375,6 +385,7 @@ func TestHeldPageClosed(t *testing.T) {
 	page = r.do(c, "POST", at+"/admin/4", "x=1", navigating...)
 	cont := "caponier-continue=" + heldValue.FindStringSubmatch(page.body)[1] + "\r\n"
 	r.decide(r.asked(1).Hold, wire.ApprovalApproved)
+	r.withdrawn(r.asked(1).Hold) // core does not take it for sent
 	until(t, "it is forgotten", func() bool {
 		r.proxy.holds.mu.Lock()
 		defer r.proxy.holds.mu.Unlock()
@@ -469,6 +480,64 @@ func TestHeldEnds(t *testing.T) {
 	if seen := target.list(); len(seen) != 1 {
 		t.Errorf("sent %q", seen)
 	}
+}
+
+// An approved request leaves when core has noted that it does, and not if core
+// has given it up meanwhile. Until then core is told that it is here.
+func TestApprovedIsTaken(t *testing.T) {
+	r := newRig(t)
+	target := &counter{}
+	at := r.origin("app.test", target, nil)
+	r.put("con_1", 1, at+"/", webrule.Policy{Approve: adminApproval}, nil)
+	holds := func() []string { return r.sessions.States().Sessions[0].Holds }
+	c := r.browser("con_1", true)
+	text := append([]string{"Content-Type", "text/plain"}, navigating...)
+	n := 0
+	for _, form := range []bool{false, true} {
+		for _, lost := range []bool{false, true} {
+			var header []string
+			if form {
+				header = navigating
+			}
+			got := r.later(c, "POST", at+"/admin/x", fmt.Sprint("n=", n), header...)
+			ask := r.asked(n)
+			n++
+			before := len(target.list())
+			r.mu.Lock()
+			r.onTaken = func(hold string) {
+				if hold != ask.Hold || len(target.list()) != before || !slices.Contains(holds(), hold) {
+					t.Errorf("form %v: %s is taken when %q were sent and %q are kept", form, hold, target.list()[before:], holds())
+				}
+				if lost {
+					r.decided[hold] = wire.WebApproval{State: wire.ApprovalLost, Text: "too late"}
+				}
+			}
+			r.mu.Unlock()
+			r.decide(ask.Hold, wire.ApprovalApproved)
+			a := <-got
+			if form {
+				to := at + heldAt.FindStringSubmatch(a.body)[1]
+				until(t, "the page hears of it", func() bool { s, _ := r.state(c, to, ""); return s.State == "approved" })
+				r.mu.Lock()
+				early := r.taken[ask.Hold]
+				r.mu.Unlock()
+				if early != 0 || !slices.Contains(holds(), ask.Hold) {
+					t.Errorf("taken %d times before its page comes for it, kept are %q", early, holds())
+				}
+				a = r.do(c, "POST", at+"/admin/x", "caponier-continue="+heldValue.FindStringSubmatch(a.body)[1]+"\r\n", text...)
+			}
+			sent := len(target.list()) - before
+			if lost && (a.status != 403 || sent != 0 || !strings.Contains(a.body, "does not wait any more") || !strings.Contains(a.body, "too late")) || !lost && (a.status != 200 || sent != 1) {
+				t.Errorf("form %v, lost %v: %+v, %d sent", form, lost, a, sent)
+			}
+			r.mu.Lock()
+			if r.taken[ask.Hold] != 1 || r.gone[ask.Hold] {
+				t.Errorf("form %v, lost %v: taken %d times, gone %v", form, lost, r.taken[ask.Hold], r.gone[ask.Hold])
+			}
+			r.mu.Unlock()
+		}
+	}
+	r.event("blocked", map[string]string{"method": "POST", "reason": "approval_lost"})
 }
 
 // What was allowed and needs approval by now is cut.

@@ -134,6 +134,8 @@ type rig struct {
 	held    []wire.WebApprovalAsk         // guarded by mu; each hold once
 	decided map[string]wire.WebApproval   // guarded by mu; by hold
 	gone    map[string]bool               // guarded by mu; by hold
+	taken   map[string]int                // guarded by mu; how often, by hold
+	onTaken func(hold string)             // guarded by mu; called before taken counts
 }
 
 type lockedBuffer struct {
@@ -160,7 +162,7 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, fleet: ca, root: newAuthority(t, "Caponier web CA"), web: newAuthority(t, "Test CA"), log: &lockedBuffer{},
-		decided: map[string]wire.WebApproval{}, gone: map[string]bool{}, secrets: map[string]wire.WebCredential{}, next: map[string]uint64{}, changed: make(chan struct{})}
+		decided: map[string]wire.WebApproval{}, gone: map[string]bool{}, taken: map[string]int{}, secrets: map[string]wire.WebCredential{}, next: map[string]uint64{}, changed: make(chan struct{})}
 	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	edge, core := tunnel.Pipe(tunnel.Info{}, tunnel.Info{})
 	r.core, r.tunnel = core, edge

@@ -29,14 +29,31 @@ func (s *Session) TrackHeld(ctx context.Context, r webrule.Meant) (context.Conte
 	return s.track(ctx, &Live{r: r, held: true})
 }
 
+// Keep says that a request waits here, or is approved and not sent yet, until
+// the returned function is called: core asks which are when this node comes with
+// a new tunnel, and ends those that are not there.
+func (s *Session) Keep(hold string) (release func()) {
+	s.waits(hold, 1)
+	return func() { s.waits(hold, -1) }
+}
+
+// Take has core note that an approved request is sent now. It may leave only if
+// the state is approved; else nobody takes it for sent.
+func (s *Session) Take(ctx context.Context, hold string) (wire.WebApproval, error) {
+	return s.Await(ctx, wire.WebApprovalAsk{Hold: hold, Taken: true}, func(wire.WebApproval) {})
+}
+
+// Drop tells core that nobody waits for a request any more, or that an approved
+// one is not sent.
+func (s *Session) Drop(hold string) { s.gone(wire.WebApprovalAsk{Hold: hold}) }
+
 // Await asks core for a second person and waits for the decision, through lost
 // tunnels and restarts of core. Waiting is told of each word of core's until
 // then. The state is final; it is not approved when an error says that core
-// cannot be asked, or ctx ends.
+// cannot be asked, or ctx ends. What is approved is sent after Take, or dropped.
 func (s *Session) Await(ctx context.Context, ask wire.WebApprovalAsk, waiting func(wire.WebApproval)) (wire.WebApproval, error) {
-	ask.Session = s.ID
-	s.waits(ask.Hold, 1)
-	defer s.waits(ask.Hold, -1)
+	ask.Session, ask.Confirms = s.ID, true
+	defer s.Keep(ask.Hold)()
 	until := s.m.c.Now().Add(unheard)
 	known := false
 	for {
@@ -61,12 +78,15 @@ func (s *Session) Await(ctx context.Context, ask wire.WebApprovalAsk, waiting fu
 		}
 		if s.m.c.Now().After(until) {
 			s.m.c.Log.Warn("core cannot be asked for an approval", telemetry.KeySession, s.ID, telemetry.KeyErr, err)
-			text := "Nobody could be asked for approval: core cannot be reached."
-			if known {
-				text = "Nobody decided in time, or core cannot be reached."
+			late := wire.WebApproval{State: wire.ApprovalExpired, Text: "Nobody could be asked for approval: core cannot be reached."}
+			switch {
+			case ask.Taken:
+				late = wire.WebApproval{State: wire.ApprovalLost, Text: "It was approved, but core cannot be reached."}
+			case known:
+				late.Text = "Nobody decided in time, or core cannot be reached."
 			}
 			s.gone(ask)
-			return wire.WebApproval{State: wire.ApprovalExpired, Text: text}, nil
+			return late, nil
 		}
 		t := time.NewTimer(retry)
 		select {
@@ -77,8 +97,7 @@ func (s *Session) Await(ctx context.Context, ask wire.WebApprovalAsk, waiting fu
 	}
 }
 
-// waits counts who works on a request that waits: core asks which do when this
-// node comes with a new tunnel, and ends those that are not there.
+// waits counts who works on a request that waits.
 func (s *Session) waits(hold string, by int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,16 +128,16 @@ func (s *Session) askApproval(ctx context.Context, ask wire.WebApprovalAsk) (a w
 
 // gone tells core that nobody waits any more; core also finds out by itself.
 func (s *Session) gone(ask wire.WebApprovalAsk) {
-	ask.Gone, ask.Preview = true, nil
+	ask.Session, ask.Gone, ask.Preview = s.ID, true, nil
 	m := s.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
 		return
 	}
-	s.waits(ask.Hold, 1)
+	release := s.Keep(ask.Hold)
 	m.work.Go(func() {
-		defer s.waits(ask.Hold, -1)
+		defer release()
 		ctx, cancel := context.WithTimeout(m.ctx, goneTime)
 		defer cancel()
 		if _, err := s.askApproval(ctx, ask); err != nil {

@@ -32,10 +32,12 @@ const (
 	// maxHeldBody is what is kept of a body. A longer one stays with the
 	// browser; its request waits on its connection.
 	maxHeldBody = 1 << 20
-	// maxHeld and maxHeldSession bound the requests that wait, and with them
-	// the memory: 128 MiB.
+	// maxHeld bounds the requests that wait, and with them the memory: 128 MiB.
+	// No session has more than maxHeldSession of these places, and no user more
+	// than a quarter of them, in however many sessions.
 	maxHeld        = 128
 	maxHeldSession = 16
+	maxHeldUser    = maxHeld / 4
 	// heldPoll is how long a held page's question waits for news.
 	heldPoll = 20 * time.Second
 
@@ -79,26 +81,36 @@ type holds struct {
 	all    map[string]*held         // by name; guarded by mu
 	keys   map[string]*held         // pages, by key; guarded by mu
 	counts map[*session.Session]int // guarded by mu
+	users  map[string]int           // guarded by mu; by name
 }
 
 func newHolds() *holds {
-	return &holds{all: map[string]*held{}, keys: map[string]*held{}, counts: map[*session.Session]int{}}
+	return &holds{all: map[string]*held{}, keys: map[string]*held{}, counts: map[*session.Session]int{}, users: map[string]int{}}
 }
 
 var (
-	errHeldLeft    = errors.New("the page that waited was closed")
-	errHeldCancel  = errors.New("the user took the request back")
-	errTooManyHeld = errors.New("too many requests wait")
+	errHeldLeft   = errors.New("the page that waited was closed")
+	errHeldCancel = errors.New("the user took the request back")
+
+	errSessionHolds = fmt.Errorf("%d requests of this session wait already", maxHeldSession)
+	errUserHolds    = fmt.Errorf("%d requests of your sessions wait already", maxHeldUser)
+	errProxyHolds   = errors.New("too many requests of all users wait")
 )
 
 func (h *holds) add(x *held) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.all) >= maxHeld || h.counts[x.ses] >= maxHeldSession {
-		return errTooManyHeld
+	switch {
+	case h.counts[x.ses] >= maxHeldSession:
+		return errSessionHolds
+	case h.users[x.ses.User] >= maxHeldUser:
+		return errUserHolds
+	case len(h.all) >= maxHeld:
+		return errProxyHolds
 	}
 	h.all[x.name] = x
 	h.counts[x.ses]++
+	h.users[x.ses.User]++
 	return nil
 }
 
@@ -126,6 +138,9 @@ func (h *holds) removeLocked(x *held) bool {
 	}
 	if h.counts[x.ses]--; h.counts[x.ses] <= 0 {
 		delete(h.counts, x.ses)
+	}
+	if h.users[x.ses.User]--; h.users[x.ses.User] <= 0 {
+		delete(h.users, x.ses.User)
 	}
 	return true
 }
@@ -218,7 +233,7 @@ func (x *exchange) hold() {
 	h := &held{name: rand.Text(), ses: x.ses, at: x.at, url: x.url, why: v.Approval.Why, changed: make(chan struct{}), seen: x.s.c.Now(),
 		answer: wire.WebApproval{State: wire.ApprovalWaiting}}
 	if err := x.s.holds.add(h); err != nil {
-		x.crowded()
+		x.crowded(err)
 		return
 	}
 	x.keeping = true
@@ -359,11 +374,11 @@ func ruleText(a *webrule.Approval) string {
 	return strings.TrimSpace(methods + " " + host + path)
 }
 
-// crowded refuses to hold one more.
-func (x *exchange) crowded() {
+// crowded refuses to hold one more; why is one of the bounds'.
+func (x *exchange) crowded(why error) {
 	x.s.Blocked.Add(1)
 	x.unapprovedEvent("too_many")
-	x.page(http.StatusTooManyRequests, page{Title: "Too many requests wait for approval", Host: x.at.String(), Text: "The request was not sent.", Hint: "Repeat it when others were decided on."})
+	x.page(http.StatusTooManyRequests, page{Title: "Too many requests wait for approval", Host: x.at.String(), Text: "The request was not sent: " + why.Error() + ".", Hint: "Repeat it when some of them were decided on."})
 }
 
 // unapproved refuses a request that was not approved.

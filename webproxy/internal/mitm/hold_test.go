@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -22,6 +23,7 @@ import (
 	"caponier/shared/control"
 	"caponier/shared/webrule"
 	"caponier/shared/wire"
+	"caponier/webproxy/internal/session"
 )
 
 // serveApproval plays core: it knows nothing of sessions, and answers what the
@@ -650,7 +652,7 @@ func TestHeldAreBounded(t *testing.T) {
 	}
 	r.asked(maxHeldSession - 1)
 	for _, header := range [][]string{nil, navigating} {
-		if a := r.do(c, "POST", at+"/admin/more", "x", header...); a.status != 429 {
+		if a := r.do(c, "POST", at+"/admin/more", "x", header...); a.status != 429 || !strings.Contains(a.body, "16 requests of this session wait already") {
 			t.Errorf("%+v", a)
 		}
 	}
@@ -667,6 +669,56 @@ func TestHeldAreBounded(t *testing.T) {
 	}
 	if len(target.list()) != 0 {
 		t.Errorf("sent %q", target.list())
+	}
+}
+
+// No user takes the places of others, in however many sessions; what ends gives
+// its place back.
+func TestHeldPlaces(t *testing.T) {
+	const sessions = 8
+	h := newHolds()
+	of := func(user string) *session.Session { return &session.Session{User: user} }
+	var mine []*held
+	fill := func(user string, want int) {
+		t.Helper()
+		n := 0
+		for range sessions {
+			s := of(user)
+			for i := range maxHeldSession + 1 {
+				x := &held{name: fmt.Sprint(user, len(h.all)), ses: s}
+				err := h.add(x)
+				if err == nil {
+					n++
+					mine = append(mine, x)
+					continue
+				}
+				if !errors.Is(err, errUserHolds) && (i < maxHeldSession || !errors.Is(err, errSessionHolds)) && !errors.Is(err, errProxyHolds) {
+					t.Errorf("%s: %d of a session: %v", user, i, err)
+				}
+			}
+		}
+		if n != want {
+			t.Errorf("%s has %d places, want %d", user, n, want)
+		}
+	}
+	for _, user := range []string{"anna", "ben", "carl", "dora"} {
+		fill(user, maxHeld/4)
+	}
+	fill("eve", 0)
+	if err := h.add(&held{name: "x", ses: of("eve")}); !errors.Is(err, errProxyHolds) {
+		t.Error(err)
+	}
+	for _, x := range mine[:maxHeld/4] { // anna's
+		h.remove(x)
+		h.remove(x) // counts once
+	}
+	fill("ben", 0)
+	fill("eve", maxHeld/4)
+	for _, x := range mine {
+		h.remove(x)
+	}
+	if len(h.all)+len(h.counts)+len(h.users)+len(h.keys) != 0 {
+		t.Errorf("left: %d, %d, %d, %d", len(h.all), len(h.counts), len(h.users), len(h.keys))
 	}
 }
 

@@ -129,7 +129,7 @@ func (c *Client) Request(r *http.Request) (*http.Response, error) {
 	}
 	body := &rewound{ReadCloser: r.Body}
 	r.Body = body
-	v, err := c.ask(r.Context(), "REQMOD", requestHead(r), nil, body)
+	v, err := c.ask(r.Context(), content{method: "REQMOD", request: requestHead(r), body: body})
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +153,7 @@ func (c *Client) Response(r *http.Request, resp *http.Response) (*http.Response,
 	}
 	body := &rewound{ReadCloser: resp.Body}
 	resp.Body = body
-	v, err := c.ask(r.Context(), "RESPMOD", requestHead(r), responseHead(resp), body)
+	v, err := c.ask(r.Context(), content{method: "RESPMOD", request: requestHead(r), answer: responseHead(resp), status: resp.StatusCode, body: body})
 	if err != nil {
 		return nil, err
 	}
@@ -195,21 +195,20 @@ type File struct {
 // caller throws that away.
 func (c *Client) Scan(ctx context.Context, f File, w io.Writer) error {
 	name := "/" + url.PathEscape(f.Name)
-	head := "GET " + name + " HTTP/1.1\r\nHost: files.caponier.invalid\r\n\r\n"
-	var answer []byte
-	method := "RESPMOD"
+	body := &rewound{ReadCloser: io.NopCloser(f.Body)}
+	x := content{method: "RESPMOD", status: http.StatusOK, body: body}
 	length := ""
 	if f.Size >= 0 {
 		length = fmt.Sprintf("Content-Length: %d\r\n", f.Size)
 	}
 	if f.Upload {
-		method = "REQMOD"
-		head = "PUT " + name + " HTTP/1.1\r\nHost: files.caponier.invalid\r\nContent-Type: application/octet-stream\r\n" + length + "\r\n"
+		x.method = "REQMOD"
+		x.request = []byte("PUT " + name + " HTTP/1.1\r\nHost: files.caponier.invalid\r\nContent-Type: application/octet-stream\r\n" + length + "\r\n")
 	} else {
-		answer = []byte("HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n" + length + "\r\n")
+		x.request = []byte("GET " + name + " HTTP/1.1\r\nHost: files.caponier.invalid\r\n\r\n")
+		x.answer = []byte("HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n" + length + "\r\n")
 	}
-	body := &rewound{ReadCloser: io.NopCloser(f.Body)}
-	v, err := c.ask(ctx, method, []byte(head), answer, body)
+	v, err := c.ask(ctx, x)
 	if err != nil {
 		return err
 	}
@@ -248,18 +247,28 @@ func responseHead(r *http.Response) []byte {
 	return b.Bytes()
 }
 
-// private are headers that are nothing to the scanner.
-var private = map[string]bool{"Host": true, "Content-Length": true, "Cookie": true, "Set-Cookie": true, "Authorization": true, "Proxy-Authorization": true, "Transfer-Encoding": true}
+// private are headers that are nothing to the scanner, or that are its own to set.
+var private = map[string]bool{"Host": true, "Content-Length": true, "Cookie": true, "Set-Cookie": true, "Authorization": true, "Proxy-Authorization": true, "Transfer-Encoding": true,
+	"X-Infection-Found": true, "X-Violations-Found": true, "X-Virus-Id": true, "X-Virus-Name": true, "X-Blocked": true}
 
 func writeHeader(b *bytes.Buffer, h http.Header) {
 	_ = h.WriteSubset(b, private) // into memory
 }
 
+// content is what is asked about: a request with a body, or the answer to it.
+type content struct {
+	method  string // REQMOD or RESPMOD
+	request []byte // head
+	answer  []byte // head; nil for REQMOD
+	status  int    // the answer's
+	body    *rewound
+}
+
 // ask sends content and reads what the server says. The returned Body, if
 // any, must be closed; it ends the connection.
-func (c *Client) ask(ctx context.Context, method string, reqHead, resHead []byte, body *rewound) (v Verdict, err error) {
+func (c *Client) ask(ctx context.Context, x content) (v Verdict, err error) {
 	first := make([]byte, preview)
-	n, rerr := io.ReadFull(body, first)
+	n, rerr := io.ReadFull(x.body, first)
 	first = first[:n]
 	all := errors.Is(rerr, io.EOF) || errors.Is(rerr, io.ErrUnexpectedEOF)
 	if rerr != nil && !all {
@@ -279,7 +288,7 @@ func (c *Client) ask(ctx context.Context, method string, reqHead, resHead []byte
 			q.close()
 		}
 	}()
-	if err := q.begin(method, reqHead, resHead, first, all); err != nil {
+	if err := q.begin(x, first, all); err != nil {
 		return v, fmt.Errorf("ask the scanner: %w", err)
 	}
 	status, head, err := q.status()
@@ -292,7 +301,7 @@ func (c *Client) ask(ctx context.Context, method string, reqHead, resHead []byte
 		}
 		q.started = true
 		// What it answers may begin before it has everything.
-		q.sending.Go(func() { q.sendErr = q.rest(body) })
+		q.sending.Go(func() { q.sendErr = q.rest(x.body) })
 		if status, head, err = q.status(); err != nil {
 			return v, fmt.Errorf("ask the scanner: %w", err)
 		}
@@ -302,10 +311,10 @@ func (c *Client) ask(ctx context.Context, method string, reqHead, resHead []byte
 		if q.started {
 			return v, errors.New("the scanner keeps what it was not allowed to keep")
 		}
-		body.first = first
+		x.body.first = first
 		return v, nil
 	case http.StatusOK:
-		if v, err = q.modified(method, head); err == nil && v.Body != nil {
+		if v, err = q.modified(x, head); err == nil && v.Body != nil {
 			keep = true
 		}
 		return v, err
@@ -355,15 +364,15 @@ func (q *question) write(b []byte) error {
 }
 
 // begin sends the heads and the preview (RFC 3507 §4.4, §4.5).
-func (q *question) begin(method string, reqHead, resHead, first []byte, all bool) error {
+func (q *question) begin(x content, first []byte, all bool) error {
 	var b bytes.Buffer
-	parts := "req-hdr=0, req-body=" + strconv.Itoa(len(reqHead))
-	if resHead != nil {
-		parts = fmt.Sprintf("req-hdr=0, res-hdr=%d, res-body=%d", len(reqHead), len(reqHead)+len(resHead))
+	parts := "req-hdr=0, req-body=" + strconv.Itoa(len(x.request))
+	if x.answer != nil {
+		parts = fmt.Sprintf("req-hdr=0, res-hdr=%d, res-body=%d", len(x.request), len(x.request)+len(x.answer))
 	}
-	fmt.Fprintf(&b, "%s %s ICAP/1.0\r\nHost: %s\r\nUser-Agent: Caponier\r\nConnection: close\r\nEncapsulated: %s\r\nPreview: %d\r\n\r\n", method, q.c.c.URL, q.c.addr, parts, preview)
-	b.Write(reqHead)
-	b.Write(resHead)
+	fmt.Fprintf(&b, "%s %s ICAP/1.0\r\nHost: %s\r\nUser-Agent: Caponier\r\nConnection: close\r\nEncapsulated: %s\r\nPreview: %d\r\n\r\n", x.method, q.c.c.URL, q.c.addr, parts, preview)
+	b.Write(x.request)
+	b.Write(x.answer)
 	if len(first) > 0 {
 		fmt.Fprintf(&b, "%x\r\n%s\r\n", len(first), first)
 	}
@@ -462,7 +471,7 @@ func readHeader(r *bufio.Reader) (textproto.MIMEHeader, error) {
 }
 
 // modified reads an encapsulated message (RFC 3507 §4.4.1).
-func (q *question) modified(method string, head textproto.MIMEHeader) (v Verdict, err error) {
+func (q *question) modified(x content, head textproto.MIMEHeader) (v Verdict, err error) {
 	parts := map[string]bool{}
 	for p := range strings.SplitSeq(head.Get("Encapsulated"), ",") {
 		name, _, _ := strings.Cut(strings.TrimSpace(p), "=")
@@ -488,15 +497,18 @@ func (q *question) modified(method string, head textproto.MIMEHeader) (v Verdict
 		v.Found = found(inner)
 	}
 	if parts["res-hdr"] {
-		words := strings.SplitN(line, " ", 3)
-		if len(words) > 1 {
-			v.Status, _ = strconv.Atoi(words[1])
+		_, rest, _ := strings.Cut(line, " ")
+		code, _, _ := strings.Cut(rest, " ")
+		if v.Status, err = strconv.Atoi(code); err != nil {
+			return v, errors.New("the scanner's answer has no status")
 		}
 	}
-	// An answer to a request, an answer of refusal, or something found: the
-	// content does not pass. Some servers put their page under 200: what they
+	// An answer to a request, an answer of its own that refuses or leads
+	// elsewhere, or something found: the content does not pass. One with the
+	// status that was asked about is the content as it may pass, also that of a
+	// page that was not found. Some servers put their page under 200: what they
 	// found, and headers that only they set, tell it.
-	if method == "REQMOD" && parts["res-hdr"] || v.Status >= 400 && parts["res-hdr"] || v.Found != "" {
+	if parts["res-hdr"] && (x.method == "REQMOD" || v.Status >= 300 && v.Status != x.status) || v.Found != "" {
 		v.Blocked = true
 		return v, nil
 	}

@@ -150,6 +150,14 @@ func TestProtocol(t *testing.T) {
 			until(r, "ieof\r\n\r\n")
 			fmt.Fprint(w, "ICAP/1.0 200 OK\r\nEncapsulated: res-hdr=0, null-body=26\r\n\r\nHTTP/1.1 403 Forbidden\r\n\r\n")
 		}, -2, ""},
+		{"led elsewhere", small, func(r *bufio.Reader, w io.Writer) {
+			until(r, "ieof\r\n\r\n")
+			fmt.Fprint(w, "ICAP/1.0 200 OK\r\nEncapsulated: res-hdr=0, null-body=59\r\n\r\nHTTP/1.1 302 Found\r\nLocation: http://scan.example/page\r\n\r\n")
+		}, -2, ""},
+		{"no status", small, func(r *bufio.Reader, w io.Writer) {
+			until(r, "ieof\r\n\r\n")
+			fmt.Fprint(w, "ICAP/1.0 200 OK\r\nEncapsulated: res-hdr=0, res-body=12\r\n\r\nHTTP/1.1\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+		}, -1, "no status"},
 		{"cut answer", small, func(r *bufio.Reader, w io.Writer) {
 			until(r, "ieof\r\n\r\n")
 			fmt.Fprint(w, ok+"64\r\nxxx")
@@ -196,6 +204,52 @@ func TestProtocol(t *testing.T) {
 		if _, err := New(Config{URL: bad, Dial: near}); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}
+	}
+}
+
+// A server that wants all of an answer says it again when it may pass (RFC 3507
+// §4.9): with the status that it had, and that alone refuses nothing.
+func TestAnswersOfAnyStatus(t *testing.T) {
+	for _, x := range []struct {
+		name         string
+		status, says int
+		head         string // of its answer
+		blocked      bool
+	}{
+		{"a page that is not there", 404, 404, "", false},
+		{"a broken server", 500, 500, "Content-Type: text/html\r\n", false},
+		{"a redirection with a body", 302, 302, "", false},
+		{"refused", 200, 403, "", true},
+		{"refused otherwise", 404, 403, "", true},
+		{"led elsewhere", 200, 307, "Location: http://scan.example/\r\n", true},
+		{"found something in what is not there", 404, 404, "X-Virus-ID: Eicar\r\n", true},
+	} {
+		body := strings.Repeat("a page of many words ", 1000)
+		c := scanner(t, func(r *bufio.Reader, w io.Writer) {
+			if asked := until(r, "\r\n0\r\n\r\n"); strings.Contains(asked, "X-Blocked") || !strings.Contains(asked, fmt.Sprintf("HTTP/1.1 %d ", x.status)) {
+				t.Errorf("%s: asked %.500q", x.name, asked)
+			}
+			fmt.Fprint(w, "ICAP/1.0 100 Continue\r\n\r\n")
+			until(r, "\r\n0\r\n\r\n")
+			head := fmt.Sprintf("HTTP/1.1 %d %s\r\n%s\r\n", x.says, http.StatusText(x.says), x.head)
+			fmt.Fprintf(w, "ICAP/1.0 200 OK\r\nEncapsulated: res-hdr=0, res-body=%d\r\n\r\n%s%x\r\n%s\r\n0\r\n\r\n", len(head), head, len(body), body)
+		})
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "https://app.test/x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp := &http.Response{StatusCode: x.status, Header: http.Header{"X-Blocked": {"by the application"}}, ContentLength: int64(len(body)), Body: io.NopCloser(strings.NewReader(body))}
+		blocked, err := c.Response(req, resp)
+		if err != nil || (blocked != nil) != x.blocked {
+			t.Errorf("%s: blocked %+v, %v", x.name, blocked, err)
+			continue
+		}
+		if blocked == nil {
+			if b, err := io.ReadAll(resp.Body); string(b) != body || err != nil || resp.StatusCode != x.status {
+				t.Errorf("%s: %d, %d bytes pass, %v", x.name, resp.StatusCode, len(b), err)
+			}
+		}
+		resp.Body.Close()
 	}
 }
 
@@ -286,6 +340,22 @@ func TestRealScanner(t *testing.T) {
 		t.Errorf("a clean answer reads %q, %v", b, err)
 	}
 	resp.Body.Close()
+	// A page that is not there passes as well, and is looked at as well.
+	for _, x := range []struct {
+		body    []byte
+		blocked bool
+	}{{bytes.Repeat([]byte("<p>There is nothing here.\n"), 1000), false}, {virus, true}} {
+		resp := &http.Response{StatusCode: 404, Header: http.Header{"Content-Type": {"text/plain"}}, ContentLength: int64(len(x.body)), Body: io.NopCloser(bytes.NewReader(x.body))}
+		blocked, err := c.Response(req, resp)
+		if err != nil || (blocked != nil) != x.blocked {
+			t.Errorf("%.10q: %+v, %v", x.body, blocked, err)
+		} else if blocked == nil {
+			if b, err := io.ReadAll(resp.Body); !bytes.Equal(b, x.body) || err != nil {
+				t.Errorf("%d of %d bytes pass, %v", len(b), len(x.body), err)
+			}
+		}
+		resp.Body.Close()
+	}
 }
 
 func FuzzAnswer(f *testing.F) {

@@ -45,6 +45,27 @@ var jsonKey = strings.NewReplacer(`\`, `\\`, ".", `\.`)
 // replaceJSON offers the strings at a path ("user.password", "items.0.pw",
 // `user\.password`).
 func replaceJSON(body []byte, path string, put func(string) (string, bool)) (out []byte, found bool) {
+	last := 0
+	ok := walkJSON(body, func(string) {}, func(at, s string, from, to int) {
+		if at != path {
+			return
+		}
+		if v, yes := put(s); yes {
+			found = true
+			out = append(append(out, body[last:from]...), jsonString(v)...)
+			last = to
+		}
+	})
+	if !ok || !found {
+		return body, false
+	}
+	return append(out, body[last:]...), true
+}
+
+// walkJSON calls key for each key of an object, with its path, and text for each
+// string that is a value, which stands in body[from:to]. It reports whether the
+// body is JSON, and not too deep; of what is not, a part was called for.
+func walkJSON(body []byte, key func(path string), text func(path, s string, from, to int)) bool {
 	type frame struct {
 		array bool
 		key   string
@@ -65,15 +86,14 @@ func replaceJSON(body []byte, path string, put func(string) (string, bool)) (out
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.UseNumber()
 	wantKey := false
-	last := 0
 	for {
 		start := dec.InputOffset()
 		tok, err := dec.Token()
 		if err == io.EOF && len(stack) == 0 {
-			break
+			return true
 		}
 		if err != nil || len(stack) > 64 {
-			return body, false
+			return false
 		}
 		end := dec.InputOffset()
 		if d, ok := tok.(json.Delim); ok {
@@ -88,18 +108,12 @@ func replaceJSON(body []byte, path string, put func(string) (string, bool)) (out
 			if wantKey {
 				stack[len(stack)-1].key = s
 				wantKey = false
+				key(at())
 				continue
 			}
-			if at() == path {
-				if to, yes := put(s); yes {
-					found = true
-					// Between the end of the token before and this one's quote
-					// are separators only.
-					quote := int(start) + bytes.IndexByte(body[start:end], '"')
-					out = append(append(out, body[last:quote]...), jsonString(to)...)
-					last = int(end)
-				}
-			}
+			// Between the end of the token before and this one's quote are
+			// separators only.
+			text(at(), s, int(start)+bytes.IndexByte(body[start:end], '"'), int(end))
 		}
 		// A value has ended.
 		if len(stack) > 0 {
@@ -111,10 +125,6 @@ func replaceJSON(body []byte, path string, put func(string) (string, bool)) (out
 			}
 		}
 	}
-	if !found {
-		return body, false
-	}
-	return append(out, body[last:]...), true
 }
 
 // jsonString writes a string without HTML's escapes.

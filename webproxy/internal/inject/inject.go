@@ -363,15 +363,19 @@ func setBody(out *http.Request, body []byte) {
 // one replaces the placeholder of one injection, if it is where it belongs.
 func (j *Injector) one(ctx context.Context, u *Use, in webrule.Injection, body []byte, kind, boundary string) ([]byte, error) {
 	var replace func(body []byte, put func(found string) (string, bool)) ([]byte, bool)
+	var twice func() bool
 	switch {
 	case in.Kind == webrule.Form && kind == "application/x-www-form-urlencoded":
 		replace = func(b []byte, put func(string) (string, bool)) ([]byte, bool) { return replaceForm(b, in.Field, put) }
+		twice = func() bool { return twiceForm(body, in.Field) }
 	case in.Kind == webrule.JSON && (kind == "application/json" || strings.HasSuffix(kind, "+json")):
 		replace = func(b []byte, put func(string) (string, bool)) ([]byte, bool) { return replaceJSON(b, in.Field, put) }
+		twice = func() bool { return twiceJSON(body, in.Field) }
 	case in.Kind == webrule.Multipart && kind == "multipart/form-data":
 		replace = func(b []byte, put func(string) (string, bool)) ([]byte, bool) {
 			return replaceMultipart(b, boundary, in.Field, put)
 		}
+		twice = func() bool { return twiceMultipart(body, boundary, in.Field) }
 	default:
 		return body, nil
 	}
@@ -380,6 +384,12 @@ func (j *Injector) one(ctx context.Context, u *Use, in webrule.Injection, body [
 	// Nothing is asked for a body without the placeholder in its place.
 	if _, found := replace(body, func(s string) (string, bool) { return s, is(s) }); !found {
 		return body, nil
+	}
+	if twice() {
+		if err := j.event(in.ID, u.url, "refused"); err != nil {
+			return nil, err
+		}
+		return nil, &Error{Public: "The field of the stored credential stands twice in this request, so nobody can tell which one counts."}
 	}
 	m, ok := j.reserve(in)
 	if !ok {

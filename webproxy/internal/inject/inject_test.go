@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"pgregory.net/rapid"
 
@@ -112,6 +113,58 @@ func TestReplaceMultipart(t *testing.T) {
 	}
 }
 
+// A field that stands twice is noticed, wherever on the way to it.
+func TestTwice(t *testing.T) {
+	for in, want := range map[string]bool{
+		"a=1&pw=PH&b=2": false, "pw=PH&PW=x&pw2=x&pw[]=x&a=pw": false, "a=1&a=2&pw=PH": false,
+		"pw=PH&pw=x": true, "pw=PH&p%77=PH": true, "pw&pw=PH": true, "pw=PH;pw=x": true, "pw=&x=1&pw=PH": true,
+	} {
+		if got := twiceForm([]byte(in), "pw"); got != want {
+			t.Errorf("form %q: %v", in, got)
+		}
+	}
+	for _, c := range []struct {
+		path, in string
+		want     bool
+	}{
+		{"pw", `{"pw":"PH","a":1,"a":2}`, false},
+		{"pw", `{"pw":"PH","Pw":"x"}`, false},
+		{"pw", `{"pw":"PH","u":{"pw":"x"},"v":[{"pw":"x"},{"pw":"y"}]}`, false},
+		{"pw", `{"pw":"PH","pw":"x"}`, true},
+		{"pw", `{"pw":["x"],"\u0070w":"PH"}`, true},
+		{"pw", `{"pw":"PH"}{"pw":"x"}`, true},
+		{"user.pw", `{"user":{"pw":"PH","x":1,"x":2}}`, false},
+		{"user.pw", `{"user":{"pw":"PH","pw":null}}`, true},
+		{"user.pw", `{"user":{"pw":"PH"},"user":{}}`, true},
+		{"user.pw", `{"user":7,"user":{"pw":"PH"}}`, true},
+		{"items.1.pw", `{"items":[{"pw":"x"},{"pw":"PH"}]}`, false},
+		{"items.1.pw", `{"items":[{"pw":"x","pw":"y"},{"pw":"PH"}]}`, false},
+		{"items.1.pw", `{"items":[{},{"pw":"PH","pw":"PH"}]}`, true},
+		{`user\.pw`, `{"user.pw":"PH","user":{"pw":"x"},"user":{}}`, false},
+		{`user\.pw`, `{"user.pw":"PH","user.pw":"x"}`, true},
+		{`a\\.pw`, `{"a\\":{"pw":"PH"},"a\\":1}`, true},
+		{"0", `["PH","x"]`, false},
+		{"pw", `not JSON`, false},
+	} {
+		if got := twiceJSON([]byte(c.in), c.path); got != c.want {
+			t.Errorf("%s in %s: %v", c.path, c.in, got)
+		}
+	}
+	part := func(disposition string) string {
+		return "--x\r\nContent-Disposition: form-data; " + disposition + "\r\n\r\nPH\r\n"
+	}
+	for in, want := range map[string]bool{
+		part(`name="pw"`) + part(`name="a"`) + part(`name="a"`):          false,
+		part(`name="pw"`) + part(`name="pw"; filename="f"`):              false,
+		part(`name="pw"`) + part(`name=pw`):                              true,
+		part(`name="a"`) + part(`name="pw"`) + part(`name*=utf-8''%70w`): true,
+	} {
+		if got := twiceMultipart([]byte(in+"--x--\r\n"), "x", "pw"); got != want {
+			t.Errorf("parts %q: %v", in, got)
+		}
+	}
+}
+
 func FuzzBodies(f *testing.F) {
 	f.Add([]byte(`{"pw":"PH","a":[{}]}`), "pw")
 	f.Add([]byte("pw=PH&a=b"), "pw")
@@ -127,6 +180,15 @@ func FuzzBodies(f *testing.F) {
 				t.Errorf("%s: nothing was to be replaced, and %q became %q", name, body, got)
 			}
 			replace(swap("secret"))
+		}
+		twiceForm(body, field)
+		twiceMultipart(body, "b", field)
+		// What a key of an object has twice is noticed.
+		if key, err := json.Marshal(field); err == nil && utf8.ValidString(field) && json.Valid(body) {
+			in := fmt.Appendf(nil, `{%s:%s,"a":[],%s:"PH"}`, key, body, key)
+			if _, found := replaceJSON(in, jsonKey.Replace(field), swap("x")); found && !twiceJSON(in, jsonKey.Replace(field)) {
+				t.Errorf("%q stands once in %s", field, in)
+			}
 		}
 	})
 }

@@ -72,6 +72,8 @@ func TestMethodScan(t *testing.T) {
 		{"form: long value", formType, "_method=" + long, "", true},
 		{"form: long others", formType, long + "=" + long + "&_method=DELETE&" + long, "DELETE", false},
 		{"JSON", "application/json", `{"a": {"_method": "PUT"}, "_method": "DELETE"}`, "DELETE", false},
+		{"JSON: twice", "application/json", `{"_method":"PUT","_METHOD":"PATCH","a":1,"\u005fmethod":"DELETE"}`, "PUT PATCH DELETE", false},
+		{"JSON: twice, one no text", "application/json", `{"_method":"DELETE","_method":null}`, "DELETE", false},
 		{"JSON: escaped", "application/vnd.api+json", `{"\u005fmethod":"DEL\u0045TE"}`, "DELETE", false},
 		{"JSON: no text", "application/json", `{"_method": ["DELETE"], "b": "PUT", "_method": 7}`, "", false},
 		{"JSON: value that is a key", "application/json", `{"a":"_method","b":"DELETE"}`, "", false},

@@ -287,6 +287,52 @@ func TestBodyKinds(t *testing.T) {
 	}
 }
 
+// A credential is not put into a request of which nobody can tell which of two
+// values counts; the user is told, and nothing is used up.
+func TestFieldsThatStandTwice(t *testing.T) {
+	r := newLoginRig(t)
+	recipe := webrule.Recipe{Injections: []webrule.Injection{
+		{ID: "pw", Kind: webrule.Form, Origin: r.at, Path: "/login", Field: "password", Value: webrule.Password},
+		{ID: "user", Kind: webrule.JSON, Origin: r.at, Path: "/api/login", Field: "user.password", Value: webrule.Password},
+		{ID: "key", Kind: webrule.Multipart, Origin: r.at, Path: "/multi", Field: "password", Value: webrule.Password},
+	}}
+	r.put("con_1", 1, r.at, webrule.Policy{Recipe: recipe}, nil)
+	ses := r.sessions.Find("con_1")
+	ph := func(i int) string { return ses.Inject.Placeholder(recipe.Injections[i]) }
+	c := r.browser("con_1", true)
+	for _, x := range []struct{ id, path, kind, once, twice string }{
+		{"pw", "/login", formType, "csrf=t0k&user=" + user + "&password=" + ph(0), "&password=x"},
+		{"user", "/api/login", "application/json", fmt.Sprintf(`{"otp":"1","user":{"name":%q,"password":%q}}`, user, ph(1)), `{"user":{}}`},
+		{"key", "/multi", partsType, parts(`name="user"`, user, `name="password"`, ph(2)), parts(`name="password"`, "x")},
+	} {
+		before := r.site.count(user, password)
+		twice := x.once + x.twice
+		if x.id == "key" {
+			twice = strings.TrimSuffix(x.once, "--XX--\r\n") + x.twice
+		}
+		if got := r.do(c, "POST", r.at+x.path, twice, "Content-Type", x.kind); got.status < 400 || !strings.Contains(got.body, "stands twice") {
+			t.Errorf("%s twice: %+v", x.id, got)
+		}
+		r.event("injection", map[string]string{"id": x.id, "outcome": "refused"})
+		if n := r.site.count(user, password); n != before {
+			t.Errorf("%s twice: it signed in", x.id)
+		}
+		r.do(c, "POST", r.at+x.path, x.once, "Content-Type", x.kind)
+		if n := r.site.count(user, password); n != before+1 {
+			t.Errorf("%s once: it did not sign in", x.id)
+		}
+	}
+	// Without the placeholder it is the application's business.
+	if got := r.do(c, "POST", r.at+"/login", "csrf=t0k&user=x&password=y&password=z", "Content-Type", formType); strings.Contains(got.body, "stands twice") {
+		t.Errorf("%+v", got)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.asks) != 3 {
+		t.Errorf("core was asked %d times", len(r.asks))
+	}
+}
+
 func TestHeaderKinds(t *testing.T) {
 	r := newLoginRig(t)
 	other := r.origin("other.test", r.site, nil)

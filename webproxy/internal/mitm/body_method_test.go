@@ -127,6 +127,13 @@ func FuzzMethodScan(f *testing.F) {
 			if !slices.Equal(methods, whole) || unclear != same {
 				t.Errorf("%s: %q, %v in pieces, %q, %v whole", kind, methods, unclear, whole, same)
 			}
+			var pieces [][]byte
+			for b := []byte(body); len(b) > 0; {
+				n := min(piece, len(b))
+				pieces = append(pieces, b[:n])
+				b = b[n:]
+			}
+			sameScan(t, kind, pieces)
 			for _, m := range want {
 				if m = strings.TrimSpace(m); m != "" && !unclear && !slices.Contains(methods, m) {
 					t.Errorf("%s: %q is not among %q", kind, m, methods)

@@ -189,6 +189,9 @@ const (
 	AnchorChanged    Type = "anchor.changed"
 	AnchorDeleted    Type = "anchor.deleted"
 	AnchorCRL        Type = "anchor.crl_loaded"
+	// AnchorEnded: sessions ended because the certificate they came by is not
+	// good any more.
+	AnchorEnded Type = "anchor.sessions_ended"
 
 	PortOpened Type = "port.opened"
 	PortClosed Type = "port.closed"
@@ -291,7 +294,7 @@ var numbers = map[Type]uint32{
 
 	SetupCodeMade: 4000, SetupRefused: 4001, SSOCreated: 4002, SSOChanged: 4003, SSODeleted: 4004, SSOTested: 4005,
 	AnchorCreated: 4006, AnchorChanged: 4007, AnchorDeleted: 4008, AnchorCRL: 4009,
-	SSOLogout: 4010, SSOLogoutRefused: 4011,
+	SSOLogout: 4010, SSOLogoutRefused: 4011, AnchorEnded: 4012,
 
 	PortOpened: 1900, PortClosed: 1901, PortDenied: 1902,
 

@@ -193,16 +193,20 @@ func (s *Service) putAnchor(ctx context.Context, by audit.Actor, id string, matc
 	var made Anchor
 	err = s.db.Tx(ctx, func(tx *db.Tx) error {
 		event := audit.AnchorChanged
+		var ended []audit.Event
 		if id == "" {
 			event = audit.AnchorCreated
 			made, err = s.insertAnchor(ctx, tx, d, string(config))
 		} else {
 			made, err = s.updateAnchor(ctx, tx, id, match, d, string(config))
+			if err == nil && made.Enabled {
+				ended, err = s.endUntrusted(ctx, tx, by, made)
+			}
 		}
 		if err != nil {
 			return err
 		}
-		return s.anchorEvent(ctx, tx, by, event, made)
+		return s.anchorEvent(ctx, tx, by, event, made, ended...)
 	})
 	if err != nil {
 		return Anchor{}, fmt.Errorf("put anchor: %w", err)
@@ -227,6 +231,9 @@ func (s *Service) insertAnchor(ctx context.Context, tx *db.Tx, d AnchorDraft, co
 }
 
 func (s *Service) updateAnchor(ctx context.Context, tx *db.Tx, id string, match func(int64) error, d AnchorDraft, config string) (Anchor, error) {
+	if err := lockAnchor(ctx, tx, id); err != nil {
+		return Anchor{}, err
+	}
 	old, err := s.Anchor(ctx, tx, id)
 	if err != nil {
 		return Anchor{}, err
@@ -251,6 +258,9 @@ func (s *Service) updateAnchor(ctx context.Context, tx *db.Tx, id string, match 
 
 func (s *Service) deleteAnchor(ctx context.Context, by audit.Actor, id string, match func(int64) error) error {
 	err := s.db.Tx(ctx, func(tx *db.Tx) error {
+		if err := lockAnchor(ctx, tx, id); err != nil {
+			return err
+		}
 		old, err := s.Anchor(ctx, tx, id)
 		if err != nil {
 			return err
@@ -272,20 +282,34 @@ func (s *Service) deleteAnchor(ctx context.Context, by audit.Actor, id string, m
 	return nil
 }
 
-func (s *Service) anchorEvent(ctx context.Context, tx *db.Tx, by audit.Actor, t audit.Type, a Anchor) error {
+// anchorEvent tells that an authority changed, and then what follows from it.
+func (s *Service) anchorEvent(ctx context.Context, tx *db.Tx, by audit.Actor, t audit.Type, a Anchor, follows ...audit.Event) error {
 	if err := tx.Notify(ctx, anchorTopic, a.ID); err != nil {
 		return err
 	}
-	return s.audit.Append(ctx, tx, audit.Event{Type: t, Outcome: audit.OK, Actor: by,
-		Object: audit.Object{Kind: "certificate_anchor", ID: a.ID, Name: a.Name},
-		Fields: map[string]string{"field": a.Config.Field, "enabled": fmt.Sprint(a.Enabled), "mfa": fmt.Sprint(a.Config.MFA)}})
+	e := audit.Event{Type: t, Outcome: audit.OK, Actor: by, Object: a.object(),
+		Fields: map[string]string{"field": a.Config.Field, "enabled": fmt.Sprint(a.Enabled), "mfa": fmt.Sprint(a.Config.MFA)}}
+	for _, e := range append([]audit.Event{e}, follows...) {
+		if err := s.audit.Append(ctx, tx, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a Anchor) object() audit.Object {
+	return audit.Object{Kind: "certificate_anchor", ID: a.ID, Name: a.Name}
 }
 
 // setCRL keeps a revocation list after checking that the authority signed it
-// and that it is not older than what there is.
+// and that it is not older than what there is, and ends the sessions of
+// certificates that are revoked.
 func (s *Service) setCRL(ctx context.Context, by audit.Actor, id string, data []byte) (Anchor, error) {
 	var made Anchor
 	err := s.db.Tx(ctx, func(tx *db.Tx) error {
+		if err := lockAnchor(ctx, tx, id); err != nil {
+			return err
+		}
 		a, err := s.Anchor(ctx, tx, id)
 		if err != nil {
 			return err
@@ -300,7 +324,11 @@ func (s *Service) setCRL(ctx context.Context, by audit.Actor, id string, data []
 		if made, err = s.Anchor(ctx, tx, id); err != nil {
 			return err
 		}
-		return s.anchorEvent(ctx, tx, by, audit.AnchorCRL, made)
+		ended, err := s.endUntrusted(ctx, tx, by, made)
+		if err != nil {
+			return err
+		}
+		return s.anchorEvent(ctx, tx, by, audit.AnchorCRL, made, ended...)
 	})
 	if err != nil {
 		return Anchor{}, fmt.Errorf("load revocation list: %w", err)
@@ -316,16 +344,17 @@ type anchorCache struct {
 
 func newAnchorCache() *anchorCache { return &anchorCache{byID: map[string]trust{}} }
 
-// trust returns what judges certificates for a listed authority.
-func (s *Service) trust(ctx context.Context, listed Anchor) (trust, error) {
+// trust returns what judges certificates for an authority, of the version given
+// or a newer one.
+func (s *Service) trust(ctx context.Context, q db.Querier, id string, version int64) (trust, error) {
 	c := s.anchors
 	c.mu.Lock()
-	t, ok := c.byID[listed.ID]
+	t, ok := c.byID[id]
 	c.mu.Unlock()
-	if ok && t.version == listed.Version {
+	if ok && t.version == version {
 		return t, nil
 	}
-	a, err := s.Anchor(ctx, s.db, listed.ID)
+	a, err := s.Anchor(ctx, q, id)
 	if err != nil {
 		return trust{}, err
 	}

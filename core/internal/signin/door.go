@@ -17,7 +17,6 @@ import (
 	"sync"
 	"time"
 
-	"caponier/core/internal/api"
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/core/internal/user"
@@ -39,6 +38,7 @@ type ticket struct {
 	Source      netip.Addr `json:"s"`
 	Anchor      string     `json:"a"`
 	Fingerprint string     `json:"f"`
+	Path        string     `json:"p"` // the certificates he was accepted by (pathNames)
 }
 
 // certificateBucket stands for the user name in the limits of logins by
@@ -53,12 +53,12 @@ func (s *Service) enter(ctx context.Context, chain []*x509.Certificate, source n
 	}
 	var reason error
 	defer func() { done(reason != nil) }()
-	a, u, reason, err := s.who(ctx, chain)
+	a, u, path, reason, err := s.who(ctx, chain)
 	if err != nil {
 		return "", "", err
 	}
 	h := sha256.Sum256(chain[0].Raw)
-	t := ticket{UserID: u.ID, MFA: a.Config.MFA, Source: source.Unmap(), Anchor: a.ID, Fingerprint: hex.EncodeToString(h[:])}
+	t := ticket{UserID: u.ID, MFA: a.Config.MFA, Source: source.Unmap(), Anchor: a.ID, Fingerprint: hex.EncodeToString(h[:]), Path: path}
 	if reason != nil {
 		arrival := user.Arrival{UserID: u.ID, Methods: []string{"certificate"}, Source: source, Via: "console",
 			Fields: map[string]string{"fingerprint": t.Fingerprint}}
@@ -74,35 +74,36 @@ func (s *Service) enter(ctx context.Context, chain []*x509.Certificate, source n
 // reasons are the refusals as the audit log has them.
 var reasons = map[error]string{
 	errForeign: "foreign_certificate", errExpired: "expired_certificate", errUsage: "certificate_usage", errRevoked: "revoked_certificate",
-	errNoCRL: "no_revocation_list", errNobody: "unknown_user", errAmbiguous: "ambiguous_certificate",
+	errNoCRL: "no_revocation_list", errLongPath: "certificate_path", errNobody: "unknown_user", errAmbiguous: "ambiguous_certificate",
 }
 
-// who finds the authority of a chain and the user the certificate names.
-// reason says why there is none.
-func (s *Service) who(ctx context.Context, chain []*x509.Certificate) (a Anchor, u user.User, reason, err error) {
+// who finds the authority of a chain, the user the certificate names, and the
+// names of the certificates it is accepted by. reason says why there is none.
+func (s *Service) who(ctx context.Context, chain []*x509.Certificate) (a Anchor, u user.User, path string, reason, err error) {
 	list, err := s.Anchors(ctx, s.db)
 	if err != nil {
-		return a, u, nil, err
+		return a, u, "", nil, err
 	}
 	reason = errForeign
 	for _, a := range list {
 		if !a.Enabled {
 			continue
 		}
-		t, err := s.trust(ctx, a)
+		t, err := s.trust(ctx, s.db, a.ID, a.Version)
 		if err != nil {
-			return a, u, nil, err
+			return a, u, "", nil, err
 		}
-		if why := t.judge(chain, s.now()); why != nil {
+		path, why := t.judge(chain, s.now())
+		if why != nil {
 			if why != errForeign {
 				reason = why
 			}
 			continue
 		}
 		u, why, err := s.named(ctx, t, chain[0])
-		return a, u, why, err
+		return a, u, path, why, err
 	}
-	return Anchor{}, u, reason, nil
+	return Anchor{}, u, "", reason, nil
 }
 
 // named looks the user of a good certificate up.
@@ -130,32 +131,6 @@ func (s *Service) named(ctx context.Context, t trust, leaf *x509.Certificate) (u
 		return u, errNobody, nil
 	}
 	return u, nil, nil
-}
-
-// redeem turns a ticket into a login. It works once, from where it was made.
-func (s *Service) redeem(ctx context.Context, kept string, source netip.Addr) (p *api.Principal, anchor string, err error) {
-	var t ticket
-	if err := s.openState(ticketKind, kept, &t); err != nil {
-		return nil, "", err
-	}
-	if t.Source != source.Unmap() {
-		return nil, "", errStale
-	}
-	// The authority may have lost its trust since the ticket was made.
-	if a, err := s.Anchor(ctx, s.db, t.Anchor); errors.Is(err, db.ErrNotFound) || err == nil && !a.Enabled {
-		return nil, "", errStale
-	} else if err != nil {
-		return nil, "", err
-	}
-	if err := s.spend(ctx, s.db, kept, ticketLife); err != nil {
-		return nil, "", err
-	}
-	p, err = s.users.Arrive(ctx, user.Arrival{UserID: t.UserID, Methods: []string{"certificate"}, MFA: t.MFA, Source: source, Via: "console",
-		Fields: map[string]string{"fingerprint": t.Fingerprint, "anchor": t.Anchor}})
-	if err != nil {
-		return nil, "", user.LoginProblem(err)
-	}
-	return p, t.Anchor, nil
 }
 
 // Door is the listener for client certificates. It is open only while there is
@@ -287,7 +262,7 @@ func (d *Door) TLS(ctx context.Context) *tls.Config {
 			return nil, err
 		}
 		for _, a := range list {
-			t, err := d.Service.trust(ctx, a)
+			t, err := d.Service.trust(ctx, d.Service.db, a.ID, a.Version)
 			if err != nil || !a.Enabled {
 				continue
 			}

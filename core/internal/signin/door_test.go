@@ -312,7 +312,8 @@ func TestTrustJudges(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return tr.judge(append([]*x509.Certificate{leaf.Leaf}, sent...), now)
+		_, err = tr.judge(append([]*x509.Certificate{leaf.Leaf}, sent...), now)
+		return err
 	}
 	both := root.pem() + middle.pem()
 	none, need := AnchorConfig{}, AnchorConfig{RequireCRL: true}

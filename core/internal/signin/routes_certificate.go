@@ -28,7 +28,7 @@ type AnchorView struct {
 func (s *Service) showAnchor(ctx context.Context, a Anchor) AnchorView {
 	v := AnchorView{ID: a.ID, Name: a.Name, Enabled: a.Enabled, Config: a.Config, Bundle: a.Bundle, Subjects: []string{},
 		CRLAt: a.CRLAt, CreatedAt: a.CreatedAt, Version: a.Version}
-	t, err := s.trust(ctx, a)
+	t, err := s.trust(ctx, s.db, a.ID, a.Version)
 	if err != nil {
 		return v
 	}
@@ -98,11 +98,11 @@ func (s *Service) certificateRoutes(f *api.Frame) {
 }
 
 func (s *Service) handleTicket(ctx context.Context, in *ticketInput) (*user.LoginOutput, error) {
-	p, anchor, err := s.redeem(ctx, in.Kept, api.SourceFrom(ctx))
+	t, p, err := s.redeem(ctx, in.Kept, api.SourceFrom(ctx))
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.users.Answer(ctx, p, user.CookieSession, in.Agent, user.Origin{Provider: anchor})
+	out, err := s.openSession(ctx, t, p, in.Agent)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,8 @@ type trust struct {
 	issuers []*x509.Certificate // roots and intermediates of the bundle
 	crls    []*x509.RevocationList
 	revoked map[string]map[string]bool // raw issuer → serial
+	listed  map[string]map[string]bool // authority (authorityName) of the bundle → serial
+	trusted map[string]bool            // authorityName of the roots
 	pattern *regexp.Regexp
 }
 
@@ -54,7 +56,18 @@ func newTrust(a Anchor) (trust, error) {
 			t.revoked[string(l.RawIssuer)] = serials
 		}
 		for _, e := range l.RevokedCertificateEntries {
-			serials[e.SerialNumber.String()] = true
+			serials[serialName(e.SerialNumber)] = true
+		}
+	}
+	t.listed, t.trusted = map[string]map[string]bool{}, map[string]bool{}
+	for _, c := range roots {
+		t.trusted[authorityName(c)] = true
+	}
+	for _, c := range t.issuers {
+		for _, l := range t.crls {
+			if bytes.Equal(l.RawIssuer, c.RawSubject) && l.CheckSignatureFrom(c) == nil {
+				t.listed[authorityName(c)] = t.revoked[string(l.RawIssuer)]
+			}
 		}
 	}
 	return t, nil
@@ -67,13 +80,15 @@ var (
 	errUsage     = errors.New("it is not meant for signing in (extended key usage clientAuth)")
 	errRevoked   = errors.New("it was revoked")
 	errNoCRL     = errors.New("there is no current revocation list of its authority")
+	errLongPath  = errors.New("too many certificates lie between it and its authority")
 	errNobody    = errors.New("it names nobody who has an account here")
 	errAmbiguous = errors.New("it names several people")
 )
 
 // judge checks the chain a client sent, leaf first, against the authority
-// (RFC 5280 §6): signatures, time, usage, revocation.
-func (t trust) judge(chain []*x509.Certificate, now time.Time) error {
+// (RFC 5280 §6): signatures, time, usage, revocation. It returns the names of
+// the certificates it is accepted by.
+func (t trust) judge(chain []*x509.Certificate, now time.Time) (path string, err error) {
 	leaf := chain[0]
 	intermediates := t.others.Clone()
 	for _, c := range chain[1:] {
@@ -84,24 +99,28 @@ func (t trust) judge(chain []*x509.Certificate, now time.Time) error {
 		invalid, ok := errors.AsType[x509.CertificateInvalidError](err)
 		switch {
 		case ok && invalid.Reason == x509.Expired:
-			return errExpired
+			return "", errExpired
 		case ok && invalid.Reason == x509.IncompatibleUsage:
-			return errUsage
+			return "", errUsage
 		}
-		return errForeign
+		return "", errForeign
 	}
 	// One chain that stands is enough; of several the first reason is told.
 	var first error
 	for _, path := range verified {
+		names := pathNames(path)
 		err := t.revocation(path, now)
+		if err == nil && len(names) > maxPath {
+			err = errLongPath
+		}
 		if err == nil {
-			return nil
+			return names, nil
 		}
 		if first == nil {
 			first = err
 		}
 	}
-	return first
+	return "", first
 }
 
 // revocation checks every certificate of a verified path but the root.
@@ -114,7 +133,7 @@ func (t trust) revocation(path []*x509.Certificate, now time.Time) error {
 			if !bytes.Equal(l.RawIssuer, issuer.RawSubject) || l.CheckSignatureFrom(issuer) != nil {
 				continue
 			}
-			if t.revoked[string(l.RawIssuer)][c.SerialNumber.String()] {
+			if t.revoked[string(l.RawIssuer)][serialName(c.SerialNumber)] {
 				return errRevoked
 			}
 			if !l.NextUpdate.IsZero() && now.After(l.NextUpdate.Add(clockSkew)) {

@@ -105,7 +105,14 @@ type LoginOutput struct {
 // Answer opens a session for a fresh login and answers with its secret, as a
 // cookie or in the body. from is what he came by.
 func (s *Service) Answer(ctx context.Context, p *api.Principal, kind SessionKind, agent string, from Origin) (*LoginOutput, error) {
-	v, secret, err := s.openSession(ctx, p, kind, agent, from)
+	return s.AnswerIf(ctx, p, kind, agent, from, nil)
+}
+
+// AnswerIf is Answer for a proof that may lose its worth meanwhile: good is
+// asked first in the transaction that opens the session, and its error means
+// that there is none. It may be asked again, as db.Tx says.
+func (s *Service) AnswerIf(ctx context.Context, p *api.Principal, kind SessionKind, agent string, from Origin, good func(*db.Tx) error) (*LoginOutput, error) {
+	v, secret, err := s.openSession(ctx, p, kind, agent, from, good)
 	if err != nil {
 		return nil, LoginProblem(err)
 	}

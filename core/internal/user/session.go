@@ -61,7 +61,8 @@ type Origin struct {
 	// Provider is the ID of the single sign-on provider, or of the authority of
 	// the client certificate, or "".
 	Provider string
-	// Session is the provider's own name of its session (claim sid), or "".
+	// Session is the provider's own name of its session (claim sid), or the
+	// names of the certificates it came by, or "".
 	Session string
 }
 
@@ -83,7 +84,9 @@ where s.user_id = $1 and s.revoked_at = 0 and s.expires_at > $2 order by s.creat
 	sqlSessionsBy     = `select distinct user_id from sessions where provider = $1 and revoked_at = 0 and expires_at > $2`
 	sqlSessionsEndBy  = `update sessions set revoked_at = $2 where provider = $1 and revoked_at = 0`
 	sqlSessionsEndAt  = `update sessions set revoked_at = $2 where provider = $1 and revoked_at = 0
-and (provider_session = $3 and $3 <> '' or user_id = $4 and ($3 = '' or provider_session = '')) returning user_id`
+and expires_at > $2 and (provider_session = $3 and $3 <> '' or user_id = $4 and ($3 = '' or provider_session = '')) returning user_id`
+	sqlSessionsAt = `select distinct provider_session from sessions
+where provider = $1 and provider_session <> '' and revoked_at = 0 and expires_at > $2`
 	sqlSessionsPurge = `delete from sessions where expires_at < $1`
 )
 
@@ -117,11 +120,12 @@ func hashSecret(secret string) string {
 
 // OpenSession makes a session of a fresh login and returns its secret.
 func (s *Service) OpenSession(ctx context.Context, p *api.Principal, kind SessionKind, agent string) (Session, string, error) {
-	return s.openSession(ctx, p, kind, agent, Origin{})
+	return s.openSession(ctx, p, kind, agent, Origin{}, nil)
 }
 
-// openSession is OpenSession for a login that came by from.
-func (s *Service) openSession(ctx context.Context, p *api.Principal, kind SessionKind, agent string, from Origin) (Session, string, error) {
+// openSession is OpenSession for a login that came by from. good, if not nil,
+// is asked first in the transaction that opens the session.
+func (s *Service) openSession(ctx context.Context, p *api.Principal, kind SessionKind, agent string, from Origin, good func(*db.Tx) error) (Session, string, error) {
 	now := s.now()
 	v := Session{ID: db.NewID("ses_"), UserID: p.UserID, Kind: kind, Methods: p.Methods, MFA: p.MFA, Source: p.Source.Unmap(),
 		Origin: from, Agent: cutText(agent, 200), CreatedAt: now, SeenAt: now, ExpiresAt: now.Add(settings.SessionAbsolute.Get(s.settings))}
@@ -131,6 +135,11 @@ func (s *Service) openSession(ctx context.Context, p *api.Principal, kind Sessio
 		return Session{}, "", fmt.Errorf("open session: %w", err)
 	}
 	err = s.db.Tx(ctx, func(tx *db.Tx) error {
+		if good != nil {
+			if err := good(tx); err != nil {
+				return err
+			}
+		}
 		// Between the login and now he may have been disabled or signed out.
 		u, err := userByID(ctx, tx, v.UserID)
 		if err != nil {
@@ -328,11 +337,12 @@ func (s *Service) EndSessionsBy(ctx context.Context, tx *db.Tx, provider string)
 	return users, nil
 }
 
-// EndSessionsAt ends, as part of tx, the sessions that a single sign-on provider
-// says have ended there: that of its own session's name, or, without one, every
-// session it brought of the user. A session whose name at the provider is not
-// known ends with any of its user's. userID may be "": nobody known here. It
-// returns whose they were, once for each session.
+// EndSessionsAt ends, as part of tx, the live sessions that a single sign-on
+// provider says have ended there, or whose certificates are not good any more:
+// those of from.Session, or, without that, all that it brought of the user. A
+// session whose name at the provider is not known ends with any of its user's.
+// userID may be "": nobody known here. It returns whose they were, once for
+// each session.
 func (s *Service) EndSessionsAt(ctx context.Context, tx *db.Tx, from Origin, userID string) (users []string, err error) {
 	if from.Provider == "" || from.Session == "" && userID == "" {
 		return nil, nil
@@ -347,6 +357,16 @@ func (s *Service) EndSessionsAt(ctx context.Context, tx *db.Tx, from Origin, use
 		}
 	}
 	return users, nil
+}
+
+// SessionsAt lists, as part of tx, what live sessions that came by provider
+// have as Origin.Session, each once.
+func (s *Service) SessionsAt(ctx context.Context, tx *db.Tx, provider string) ([]string, error) {
+	list, err := query(ctx, tx, scanID, sqlSessionsAt, provider, s.now().UnixMicro())
+	if err != nil {
+		return nil, fmt.Errorf("sessions by %.40s: %w", provider, err)
+	}
+	return list, nil
 }
 
 func scanID(row scanner) (id string, err error) {

@@ -53,10 +53,19 @@ func (l approvalsList) Run(e *env) error {
 	return list(e, "/web-approvals", q, maxListed, "ID STATE USER TARGET METHOD URL ASKED NOTE", func(a approvalItem) []string {
 		note := a.Why
 		if a.DecidedBy != "" || a.Reason != "" {
-			note = a.DecidedBy + " " + a.Reason
+			note = a.decided()
 		}
 		return []string{a.ID, a.State, a.UserName, a.Target, a.method(), a.URL, when(a.AskedAt), note}
 	})
+}
+
+// decided says who decided, and why. What is lost may have been approved before.
+func (a approvalItem) decided() string {
+	by := a.DecidedBy
+	if a.State == "lost" && by != "" {
+		by = "approved by " + by + ":"
+	}
+	return strings.TrimSpace(by + " " + a.Reason)
 }
 
 // method is what stands in the request line, and what the rule saw.
@@ -109,7 +118,7 @@ func (a approvalItem) text() string {
 	}
 	line("Rule", a.Rule)
 	line("Why", a.Why)
-	line("Decided", strings.TrimSpace(a.DecidedBy+" "+a.Reason))
+	line("Decided", a.decided())
 	switch {
 	case a.Preview != nil:
 		line("Body", fmt.Sprintf("%d bytes, %s; secrets are not shown", a.Length, a.Preview.Kind))

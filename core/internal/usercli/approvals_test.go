@@ -77,3 +77,16 @@ Body      12 bytes, json; secrets are not shown
 		t.Errorf("%s", got)
 	}
 }
+
+// What was approved and lost all the same names who approved it as that.
+func TestApprovalDecided(t *testing.T) {
+	for want, a := range map[string]approvalItem{
+		"anna ticket 7": {State: "approved", DecidedBy: "anna", Reason: "ticket 7"},
+		"approved by anna: The request was not sent.": {State: "lost", DecidedBy: "anna", Reason: "The request was not sent."},
+		"The request was not sent.":                   {State: "lost", Reason: "The request was not sent."},
+	} {
+		if got := a.decided(); got != want {
+			t.Errorf("%+v: %q, want %q", a, got, want)
+		}
+	}
+}

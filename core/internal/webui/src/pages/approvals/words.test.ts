@@ -10,6 +10,7 @@ test("an outcome names who and why", () => {
   expect(outcome({ state: "denied", decided_by: "anna", reason: "no ticket" })).toBe("by anna: no ticket");
   expect(outcome({ state: "expired", reason: "Nobody decided in time." })).toBe("Nobody decided in time.");
   expect(outcome({ state: "approved", decided_by: "anna" })).toBe("by anna");
+  expect(outcome({ state: "lost", decided_by: "anna", reason: "The request was not sent." })).toBe("approved by anna: The request was not sent.");
   expect(stateOf({ state: "withdrawn" }).label).toBe("Taken back");
 });
 

@@ -15,9 +15,9 @@ const words: Record<Approval["state"], { state: string; tone: Tone; label: strin
 
 export const stateOf = (a: Pick<Approval, "state">) => words[a.state];
 
-// outcome says who decided, and why.
+// outcome says who decided, and why. What is lost may have been approved before.
 export function outcome(a: Pick<Approval, "state" | "decided_by" | "reason">): string {
-  const by = a.decided_by ? `by ${a.decided_by}` : "";
+  const by = a.decided_by ? `${a.state === "lost" ? "approved " : ""}by ${a.decided_by}` : "";
   return [by, a.reason].filter(Boolean).join(": ");
 }
 

@@ -69,7 +69,7 @@ function Asked({ a, own, hide }: { a: Waiting; own: boolean; hide: () => void })
       </Line>
     );
   }
-  const outcome = { approved: `was approved${by} and is sent`, denied: `was denied${by} and not sent`, expired: "was not approved in time and not sent", withdrawn: "was taken back and not sent", lost: "was lost with its proxy and not sent. Repeat it if it is still needed" }[a.state];
+  const outcome = { approved: `was approved${by} and is sent`, denied: `was denied${by} and not sent`, expired: "was not approved in time and not sent", withdrawn: "was taken back and not sent", lost: "was lost and not sent. Repeat it if it is still needed" }[a.state];
   return <Line live="polite" icon={<IconUserCheck size={18} />} tone={a.state === "approved" ? undefined : "warn"} hide={hide}>{what} {outcome}{reason}</Line>;
 }
 

@@ -190,15 +190,19 @@ select id, 'another', 'live', user_id, user_name, target_id, 'wiki', '', '', '',
 		{"demo", "wiki", "", "DELETE", "https://wiki.example.org/admin/pages/19", "", "", "withdrawn", "", "Its user does not wait any more."},
 	} {
 		asked, decided, length := now.Add(-time.Duration(i)*time.Minute), int64(0), 0
+		var as, shown, body string
 		if a.state != "waiting" {
 			decided = asked.Add(40 * time.Second).UnixMicro()
 		}
 		if a.kind != "" {
 			length = 1834
 		}
+		if a.kind != "" && a.state == "waiting" {
+			as, shown, body = "DELETE", "form", "period=2026-Q3\ncsrf_token=***\n_method=DELETE\nledgers=eu-central, eu-north, a ledger with a name that is rather long, and another\n"
+		}
 		fmt.Fprintf(&sql, `insert into web_approvals (id, session_id, hold, user_id, user_name, target_id, target_name, account, webproxy_id, webproxy_name,
-method, url, content_type, length, digest, rule, why, state, asked_at, expires_at, decided_at, taken_at, decider_id, decider_name, reason) values ('wap_%d', 'con_approvals', 'hold%d', '%s', '%s', '', '%s', '%s', '', '', '%s', '%s', '%s', %d, '', '%s *.example.org', '%s', '%s', %d, %d, %d, %d, '%s', '%s', '%s');
-`, i, i, id[a.who], a.who, a.target, a.account, a.method, a.url, a.kind, length, a.method, a.why, a.state, asked.UnixMicro(), now.Add(time.Hour).UnixMicro(), decided, decided, id[a.by], a.by, a.reason)
+method, url, content_type, length, digest, rule, why, state, asked_at, expires_at, decided_at, taken_at, decider_id, decider_name, reason, rule_method, preview_kind, preview) values ('wap_%d', 'con_approvals', 'hold%d', '%s', '%s', '', '%s', '%s', '', '', '%s', '%s', '%s', %d, '', '%s *.example.org', '%s', '%s', %d, %d, %d, %d, '%s', '%s', '%s', '%s', '%s', '%s');
+`, i, i, id[a.who], a.who, a.target, a.account, a.method, a.url, a.kind, length, a.method, a.why, a.state, asked.UnixMicro(), now.Add(time.Hour).UnixMicro(), decided, decided, id[a.by], a.by, a.reason, as, shown, body)
 	}
 	sql.WriteString("commit;\n")
 	if r := w.runIn(t, "core", sql.String(), nil, "sqlite3", "-bail", filepath.Join(w.core.Dir, "state", "core.db")); r.code != 0 || r.err != "" {

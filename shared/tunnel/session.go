@@ -304,13 +304,14 @@ func (s *muxSession) fail(why error) {
 	clear(s.streams)
 	s.hot, s.bulk, s.control = streamQueue{}, streamQueue{}, nil
 	close(s.done)
+	// Closing may wait a second for a last word: not with a caller that has
+	// something else to do. Whoever finds the session ended waits for it (Close):
+	// it is counted before anybody can.
+	s.workers.Go(func() { _ = s.link.Close() })
 	s.mu.Unlock()
 	for _, st := range streams {
 		st.ended(&streamLostError{why}, false)
 	}
-	// Closing may wait a second for a last word: not with a caller that has
-	// something else to do.
-	s.workers.Go(func() { _ = s.link.Close() })
 }
 
 // tick pings a silent peer and ends the session of a dead one.

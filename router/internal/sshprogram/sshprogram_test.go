@@ -97,7 +97,8 @@ func newServer(t *testing.T) *server {
 	write("authorized_keys", fmt.Sprintf("restrict,command=%q %s\n", script, login), 0o600)
 	port := strconv.Itoa(harness.FreePort(t))
 	s.addr = net.JoinHostPort("127.0.0.1", port)
-	config := write("sshd_config", fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized_keys\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nLogLevel ERROR\n", port, s.dir, s.dir), 0o600)
+	// Root's shell reads nothing of this machine's.
+	config := write("sshd_config", fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized_keys\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nLogLevel ERROR\nSetEnv HOME=%s\n", port, s.dir, s.dir, s.dir), 0o600)
 	// A file, not a pipe: the sessions of sshd would keep that open.
 	log, err := os.Create(filepath.Join(s.dir, "log"))
 	if err != nil {

@@ -2,6 +2,7 @@ package conn
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"caponier/core/internal/api"
@@ -107,8 +108,8 @@ func TestLockBlocks(t *testing.T) {
 // TestWatchersAreTold: the watched connection learns names, not its own
 // user's, and nothing when the setting says so.
 func TestWatchersAreTold(t *testing.T) {
-	tell := true
-	r := newRig(t, dbtest.SQLite(t), func(c *Config, _ *rig) { c.TellWatched = func() bool { return tell } })
+	var quiet atomic.Bool
+	r := newRig(t, dbtest.SQLite(t), func(c *Config, _ *rig) { c.TellWatched = func() bool { return !quiet.Load() } })
 	l := r.open(spec("alice", "db-1", "rol_ops"))
 	watch := func(name string) func() {
 		t.Helper()
@@ -138,7 +139,7 @@ func TestWatchersAreTold(t *testing.T) {
 	if o, _ := l.Oversight(); len(o.Watchers) != 0 {
 		t.Errorf("told %+v", o)
 	}
-	tell = false
+	quiet.Store(true)
 	watch("bob")
 	if o, _ := l.Oversight(); len(o.Watchers) != 0 {
 		t.Errorf("told %+v though nobody should be", o)

@@ -285,6 +285,8 @@ func (s *Service) Run(ctx context.Context) error {
 		s.work.Wait()
 		s.closeRelays()
 	}()
+	// However it ends: the notes end with ctx, too, and may be first.
+	defer func() { s.flushPresence(context.WithoutCancel(ctx), true) }()
 	notes := s.cfg.DB.Subscribe(ctx)
 	if err := s.reconcile(ctx); err != nil && ctx.Err() == nil {
 		s.cfg.Log.Error("routers not read; tried again", "err", err)
@@ -298,7 +300,6 @@ func (s *Service) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			s.flushPresence(context.WithoutCancel(ctx), true)
 			return nil
 		case n, ok := <-notes:
 			if !ok {

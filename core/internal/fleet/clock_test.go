@@ -24,3 +24,24 @@ func TestClock(t *testing.T) {
 		}
 	}
 }
+
+// Reports that a change brings ahead of their time are no samples.
+func TestRegularReports(t *testing.T) {
+	var n node
+	begin := time.Unix(1_790_000_000, 0)
+	counted := 0
+	for half := range 240 { // twice a second for two minutes
+		if n.regular(begin.Add(time.Duration(half)*500*time.Millisecond), 15*time.Second) {
+			counted++
+		}
+	}
+	if counted < 8 || counted > 11 {
+		t.Errorf("%d of 240 hasty reports counted, want about one in 15 s", counted)
+	}
+	at := begin.Add(time.Hour)
+	for i := range 8 { // on time, and as early as nodes spread theirs
+		if at = at.Add(15 * time.Second * 7 / 8); !n.regular(at, 15*time.Second) {
+			t.Errorf("report %d, which was due, did not count", i)
+		}
+	}
+}

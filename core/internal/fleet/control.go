@@ -203,6 +203,17 @@ func (c *clock) told(skew time.Duration) time.Duration {
 	return slices.Max(c.last[:c.n])
 }
 
+// regular reports whether a report counts as one of those that come every so
+// often. What a change brings ahead of its time does not: the history is evenly
+// spaced, and a burst would push the good reports out of the clock's few.
+func (n *node) regular(now time.Time, every time.Duration) bool {
+	if last := n.sampled.Load(); last != 0 && now.UnixMicro()-last < (every*3/4).Microseconds() {
+		return false
+	}
+	n.sampled.Store(now.UnixMicro())
+	return true
+}
+
 // checkClock warns, once per tunnel, about a node whose clock is off.
 func (f *Fleet) checkClock(n *node, clock int64) {
 	skew := n.clock.told(time.UnixMicro(clock).Sub(f.now()))
@@ -224,12 +235,15 @@ func (f *Fleet) serveStatus(w http.ResponseWriter, r *http.Request, n *node) {
 		return
 	}
 	s.LastError = limit(s.LastError, 200)
-	n.status.Store(&statusAt{s, f.now()})
-	stats := n.session.Stats()
-	n.past.add(stats.RTT, stats.Streams)
+	now := f.now()
+	n.status.Store(&statusAt{s, now})
 	f.reported.Store(true)
 	n.leaving.Store(s.Mode == wire.ModeDraining)
-	f.checkClock(n, s.Clock)
+	if n.regular(now, f.statusEvery()) {
+		stats := n.session.Stats()
+		n.past.add(stats.RTT, stats.Streams)
+		f.checkClock(n, s.Clock)
+	}
 	leaf := n.row.Load()
 	control.Reply(w, wire.StatusReply{StatusEveryMS: f.statusEvery().Milliseconds(),
 		Renew: s.CertNotAfter > 0 && time.Unix(s.CertNotAfter, 0).Before(f.now().Add(f.c.RenewBefore)) || leaf.CertNotAfter.IsZero()})

@@ -39,6 +39,8 @@ type node struct {
 	clock  clock
 	warned atomic.Bool // a clock_skew event was written
 	past   history
+	// sampled is when the last report counted (regular), in Unix microseconds.
+	sampled atomic.Int64
 	// ended is why core itself closed the tunnel.
 	ended atomic.Pointer[wire.Error]
 }

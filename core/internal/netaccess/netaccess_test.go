@@ -335,17 +335,42 @@ func TestRouterLost(t *testing.T) {
 // A program without leases holds rules until it says that they are gone.
 func TestUnleased(t *testing.T) {
 	w, c, b := standard(t, dbtest.SQLite(t))
-	b.set(func(b *box) { b.leased = false })
+	p := c.peer(b.id)
+	w.fleet.connect(b, false)
+	b.set(func(b *box) { b.leased = false }) // it comes back with a program
+	w.fleet.connect(b, true)
+	w.until("its state is agreed", func() bool { o, _ := p.online(); return o.Tunnel != 0 && p.agreed() == o.Tunnel })
 	x := c.mustOpen("anna", "192.0.2.7", "plc")
 	w.fleet.connect(b, false)
 	x.live.End(conn.EndedByUser, "")
-	p := c.peer(b.id)
 	w.until("the lease would have run out", func() bool { return p.expired(time.Now().Add(-500 * time.Millisecond)) })
 	if s := c.show(x.row.ID); s.State != Ending {
 		t.Errorf("state %s, although the program still holds the rules", s.State)
 	}
 	w.fleet.connect(b, true)
 	c.ended(x.row.ID)
+}
+
+// TestOpenNeedsALease: what an earlier process of a router was granted says
+// nothing of the one that is connected now; no session is open before its lease.
+func TestOpenNeedsALease(t *testing.T) {
+	w, c, b := standard(t, dbtest.SQLite(t))
+	first := c.mustOpen("anna", "192.0.2.7", "plc")
+	first.live.End(conn.EndedByUser, "")
+	c.ended(first.row.ID)
+	w.fleet.connect(b, false)
+	b.set(func(b *box) { b.lease, b.synced, b.noLease = time.Time{}, false, true })
+	w.fleet.connect(b, true)
+	p := c.peer(b.id)
+	w.until("its state is agreed", func() bool { o, _ := p.online(); return o.Tunnel != 0 && p.agreed() == o.Tunnel })
+	if x, err := c.try("anna", "192.0.2.7", "plc"); err == nil {
+		t.Errorf("open without a lease; its packets pass: %t", b.in(x.row.ID))
+	}
+	b.set(func(b *box) { b.noLease = false })
+	w.until("open with a lease", func() bool {
+		x, err := c.try("anna", "192.0.2.7", "plc")
+		return err == nil && b.in(x.row.ID)
+	})
 }
 
 // No lease while a router hangs on a removal; other sessions of other routers go on.

@@ -54,6 +54,9 @@ type peer struct {
 	// leaseEnds is when rules on the router have certainly stopped to hold
 	// unless a lease was granted since; heldUntil until when they do hold.
 	leaseEnds, heldUntil time.Time
+	// typed is whether the router has said, since the state was last sent,
+	// if its rules end by themselves; until then row.Leased is of before.
+	typed bool
 	// offline is since when there is no tunnel; zero = there is one.
 	offline time.Time
 	problem string
@@ -81,7 +84,7 @@ func newPeer(s *Service, row routerRow, name string) *peer {
 		want: map[string]wire.RouterSession{}, sent: map[string]bool{}, fresh: map[string]bool{}, gone: map[string]bool{},
 		waiting: map[string]chan error{}, ending: map[string]*removal{},
 		// An earlier run may have granted a lease just now.
-		leaseEnds: s.started.Add(maxLease + leaseSlack), offline: now,
+		leaseEnds: s.started.Add(maxLease + leaseSlack), typed: true, offline: now,
 	}
 }
 
@@ -201,7 +204,7 @@ func (p *peer) away() {
 	}
 	p.synced = 0
 	p.failLocked(errOffline)
-	if (p.row.Leased || p.deleted) && now.After(p.leaseEnds) {
+	if (p.row.Leased && p.typed || p.deleted) && now.After(p.leaseEnds) {
 		for id := range p.ending {
 			free = append(free, id)
 			delete(p.sent, id)
@@ -233,6 +236,8 @@ func (p *peer) state(ctx context.Context, o fleet.Online) bool {
 		p.sent[id] = true
 	}
 	p.offline = time.Time{}
+	// It may be another process than the one that had the last lease.
+	p.heldUntil, p.typed = time.Time{}, false
 	clear(p.fresh)
 	clear(p.gone)
 	p.mu.Unlock()
@@ -424,9 +429,12 @@ func (p *peer) lease(ctx context.Context) error {
 		p.leaseEnds = end
 	}
 	told := false
+	if err == nil && p.synced != o.Tunnel {
+		err = errUnsure // said by a process that is not there any more
+	}
 	if err == nil {
 		told = got.Type != p.row.Type || got.Leased != p.row.Leased
-		p.row.Type, p.row.Leased = cut(got.Type, 16), got.Leased
+		p.row.Type, p.row.Leased, p.typed = cut(got.Type, 16), got.Leased, true
 		still := failures(got.Ending)
 		for id, was := range trying {
 			r := p.ending[id]

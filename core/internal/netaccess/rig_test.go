@@ -143,6 +143,7 @@ type box struct {
 	lease    time.Time
 	stuck    map[string]bool // removals that fail
 	refuse   string          // targets it does not take
+	noLease  bool            // leases fail
 	hang     chan struct{}   // requests wait for it
 	counts   map[string]wire.RouterCount
 	states   int
@@ -217,6 +218,9 @@ func (b *box) ask(ctx context.Context, path string, in, out any) error {
 		b.rev = m.To
 		*out.(*wire.RouterAck) = ack
 	case wire.RouterLease:
+		if b.noLease {
+			return &control.StatusError{Path: path, Status: 503, Text: "not now"}
+		}
 		r := out.(*wire.RouterLeased)
 		*r = wire.RouterLeased{Revision: b.rev, Type: "nftables", Leased: b.leased, Resync: !b.synced, Sessions: len(b.sessions)}
 		if !b.leased {

@@ -205,7 +205,8 @@ func TestWebTimeZone(t *testing.T) {
 	}
 }
 
-// There is no sound: no device, no server and no socket of one.
+// Where the target does not permit it there is no sound: no device, no server
+// and no socket of one. Where it does: TestWebSound.
 func TestWebSilence(t *testing.T) {
 	w := web(t)
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})

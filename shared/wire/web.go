@@ -21,7 +21,7 @@ package wire
 //	POST PathWebEnded       WebEnded         -> nothing           a session ended by itself
 //
 // Streams, all of kind StreamDial and with the session as Connection:
-// core opens ScreenControl, ScreenWatch and SessionFiles to the carrier,
+// core opens ScreenControl, ScreenWatch, SessionFiles and SessionSound to the carrier,
 // SessionProxy to the webproxy; the
 // webproxy opens host:port to core, which reaches it through the target's site.
 const (
@@ -48,6 +48,10 @@ const (
 	ScreenControl = "screen/control"
 	ScreenWatch   = "screen/watch"
 	SessionFiles  = "files"
+	// SessionSound carries what a session with sound plays: SoundBlock after
+	// SoundBlock, none for silence. Who listens says one byte, whatever it is,
+	// for each block; the carrier leaves out what SoundAhead blocks are ahead of.
+	SessionSound = "sound"
 	// SessionProxy is opened to a webproxy: the bytes of an explicit HTTP
 	// proxy, for a session of API clients. Each request names the session and
 	// its key (Proxy-Authorization: Basic).
@@ -59,6 +63,14 @@ const (
 	MaxWebBody    = 1 << 20  // of a control message
 	MaxWebRecord  = 16 << 20 // of one record's payload: a key frame of a large screen
 	MaxWebRecords = 24 << 20 // of one batch, after decompression
+)
+
+// Sound of web sessions: samples of 16 bits, little endian, signed, of two
+// channels in turn, SoundRate a second of each.
+const (
+	SoundRate  = 48000                  // Hz
+	SoundBlock = SoundRate / 50 * 2 * 2 // bytes: 20 ms
+	SoundAhead = 25                     // blocks: half a second on the way
 )
 
 // Engines of browsers.
@@ -111,6 +123,8 @@ type BrowserPolicy struct {
 	Mode string `json:"mode,omitempty"`
 	// DevTools permits the browser's developer tools.
 	DevTools bool `json:"devtools,omitempty"`
+	// Sound: what pages play can be heard (see SessionSound).
+	Sound bool `json:"sound,omitempty"`
 	// ClipboardIn and ClipboardOut are the most bytes per paste to and copy
 	// from the browser; 0 forbids.
 	ClipboardIn  int64 `json:"clipboard_in"`

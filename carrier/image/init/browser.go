@@ -56,7 +56,7 @@ const preferences = `{"selectfile": {"last_directory": "` + folder + `"}}`
 // sent to the parked page's host, which the carrier answers itself.
 const chromiumFlags = `--no-first-run --no-default-browser-check --password-store=basic --ozone-platform=x11
 	--disable-gpu --in-process-gpu --disable-background-networking --disable-component-update --disable-domain-reliability
-	--disable-breakpad --disable-crash-reporter --disable-crashpad-for-testing --disable-sync --no-pings --no-service-autorun
+	--disable-breakpad --disable-crash-reporter --disable-sync --no-pings --no-service-autorun
 	--disable-search-engine-choice-screen --force-prefers-reduced-motion --disable-smooth-scrolling
 	--hide-crash-restore-bubble --noerrdialogs --component-updater=url-source=http://park.caponier.internal/
 	--enable-features=NetworkServiceInProcess2

@@ -59,6 +59,8 @@ func (m *Manager) ServeStream(ctx context.Context, s tunnel.Stream) {
 		if s.Confirm() == nil {
 			l.view(ctx, s, p.Dest == wire.ScreenControl)
 		}
+	case wire.SessionSound:
+		l.listen(ctx, s)
 	case wire.SessionFiles:
 		if s.Confirm() == nil {
 			m.www.serve(ctx, l, s)

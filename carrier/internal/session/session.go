@@ -59,6 +59,8 @@ type live struct {
 	mu      sync.Mutex
 	spec    wire.CarrierSession // guarded by mu
 	notice  string              // guarded by mu; the carrier's own
+	hearing context.Context     // guarded by mu; of those who listen; nil: nobody may
+	hush    context.CancelFunc  // guarded by mu; ends hearing
 	ending  bool                // guarded by mu
 	done    chan struct{}       // closed when nothing is left
 	records context.CancelFunc  // ends delivery
@@ -95,6 +97,9 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 	m.lives[l.id] = l // before anything can end it
 	m.mu.Unlock()
 	l.apply(spec)
+	if spec.Policy.Sound && !adopted {
+		l.awaitSound()
+	}
 	sl.Door.Claim(spec.StartURL, l.proxy)
 
 	rctx, stop := context.WithCancel(context.WithoutCancel(m.ctx))
@@ -133,7 +138,7 @@ func settings(s wire.CarrierSession) slot.Settings {
 		mode = s.Policy.Mode
 	}
 	return slot.Settings{Mode: mode, DevTools: s.Policy.DevTools,
-		Uploads: s.Policy.UploadMax > 0, Downloads: s.Policy.DownloadMax > 0, TimeZone: s.TimeZone}
+		Uploads: s.Policy.UploadMax > 0, Downloads: s.Policy.DownloadMax > 0, TimeZone: s.TimeZone, Sound: s.Policy.Sound}
 }
 
 func (l *live) policy() wire.BrowserPolicy {
@@ -153,6 +158,9 @@ func (l *live) update(spec wire.CarrierSession) error {
 	spec.Engine = old.Engine // it runs
 	l.spec = spec
 	l.mu.Unlock()
+	if !audible(spec) { // whatever fails below
+		l.setHearing(false)
+	}
 	if err := l.slot.Set(settings(spec)); err != nil {
 		return err
 	}
@@ -179,6 +187,7 @@ func (l *live) apply(spec wire.CarrierSession) {
 	if err := l.screen.SetPolicy(screenPolicy(spec)); err != nil {
 		l.log.Error("policy of the screen", telemetry.KeyErr, err)
 	}
+	l.setHearing(audible(spec))
 	if spec.Locked {
 		text := spec.LockText
 		if text == "" {

@@ -37,10 +37,7 @@ func (r *rig) tunnel() tunnel.Session {
 			if err != nil {
 				return
 			}
-			wg.Go(func() {
-				r.m.ServeStream(ctx, s)
-				s.Close()
-			})
+			wg.Go(func() { r.m.ServeStream(ctx, s) })
 		}
 	})
 	r.t.Cleanup(func() {

@@ -4,6 +4,7 @@
 //	rfb.sock      connections of the container's process 1 that lead to the screen
 //	x11.sock      the same to its X server, for clipboards that RFB cannot carry
 //	files.sock    the same to its service of files
+//	sound.sock    the same to what it plays, while there is to be sound
 //	ca.pem        whom the browser believes
 //	session.json  what Firefox's own lock-down must know of the session
 //	policies      the lock-down of Chromium, that of the session included
@@ -79,6 +80,9 @@ type Slot struct {
 	x11    *waiting
 	files  *waiting
 	once   sync.Once
+
+	mu    sync.Mutex
+	sound *waiting // guarded by mu; nil: no sound
 }
 
 // Screen is what a parked browser's screen measures when nobody asked for a size yet.
@@ -188,11 +192,15 @@ type Settings struct {
 	Uploads   bool   `json:"uploads"`
 	Downloads bool   `json:"downloads"`
 	TimeZone  string `json:"time_zone"` // IANA; empty: UTC
+	Sound     bool   `json:"-"`         // not the browser's business
 }
 
 // Set tells the browser about its session; changes act within a second, in a
 // Chromium that is still starting within ten.
 func (s *Slot) Set(v Settings) error {
+	if err := s.setSound(v.Sound); err != nil {
+		return fmt.Errorf("slot: %w", err)
+	}
 	if s.c.Browser == wire.Chromium {
 		if err := s.retell(v, heedTime); err != nil {
 			return fmt.Errorf("slot: %w", err)
@@ -220,6 +228,70 @@ func (s *Slot) DialX(ctx context.Context) (net.Conn, error) { return s.x11.use(c
 
 // DialFiles connects to the service of files.
 func (s *Slot) DialFiles(ctx context.Context) (net.Conn, error) { return s.files.use(ctx) }
+
+// setSound says whether there is sound: process 1 of the container starts a
+// sound server when it sees the socket, and ends it when that is gone.
+func (s *Slot) setSound(on bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := filepath.Join(s.dir, "sound.sock")
+	switch {
+	case on && s.sound == nil:
+		w, err := wait(path)
+		if err != nil {
+			return err
+		}
+		w.ln.SetUnlinkOnClose(false) // it stays for the next process
+		s.sound = w
+	case !on:
+		if s.sound != nil {
+			s.sound.close()
+			s.sound = nil
+		}
+		// A former process may have left it.
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// DialSound connects to the sound of the container: blocks of wire.SoundBlock.
+func (s *Slot) DialSound(ctx context.Context) (net.Conn, error) {
+	w, err := s.sounds()
+	if err != nil {
+		return nil, err
+	}
+	return w.use(ctx)
+}
+
+// Sounds waits until what pages play is heard, where there is to be sound.
+func (s *Slot) Sounds(ctx context.Context) error {
+	w, err := s.sounds()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-w.met:
+		return nil
+	case <-w.done:
+		return net.ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// errSilent: the session has no sound.
+var errSilent = errors.New("there is no sound")
+
+func (s *Slot) sounds() (*waiting, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sound == nil {
+		return nil, errSilent
+	}
+	return s.sound, nil
+}
 
 // Raise gives the container its full share of the CPU.
 func (s *Slot) Raise(ctx context.Context) error { return s.c.Engine.Raise(ctx, s.ID) }
@@ -256,7 +328,9 @@ func (s *Slot) Close(ctx context.Context) error {
 func (s *Slot) Leave() { s.once.Do(s.release) }
 
 func (s *Slot) release() {
-	for _, w := range []*waiting{s.screen, s.x11, s.files} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range []*waiting{s.screen, s.x11, s.files, s.sound} {
 		if w != nil {
 			w.close()
 		}
@@ -277,6 +351,7 @@ func (s *Slot) close() {
 type waiting struct {
 	ln   *net.UnixListener
 	next chan *net.UnixConn
+	met  chan struct{} // closed when the first has come
 	done chan struct{}
 	wg   sync.WaitGroup
 }
@@ -286,7 +361,7 @@ func wait(path string) (*waiting, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &waiting{ln: ln, next: make(chan *net.UnixConn), done: make(chan struct{})}
+	w := &waiting{ln: ln, next: make(chan *net.UnixConn), met: make(chan struct{}), done: make(chan struct{})}
 	w.wg.Go(w.accept)
 	return w, nil
 }
@@ -294,10 +369,13 @@ func wait(path string) (*waiting, error) {
 // accept hands one connection after another over; the container has one
 // waiting, what it connects besides waits in the kernel's short queue.
 func (w *waiting) accept() {
-	for {
+	for first := true; ; first = false {
 		c, err := w.ln.AcceptUnix()
 		if err != nil {
 			return
+		}
+		if first {
+			close(w.met)
 		}
 		select {
 		case w.next <- c:

@@ -217,6 +217,8 @@ const (
 	// WebFilesUnlisted counts files that a session reported faster than they are
 	// listed one by one; its recording has them.
 	WebFilesUnlisted Type = "web.files_unlisted"
+	// WebSessionHeard: somebody listens to a session, the first time.
+	WebSessionHeard Type = "web.session_heard"
 
 	// A request of a web session that needs a second person. Actor: who decided,
 	// else the webproxy that holds it.
@@ -302,7 +304,7 @@ var numbers = map[Type]uint32{
 
 	WebSessionOpened: 2200, WebSessionClosed: 2201, WebSessionExtended: 2202, WebCredentialUsed: 2203, WebRequestBlocked: 2204,
 	WebDialRefused: 2205, WebFileUploaded: 2206, WebFileDownloaded: 2207, WebFileDeleted: 2208, WebAuthorityMade: 2209,
-	WebIssuerIssued: 2210, WebProposalsGone: 2211, WebFilesUnlisted: 2212,
+	WebIssuerIssued: 2210, WebProposalsGone: 2211, WebFilesUnlisted: 2212, WebSessionHeard: 2213,
 	WebApprovalAsked: 2220, WebApprovalApproved: 2221, WebApprovalDenied: 2222, WebApprovalExpired: 2223, WebApprovalWithdrawn: 2224,
 	WebApprovalRefused: 2225, WebApprovalLost: 2226, WebApprovalSent: 2227,
 

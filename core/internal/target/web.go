@@ -39,6 +39,7 @@ type WebBrowser struct {
 	Engine        string `json:"engine,omitempty" enum:"firefox,chromium" doc:"the browser; firefox when left out. Not every carrier has chromium"`
 	Popups        string `json:"popups,omitempty" enum:"tab,block" doc:"what becomes of windows that a page opens: tabs that fill the screen (default), or nothing"`
 	DevTools      bool   `json:"devtools,omitempty" doc:"users may open the browser's developer tools (F12). They show cookies and everything else the page gets, but no injected credential"`
+	Sound         bool   `json:"sound,omitempty" doc:"users can hear what pages play; it is not recorded"`
 	ClipboardIn   *int64 `json:"clipboard_in,omitempty" minimum:"0" maximum:"67108864" doc:"bytes per paste into the session; 16 MiB when left out, 0 forbids"`
 	ClipboardOut  *int64 `json:"clipboard_out,omitempty" minimum:"0" maximum:"67108864" doc:"bytes per copy out of the session; 16 MiB when left out, 0 forbids"`
 	ClipboardText bool   `json:"clipboard_text,omitempty" doc:"record copied texts, not only their size and hash"`
@@ -78,7 +79,7 @@ func (w *WebSpec) URL() *url.URL {
 func (w *WebSpec) BrowserPolicy(user, target, account, address string, now time.Time) wire.BrowserPolicy {
 	b := &w.Browser
 	p := wire.BrowserPolicy{
-		Mode: b.Mode, DevTools: b.DevTools, ClipboardIn: *b.ClipboardIn, ClipboardOut: *b.ClipboardOut, ClipboardText: b.ClipboardText,
+		Mode: b.Mode, DevTools: b.DevTools, Sound: b.Sound, ClipboardIn: *b.ClipboardIn, ClipboardOut: *b.ClipboardOut, ClipboardText: b.ClipboardText,
 		UploadMax: *b.UploadMax, DownloadMax: *b.DownloadMax, IdleS: b.IdleS, MaxS: b.MaxS, NoticeS: *b.NoticeS, ScanURL: w.ScanURL,
 	}
 	if b.Watermark != "" {

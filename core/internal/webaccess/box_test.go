@@ -238,8 +238,30 @@ func (b *box) stream(_ context.Context, s tunnel.Stream) {
 		io.Copy(s, s)
 	case wire.SessionFiles:
 		b.serveFiles(s)
+	case wire.SessionSound:
+		b.play(s, p.Connection)
 	default:
 		s.Refuse(wire.Errorf(wire.CodeBadRequest, "unknown destination"))
+	}
+}
+
+// play sends a block for each that was heard of, and the first; its first byte
+// counts. It ends when the session may not be heard any more.
+func (b *box) play(s tunnel.Stream, id string) {
+	defer s.Close()
+	for n := byte(1); ; n++ {
+		c, ok := b.forCarrier(id)
+		if !ok || !c.Policy.Sound || c.Locked {
+			return
+		}
+		block := make([]byte, wire.SoundBlock)
+		block[0] = n
+		if _, err := s.Write(block); err != nil {
+			return
+		}
+		if _, err := io.ReadFull(s, make([]byte, 1)); err != nil {
+			return
+		}
 	}
 }
 

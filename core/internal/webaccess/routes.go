@@ -58,6 +58,7 @@ type Policy struct {
 	DownloadMax  int64    `json:"download_max" doc:"bytes per file; 0 forbids"`
 	Watermark    []string `json:"watermark" nullable:"false"`
 	Mode         string   `json:"mode"`
+	Sound        bool     `json:"sound" doc:"pages can be heard"`
 }
 
 // Routes registers the room's operations. Users see and use their own
@@ -77,6 +78,8 @@ func (s *Service) Routes(f *api.Frame) {
 		Summary: "Add one more maximum to a session of yours"}, s.handleExtend)
 	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/web-sessions/{id}/screen", ID: "web-session-screen", Tag: tag, Who: api.Self(), Status: 101,
 		Summary: "The picture over a websocket, RFB (RFC 6143) in binary messages; ?watch=1 to look on"}, s.handleScreen)
+	api.RegisterRaw(f, api.Op{Method: "GET", Path: "/web-sessions/{id}/sound", ID: "web-session-sound", Tag: tag, Who: api.Self(), Status: 101,
+		Summary: "What pages play over a websocket: 20 ms of 48 kHz, 16 bits little endian, two channels in each binary message. One byte back says that it was heard; ?watch=1 for those who watch"}, s.handleSound)
 	s.fileRoutes(f)
 	s.clientRoutes(f)
 	s.approvalRoutes(f)
@@ -148,7 +151,7 @@ func (x *session) show(p *api.Principal) *Session {
 	if spec != nil {
 		b := x.policy(w)
 		v.Policy = Policy{ClipboardIn: b.ClipboardIn, ClipboardOut: b.ClipboardOut, UploadMax: b.UploadMax, DownloadMax: b.DownloadMax,
-			Watermark: shown(b.Watermark), Mode: b.Mode}
+			Watermark: shown(b.Watermark), Mode: b.Mode, Sound: b.Sound}
 		if v.Mode == "browser" {
 			v.Engine = cmp.Or(spec.Web.Browser.Engine, wire.Firefox)
 		}

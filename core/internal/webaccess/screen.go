@@ -70,9 +70,15 @@ func (s *Service) socketWanted(r *http.Request) error {
 	return nil
 }
 
-// handleScreen serves GET /web-sessions/{id}/screen. What is wrong is told by
-// the close code where the handshake itself is right: a page sees no status.
+// handleScreen serves GET /web-sessions/{id}/screen.
 func (s *Service) handleScreen(w http.ResponseWriter, r *http.Request) {
+	s.socket(w, r, maxInput, s.view)
+}
+
+// socket serves a websocket whose messages have at most limit bytes. What is
+// wrong is told by the close code where the handshake itself is right: a page
+// sees no status.
+func (s *Service) socket(w http.ResponseWriter, r *http.Request, limit int64, serve func(r *http.Request, c *websocket.Conn) error) {
 	if err := s.socketWanted(r); err != nil {
 		s.fail(w, r, err)
 		return
@@ -89,43 +95,52 @@ func (s *Service) handleScreen(w http.ResponseWriter, r *http.Request) {
 		return // answered
 	}
 	defer c.CloseNow()
-	c.SetReadLimit(maxInput)
-	err = s.view(r, c)
+	c.SetReadLimit(limit)
+	err = serve(r, c)
 	if e, ok := errors.AsType[*over](err); ok {
 		// The reason has at most 123 bytes (RFC 6455 §5.5).
 		_ = c.Close(e.code, clip(e.text, 118))
 	}
 }
 
-// view shows a session on a socket until either ends.
-func (s *Service) view(r *http.Request, c *websocket.Conn) error {
+// shownTo finds the session that a socket is for, if its caller may see it: as
+// its user, or as one who watches.
+func (s *Service) shownTo(r *http.Request) (x *session, watch bool, err error) {
 	p := api.PrincipalFrom(r.Context())
 	id := r.PathValue("id")
-	watch := r.URL.Query().Get("watch") != ""
-	x := s.find(id)
-	if x == nil {
-		return s.notHere(r.Context(), p, id)
+	watch = r.URL.Query().Get("watch") != ""
+	if x = s.find(id); x == nil {
+		return nil, false, s.notHere(r.Context(), p, id)
 	}
 	if !watch && !x.of(p) {
 		if x.row.UserID == p.UserID {
-			return &over{closeNotAllowed, "The session was opened by another login of yours."}
+			return nil, false, &over{closeNotAllowed, "The session was opened by another login of yours."}
 		}
-		return &over{closeNoSession, "There is no such session of yours."}
+		return nil, false, &over{closeNoSession, "There is no such session of yours."}
 	}
 	if watch {
 		g, err := s.group(r.Context(), id)
 		if err != nil {
-			return err
+			return nil, false, err
 		}
 		if ok, text := conn.MayOversee(p, x.row.UserID, g, conn.OrderWatch); !ok {
-			return &over{closeNotAllowed, text}
+			return nil, false, &over{closeNotAllowed, text}
 		}
 	}
 	if reason, text := x.live.Ended(); reason != "" {
-		return &over{closeEnded, text}
+		return nil, false, &over{closeEnded, text}
 	}
 	if x.forClients() {
-		return &over{closeNotAllowed, "This session is for programs: it has no picture."}
+		return nil, false, &over{closeNotAllowed, "This session is for programs: it has no picture."}
+	}
+	return x, watch, nil
+}
+
+// view shows a session on a socket until either ends.
+func (s *Service) view(r *http.Request, c *websocket.Conn) error {
+	x, watch, err := s.shownTo(r)
+	if err != nil {
+		return err
 	}
 	if !x.enter(&x.viewers, maxViewers) {
 		return &over{closeNotAllowed, "Too many windows show this session."}
@@ -135,7 +150,7 @@ func (s *Service) view(r *http.Request, c *websocket.Conn) error {
 	v.ctx, v.cancel = context.WithCancelCause(s.hard)
 	defer v.cancel(nil)
 	if watch {
-		done, err := v.onRecord(p)
+		done, err := v.onRecord(api.PrincipalFrom(r.Context()))
 		if err != nil {
 			return err
 		}
@@ -187,7 +202,8 @@ func (x *session) leave(n *int) {
 	x.s.sockets--
 }
 
-// viewer is one socket of a session: its owner's, or a watcher's.
+// viewer is one socket of a session: its owner's, or a watcher's. It shows the
+// picture (run), or plays the sound (hear).
 type viewer struct {
 	s      *Service
 	x      *session
@@ -238,12 +254,7 @@ func (v *viewer) run(r *http.Request) error {
 	if err != nil {
 		return &over{closeAway, "The carrier is not connected at present. One moment."}
 	}
-	// What ends the session ends its pictures, with the reason.
-	stop := context.AfterFunc(v.x.live.Context(), func() {
-		_, text := v.x.live.Ended()
-		v.cancel(&over{closeEnded, text})
-	})
-	defer stop()
+	defer v.endWithSession()()
 	unblock := context.AfterFunc(v.ctx, func() { st.SetDeadline(time.Unix(1, 0)) })
 	defer unblock()
 	var wg sync.WaitGroup
@@ -256,13 +267,27 @@ func (v *viewer) run(r *http.Request) error {
 	wg.Go(func() { v.cancel(v.ping()) })
 	wg.Go(func() { v.cancel(v.check(r)) })
 	v.cancel(v.picture(st))
+	cause := v.close(st)
+	wg.Wait()
+	return cause
+}
+
+// endWithSession has what ends the session end the socket, with the reason.
+func (v *viewer) endWithSession() (stop func() bool) {
+	return context.AfterFunc(v.x.live.Context(), func() {
+		_, text := v.x.live.Ended()
+		v.cancel(&over{closeEnded, text})
+	})
+}
+
+// close ends socket and stream, tells the one why and returns that.
+func (v *viewer) close(st tunnel.Stream) error {
 	cause := context.Cause(v.ctx)
 	if e, ok := errors.AsType[*over](cause); ok {
 		_ = v.c.Close(e.code, clip(e.text, 118))
 	}
 	_ = v.c.CloseNow() // the reader returns
 	_ = st.Close()     // and a write that waits
-	wg.Wait()
 	return cause
 }
 

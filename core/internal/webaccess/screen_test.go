@@ -63,7 +63,11 @@ func TestSigns(t *testing.T) {
 
 // screen opens a session's picture as somebody.
 func (k *core) screen(who, id, query string) (*websocket.Conn, error) {
-	c, resp, err := websocket.Dial(k.t.Context(), "ws"+strings.TrimPrefix(k.api.URL, "http")+api.Prefix+"/web-sessions/"+id+"/screen"+query,
+	return k.socket(who, id, "/screen"+query)
+}
+
+func (k *core) socket(who, id, what string) (*websocket.Conn, error) {
+	c, resp, err := websocket.Dial(k.t.Context(), "ws"+strings.TrimPrefix(k.api.URL, "http")+api.Prefix+"/web-sessions/"+id+what,
 		&websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + who}}, Subprotocols: []string{"binary"}})
 	if resp != nil && resp.Body != nil && err != nil {
 		resp.Body.Close()

@@ -88,8 +88,10 @@ type session struct {
 	uses     map[string]int // uses of each injection
 	hosts    map[string]bool
 	viewers  int
-	clients  int       // connections of API clients
-	lastAsk  time.Time // when an API client last asked for anything
+	ears     int             // sockets that hear it
+	heard    map[string]bool // users who do or did; it is noted once
+	clients  int             // connections of API clients
+	lastAsk  time.Time       // when an API client last asked for anything
 	endText  string
 	held     []*held   // that wait for a second person, or were decided on a moment ago
 	rec      Recording // nil: not recorded, or not yet
@@ -124,7 +126,7 @@ func newSession(s *Service, r row, l *conn.Live) *session {
 	return &session{
 		s: s, live: l, row: r, visits: rate.NewLimiter(20, 200), files: rate.NewLimiter(filesRate, filesBurst), counted: s.cfg.Now(), asking: rate.NewLimiter(1, 60), wakeup: make(chan struct{}, 1), ended: make(chan struct{}), order: make(chan struct{}, 1),
 		state: r.State, recordingID: r.RecordingID, carrier: node{r.CarrierID, r.CarrierName}, proxy: node{r.ProxyID, r.ProxyName}, extended: r.Extended, warm: r.Warm,
-		told: map[wire.NodeKind]want{}, away: map[string]time.Time{}, next: map[string]uint64{}, streams: map[string]*sync.Mutex{}, gaps: map[string]int{}, uses: map[string]int{}, hosts: map[string]bool{},
+		told: map[wire.NodeKind]want{}, away: map[string]time.Time{}, next: map[string]uint64{}, streams: map[string]*sync.Mutex{}, gaps: map[string]int{}, uses: map[string]int{}, hosts: map[string]bool{}, heard: map[string]bool{},
 	}
 }
 

@@ -1,5 +1,5 @@
 import { ActionIcon, Group, Menu, Text, Tooltip } from "@mantine/core";
-import { IconArrowsMaximize, IconClipboard, IconClock, IconEye, IconFolders, IconKeyboard, IconLock, IconMaximize, IconPlayerRecordFilled, IconPower, IconScaleOutline } from "@tabler/icons-react";
+import { IconArrowsMaximize, IconClipboard, IconClock, IconEye, IconFolders, IconKeyboard, IconLock, IconMaximize, IconPlayerRecordFilled, IconPower, IconScaleOutline, IconVolume, IconVolumeOff } from "@tabler/icons-react";
 import { type ReactNode, useEffect, useState } from "react";
 import { Confirm } from "~/ui/Confirm";
 import { useNow } from "~/ui/Time";
@@ -9,6 +9,7 @@ import { quality } from "./codes";
 import { specialsOf } from "./keys";
 import { leftText } from "./limits";
 import { Orders } from "./Orders";
+import { useSound } from "./sound";
 import type { Picture } from "./useScreen";
 import { Watchers } from "./Watchers";
 import classes from "./web.module.css";
@@ -61,6 +62,7 @@ export function Bar({ s, picture, watch, ended, side, setSide, scaled, setScaled
         <Group gap={2} wrap="nowrap">
           {(may.in || may.out) && <Tool label={side === "clipboard" ? "Hide the clipboard" : "Clipboard"} icon={<IconClipboard size={18} />} run={() => open("clipboard")} pressed={side === "clipboard"} dot={out !== undefined && !out.given} />}
           {may.files && <Tool label={side === "files" ? "Hide files" : "Files: upload and download"} icon={<IconFolders size={18} />} run={() => open("files")} pressed={side === "files"} />}
+          {s.policy.sound && !s.locked && <SoundTool id={s.id} watch={watch} />}
           {!watch && (
             <Menu position="bottom-end" withinPortal={!full} withInitialFocusPlaceholder={false}>
               <Menu.Target><Tooltip label="Special keys"><ActionIcon variant="subtle" color="gray" aria-label="Special keys" disabled={!live}><IconKeyboard size={18} /></ActionIcon></Tooltip></Menu.Target>
@@ -100,6 +102,20 @@ function Tool({ label, icon, run, pressed, narrow, dot }: { label: string; icon:
         {icon}{dot && <span className={classes.dot} aria-hidden />}
       </ActionIcon>
     </Tooltip>
+  );
+}
+
+// SoundTool lets the session be heard. It begins silent: browsers play nothing
+// before a click, and people should know when they are heard along with it.
+function SoundTool({ id, watch }: { id: string; watch: boolean }) {
+  const [on, setOn] = useState(false);
+  const sound = useSound(id, watch, on);
+  const refused = sound?.at === "refused";
+  const label = refused ? `No sound: ${sound.text}` : on ? "Turn the sound off" : "Turn the sound on. It is not recorded";
+  return (
+    <span data-sound={sound?.at === "on" ? (sound.playing ? "playing" : "quiet") : (sound?.at ?? "off")}>
+      <Tool label={label} icon={on && !refused ? <IconVolume size={18} /> : <IconVolumeOff size={18} />} run={() => setOn(!on)} pressed={on && !refused} />
+    </span>
   );
 }
 

@@ -25,8 +25,11 @@ export const removeFile = (id: string, path: string) => ask(api.DELETE("/web-ses
 // of the path are encoded too.
 export const fileURL = (id: string, path: string) => `/api/v1/web-sessions/${encodeURIComponent(id)}/files${path ? `/${encodeURIComponent(path)}` : ""}`;
 
-// screenURL is the websocket that carries RFB (RFC 6143).
-export const screenURL = (id: string, watch: boolean) => `${location.protocol === "http:" ? "ws" : "wss"}://${location.host}/api/v1/web-sessions/${encodeURIComponent(id)}/screen${watch ? "?watch=1" : ""}`;
+const socketURL = (id: string, what: string, watch: boolean) => `${location.protocol === "http:" ? "ws" : "wss"}://${location.host}/api/v1/web-sessions/${encodeURIComponent(id)}/${what}${watch ? "?watch=1" : ""}`;
+
+// screenURL is the websocket that carries RFB (RFC 6143), soundURL what pages play.
+export const screenURL = (id: string, watch: boolean) => socketURL(id, "screen", watch);
+export const soundURL = (id: string, watch: boolean) => socketURL(id, "sound", watch);
 
 // exists tells whether the session goes on: null yes, else why not.
 export async function exists(id: string): Promise<ApiError | null> {

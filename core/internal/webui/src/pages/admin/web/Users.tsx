@@ -40,6 +40,7 @@ export function Users({ d, set, at }: Part) {
           {at("web.browser.popups") && <Text size="xs" c="red">{at("web.browser.popups")}</Text>}
         </div>
         <Checkbox label="Developer tools (F12)" description="They show what pages get: not the stored credential, which is never in the browser, but the cookies of the application. Whoever has these is signed in from wherever it can be reached." checked={b.devtools ?? false} onChange={(e) => change({ devtools: e.currentTarget.checked })} />
+        <Checkbox label="Sound" description="What pages play can be heard by people in the session and by those who watch it. It is not recorded." checked={b.sound ?? false} onChange={(e) => change({ sound: e.currentTarget.checked })} />
         <SimpleGrid cols={{ base: 1, xs: 2, md: 4 }} spacing="md">
           {size("clipboard_in", "Paste into it", 16 * mib)}
           {size("clipboard_out", "Copy out of it", 16 * mib)}

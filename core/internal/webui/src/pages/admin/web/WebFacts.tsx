@@ -21,6 +21,7 @@ export function WebFacts({ w }: { w: Spec }) {
         p.learn ? ["Learning", "refused requests are noted as proposals"] : false,
         ["People may", [size(b.clipboard_in, "paste"), size(b.clipboard_out, "copy"), size(b.upload_max, "upload"), size(b.download_max, "download")].filter(Boolean).join(", ")],
         b.popups === "block" ? ["Pages' windows", "not opened"] : false,
+        b.sound ? ["Sound", "can be heard, is not recorded"] : false,
         b.devtools ? ["Developer tools", "permitted"] : false,
         b.max_s || b.idle_s ? ["Ends", [b.max_s ? `after ${duration(b.max_s)}${b.extend ? ", can be extended" : ""}` : "", b.idle_s ? `when idle for ${duration(b.idle_s)}` : ""].filter(Boolean).join(", ")] : false,
         b.watermark ? ["Watermark", <span key="w" className="mono">{b.watermark.split("\n").join(" / ")}</span>] : false,

@@ -1,0 +1,103 @@
+package slot
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// The socket is there exactly as long as there is sound, whoever made it.
+func TestSetSound(t *testing.T) {
+	s, _ := chromium(t, false)
+	path := filepath.Join(s.dir, "sound.sock")
+	there := func(want bool) {
+		t.Helper()
+		if _, err := os.Lstat(path); (err == nil) != want {
+			t.Fatalf("socket: %v, want it there: %t", err, want)
+		}
+	}
+	set := func(on bool) {
+		t.Helper()
+		if err := s.setSound(on); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there(false)
+	if _, err := s.DialSound(t.Context()); !errors.Is(err, errSilent) {
+		t.Errorf("a session without sound: %v", err)
+	}
+	if err := s.Sounds(t.Context()); !errors.Is(err, errSilent) {
+		t.Errorf("waiting for sound that is not to be: %v", err)
+	}
+
+	set(true)
+	there(true)
+	set(true) // as it is
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Sounds(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("before the sound server is up: %v", err)
+	}
+	server, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if err := s.Sounds(t.Context()); err != nil {
+		t.Errorf("with the sound server up: %v", err)
+	}
+	c, err := s.DialSound(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := server.Write([]byte("tone")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+		t.Errorf("what the server plays: %v", err)
+	}
+
+	set(false)
+	there(false)
+	if _, err := s.DialSound(t.Context()); !errors.Is(err, errSilent) {
+		t.Errorf("switched off: %v", err)
+	}
+	if _, err := net.Dial("unix", path); err == nil {
+		t.Error("the socket answers although sound is off")
+	}
+}
+
+// What a carrier that was killed left is used again, or removed.
+func TestSoundOfFormerCarrier(t *testing.T) {
+	s, _ := chromium(t, false)
+	path := filepath.Join(s.dir, "sound.sock")
+	for _, on := range []bool{true, false} {
+		ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln.SetUnlinkOnClose(false)
+		ln.Close()
+		if err := s.setSound(on); err != nil {
+			t.Fatalf("sound %t over a dead socket: %v", on, err)
+		}
+		c, err := net.Dial("unix", path)
+		if (err == nil) != on {
+			t.Errorf("sound %t: the socket answers: %v", on, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+		if err := s.setSound(false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the dead socket is still there: %v", err)
+	}
+}

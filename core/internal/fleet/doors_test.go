@@ -49,6 +49,8 @@ func TestDoors(t *testing.T) {
 	})
 	ext := testEdge(t, k.url, k.token(nil), state(t), nil)
 	k.up(2)
+	// Core has them before they know that they are welcome.
+	eventually(t, "the edges serve", func() bool { return proxy.Session() != nil && ext.Session() != nil })
 
 	eventually(t, "the proxy's report", func() bool {
 		on := k.Online(wire.WebProxy)
@@ -63,7 +65,7 @@ func TestDoors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	st.SetDeadline(time.Now().Add(10 * time.Second))
+	st.SetDeadline(time.Now().Add(patience))
 	if b, err := io.ReadAll(st); string(b) != "intranet:443 for con_1" || err != nil {
 		t.Errorf("the webproxy's stream got %q, %v", b, err)
 	}
@@ -90,7 +92,7 @@ func TestDoors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer down.Close()
-	down.SetDeadline(time.Now().Add(10 * time.Second))
+	down.SetDeadline(time.Now().Add(patience))
 	if b, err := io.ReadAll(down); string(b) != "proxy serves screen/control" || err != nil {
 		t.Errorf("core's stream got %q, %v", b, err)
 	}

@@ -28,6 +28,7 @@ import (
 	"caponier/core/internal/audit"
 	"caponier/core/internal/db"
 	"caponier/core/internal/vault"
+	"caponier/e2e/harness"
 	"caponier/shared/edge"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
@@ -50,12 +51,7 @@ const perProcess = 2500
 func TestHerd(t *testing.T) {
 	n := *herd
 	dir := t.TempDir()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(harness.FreePort(t)))
 	core := herdProcess(t, "core", dir, strconv.Itoa(n), addr)
 	core.expect(t, "ready")
 	empty := core.rss(t)
@@ -81,11 +77,15 @@ func TestHerd(t *testing.T) {
 	per := float64(full-empty) / float64(n)
 	t.Logf("%d edges: connected in %.1f s; core %d KB empty, %d KB with all of them (%.1f KB each), %d KB after the restart; core up again in %.1f s, all back %.1f s after it was killed",
 		n, connected.Seconds(), empty, full, per, again, up.Seconds(), back.Seconds())
-	if back > 60*time.Second {
-		t.Errorf("all back after %s, want 60 s", back)
+	limit := 60 * time.Second
+	if n < 2000 {
+		limit = 3 * time.Minute // that few tell more of the machine than of core
 	}
-	if limit := int64(2 << 20); full > limit || again > limit {
-		t.Errorf("core takes %d KB, want %d", max(full, again), limit)
+	if back > limit {
+		t.Errorf("all back after %s, want %s", back, limit)
+	}
+	if most := int64(2 << 20); full > most || again > most {
+		t.Errorf("core takes %d KB, want %d", max(full, again), most)
 	}
 	if n >= 2000 && per > 80 {
 		t.Errorf("%.1f KB per edge, want 80", per)

@@ -77,6 +77,11 @@ func limitsOf(leaf *x509.Certificate) tunnel.Limits {
 // helloTimeout is how long a tunnel may live without an accepted Hello.
 const helloTimeout = 10 * time.Second
 
+// aliveTimeout is how long a node's first tunnel may take to answer before
+// another place may take over. What answers late lives: a busy machine must not
+// hand a node's identity to a copy of it. It is less than helloTimeout.
+const aliveTimeout = 5 * time.Second
+
 // serve runs one tunnel until it ends.
 func (f *Fleet) serve(ctx context.Context, s tunnel.Session) {
 	kind, id, err := peerID(s.Info().Peer)
@@ -209,7 +214,7 @@ func (f *Fleet) register(ctx context.Context, n *node) *wire.Error {
 		f.mu.Unlock()
 		// Somebody is there already. A dead tunnel must not block a node that
 		// moved, so ask it first.
-		pctx, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
+		pctx, cancel := context.WithTimeout(ctx, aliveTimeout)
 		_, err := old.session.Ping(pctx)
 		cancel()
 		if err != nil && ctx.Err() == nil {
@@ -334,6 +339,21 @@ func (f *Fleet) disconnect(id string, why *wire.Error) {
 	}
 }
 
+// renew makes e the node's row and returns the former one. Two may read the row
+// at once, and who read it earlier may come here later: what is older than what
+// is known changes nothing, and nil is returned.
+func (n *node) renew(e *nodeRow) *nodeRow {
+	for {
+		former := n.row.Load()
+		if former.Version > e.Version {
+			return nil
+		}
+		if n.row.CompareAndSwap(former, e) {
+			return former
+		}
+	}
+}
+
 // recheck reads a node again after it was changed, ends its tunnel when it is
 // revoked or gone, and tells it new rules.
 func (f *Fleet) recheck(ctx context.Context, id string) error {
@@ -349,7 +369,10 @@ func (f *Fleet) recheck(ctx context.Context, id string) error {
 		}
 		return n.close(we)
 	}
-	former := n.row.Swap(e)
+	former := n.renew(e)
+	if former == nil {
+		return nil
+	}
 	f.mu.Lock()
 	if f.live[id] == n {
 		f.indexLocked(n, n)

@@ -26,14 +26,16 @@ func (k *core) greeting(r DialRequest) (string, Route, error) {
 		return "", route, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	b := make([]byte, 64)
 	n, err := c.Read(b)
 	return string(b[:n]), route, err
 }
 
 func TestDialThroughExtender(t *testing.T) {
-	k := newCore(t, nil)
+	// Core's clock stands still: what was seen last was seen just now.
+	begin := time.Now()
+	k := newCore(t, func(c *Config) { c.Now = func() time.Time { return begin } })
 	x := testEdge(t, k.url, k.token(nil), state(t), nil)
 	k.up(1)
 	at := banner(t, "db-1")
@@ -153,16 +155,16 @@ func TestTwoExtenders(t *testing.T) {
 	k.get(one.Info().NodeID).session.Close(nil)
 	one.cancel()
 	for _, c := range per["ext-2"] {
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		io.WriteString(c, "x")
 		if b, err := readN(c, len("db-1x")); b != "db-1x" || err != nil {
 			t.Fatalf("a connection over the survivor: %q, %v", b, err)
 		}
 	}
 	for _, c := range per["ext-1"] {
-		c.SetDeadline(time.Now().Add(10 * time.Second))
-		if _, err := io.Copy(io.Discard, c); err == nil {
-			t.Fatal("a connection over the killed extender ended in order")
+		c.SetDeadline(time.Now().Add(patience))
+		if _, err := io.Copy(io.Discard, c); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("a connection over the killed extender ended with %v", err)
 		}
 	}
 	one.stop()
@@ -230,9 +232,7 @@ func TestRevoke(t *testing.T) {
 		if ref, ok := errors.AsType[*edge.RefusedError](err); !ok || ref.Wire.Code != wire.CodeUnauthorized {
 			t.Errorf("revoked edge came back: %v", err)
 		}
-		if k.connected() != 0 {
-			t.Error("a revoked node is connected")
-		}
+		k.up(0)
 		if list := crl(t, k.Fleet); len(list.RevokedCertificateEntries) != 1 {
 			t.Errorf("revocation list has %d entries", len(list.RevokedCertificateEntries))
 		}
@@ -365,7 +365,8 @@ func TestTokenRefusalsStopTheNode(t *testing.T) {
 // than once, and a reconnect uses the new one.
 func TestRenewal(t *testing.T) {
 	k := newCore(t, func(c *Config) {
-		c.NodeLife, c.RenewBefore, c.StatusEvery = 4*time.Second, 3*time.Second, 500*time.Millisecond
+		// A node that stands still for less than RenewBefore does not lose its identity.
+		c.NodeLife, c.RenewBefore, c.StatusEvery = 12*time.Second, 10*time.Second, 500*time.Millisecond
 	})
 	dir := state(t)
 	x := testEdge(t, k.url, k.token(nil), dir, nil)
@@ -382,7 +383,7 @@ func TestRenewal(t *testing.T) {
 	})
 	k.audited(audit.EdgeRenewed)
 	k.recheckAll(t.Context())
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	io.WriteString(c, "!")
 	if b, err := readN(c, 5); b != "live!" || err != nil {
 		t.Errorf("live connection after renewals: %q, %v", b, err)

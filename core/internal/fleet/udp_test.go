@@ -70,7 +70,7 @@ func TestDialUDP(t *testing.T) {
 		if err != nil {
 			t.Fatalf("site %q: %v", site, err)
 		}
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		want := make([]byte, 3000)
 		c.Write(want)
 		got := make([]byte, tunnel.MaxDatagram)

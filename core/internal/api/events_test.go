@@ -167,7 +167,7 @@ func TestEventsByPermission(t *testing.T) {
 // PostgreSQL database may still be connecting.
 func waitListening(t *testing.T, d *db.DB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ch := d.Subscribe(ctx)
 	for {

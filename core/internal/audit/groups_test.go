@@ -99,7 +99,7 @@ func TestNewsOfGroups(t *testing.T) {
 			t.Fatal(err)
 		}
 		told := map[string]string{}
-		for late := time.After(30 * time.Second); len(told) < 2; {
+		for late := time.After(time.Minute); len(told) < 2; {
 			select {
 			case n := <-notes:
 				if n.Topic == db.TopicResync { // a listener that has just connected

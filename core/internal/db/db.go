@@ -167,7 +167,7 @@ func openPostgres(ctx context.Context, c Config) (*DB, error) {
 }
 
 // listenTimeout bounds the wait for the first connection of the listener.
-const listenTimeout = 15 * time.Second
+const listenTimeout = 30 * time.Second
 
 // checkPostgresURL refuses a URL that would speak to another machine without
 // verified TLS.

@@ -16,7 +16,7 @@ import (
 // next returns the next note that is not a probe of waitListening.
 func next(t *testing.T, ch <-chan db.Note) db.Note {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		select {
 		case n, ok := <-ch:
@@ -55,7 +55,7 @@ func waitListening(t *testing.T, d *db.DB) {
 	ch := d.Subscribe(ctx)
 	probe := time.NewTicker(20 * time.Millisecond)
 	defer probe.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		select {
 		case n := <-ch:

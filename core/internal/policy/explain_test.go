@@ -82,7 +82,7 @@ func (s *sshServer) set(config *ssh.ServerConfig, speak string) {
 
 func (s *sshServer) serve(c net.Conn) {
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	s.mu.Lock()
 	config, speak := s.config, s.speak
 	s.mu.Unlock()
@@ -300,8 +300,11 @@ func TestExplainFindsTheCulprit(t *testing.T) {
 		if ks, err := w.targets.AllHostKeys(t.Context(), w.db, tg.ID); err != nil || len(ks) != 1 {
 			t.Errorf("host keys on file: %+v, %v", ks, err)
 		}
-		if srv.logins < 3 {
-			t.Errorf("%d real logins", srv.logins)
+		srv.mu.Lock()
+		logins := srv.logins
+		srv.mu.Unlock()
+		if logins < 3 {
+			t.Errorf("%d real logins", logins)
 		}
 	})
 }

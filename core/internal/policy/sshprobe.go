@@ -81,12 +81,6 @@ func (p *SSHProber) ProbeLogin(ctx context.Context, t *target.Target, a *target.
 		_ = raw.SetDeadline(d) // closing by ctx is the one that counts
 	}
 	tr := &try{p: p, t: t, a: a, conn: &bannerConn{Conn: raw}, start: start}
-	late := time.AfterFunc(bannerTimeout, func() {
-		if tr.conn.version() == "" {
-			raw.Close()
-		}
-	})
-	defer late.Stop()
 	return tr.run(ctx)
 }
 
@@ -125,6 +119,13 @@ func (tr *try) run(ctx context.Context) []fleet.DialStage {
 	if known := tr.knownAlgorithms(ctx, cfg.HostKeyAlgorithms); len(known) > 0 {
 		cfg.HostKeyAlgorithms = known
 	}
+	// What core itself took to prepare is not the server's.
+	late := time.AfterFunc(bannerTimeout, func() {
+		if tr.conn.version() == "" {
+			tr.conn.Close()
+		}
+	})
+	defer late.Stop()
 	c, chans, reqs, err := ssh.NewClientConn(tr.conn, tr.t.Address(), cfg)
 	if err == nil {
 		var wg sync.WaitGroup

@@ -123,7 +123,7 @@ func (w *web) made(rec, body string) (Export, string) {
 	var x Export
 	must(w.t, json.Unmarshal([]byte(w.post("auditor", "/recordings/"+rec+"/exports", body, 202)), &x))
 	path := "/recordings/" + rec + "/exports/" + x.ID
-	for deadline := time.Now().Add(time.Minute); x.State != "done" && x.State != "failed"; {
+	for deadline := time.Now().Add(5 * patience); x.State != "done" && x.State != "failed"; {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("export %+v", x)
 		}

@@ -33,16 +33,34 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait")) // lingers half a second
 }
 
-// shift is a clock that tests set forward; it runs by itself.
+// shift is a clock that tests set forward; it runs by itself unless it is held.
 type shift struct {
-	mu sync.Mutex
-	d  time.Duration
+	mu   sync.Mutex
+	d    time.Duration
+	held time.Time // zero: it runs
 }
 
 func (c *shift) now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.held.IsZero() {
+		return c.held.Add(c.d)
+	}
 	return time.Now().Add(c.d)
+}
+
+// hold stops the clock: what must come soon is not late because the machine is
+// slow. release lets it run on.
+func (c *shift) hold() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = time.Now()
+}
+
+func (c *shift) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = time.Time{}
 }
 
 func (c *shift) add(d time.Duration) {
@@ -150,6 +168,8 @@ func must(t testing.TB, errs ...error) {
 // session writes a small complete recording and returns its row.
 func (r *rig) session(user string) *Recording {
 	r.t.Helper()
+	r.clock.hold() // the echo comes in time
+	defer r.clock.release()
 	w := r.create(user)
 	must(r.t, w.Output([]byte("$ ")), w.Input([]byte("ls -l /srv\r")), w.Output([]byte("ls -l /srv\r\ntotal 0\r\nneedle.txt\r\n$ ")),
 		w.Resize(120, 40), w.Event("exec", map[string]string{"command": "systemctl status haystack"}), w.Close())

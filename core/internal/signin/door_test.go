@@ -132,7 +132,7 @@ func (r *rig) openDoor() *door {
 // wait waits until the door is open, or closed.
 func (d *door) wait(open bool) net.Addr {
 	d.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -139,7 +138,7 @@ func TestGroupsOfRealSSHDs(t *testing.T) {
 	}
 	sign := func(group string) ssh.Signer {
 		t.Helper()
-		s, _, err := x.TargetSigner(ctx, UserRequest{Group: group, KeyID: "ada@con_1", Principals: []string{me.Username}, TTL: 5 * time.Minute})
+		s, _, err := x.TargetSigner(ctx, UserRequest{Group: group, KeyID: "ada@con_1", Principals: []string{me.Username}, TTL: MaxTargetTTL})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -66,7 +66,7 @@ func sshdInetd(t *testing.T, config string) net.Conn {
 			t.Logf("sshd: %s", log.String())
 		}
 	})
-	client.SetDeadline(time.Now().Add(30 * time.Second))
+	client.SetDeadline(time.Now().Add(2 * time.Minute))
 	return client
 }
 
@@ -138,7 +138,7 @@ UsePAM no
 		out, err := s.Output("id -un")
 		return strings.TrimSpace(string(out)), err
 	}
-	signer, cert, err := x.TargetSigner(t.Context(), UserRequest{Group: access.DefaultGroup, KeyID: "ada@con_1", Principals: []string{me.Username}, TTL: time.Minute})
+	signer, cert, err := x.TargetSigner(t.Context(), UserRequest{Group: access.DefaultGroup, KeyID: "ada@con_1", Principals: []string{me.Username}, TTL: MaxTargetTTL})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,14 +50,14 @@ func (p *plant) whoAsks(t *testing.T, tcp, udp string) {
 
 // asks speaks to such a service and returns the host it was taken for. The
 // sockets are connected, so an answer comes from where the question went.
-func (p *plant) asks(t *testing.T, from, network, to string) (string, error) {
+func (p *plant) asks(t *testing.T, limit time.Duration, from, network, to string) (string, error) {
 	t.Helper()
-	c, err := p.dial(t.Context(), from, network, to)
+	c, err := p.dialFor(t.Context(), limit, from, network, to)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(2 * time.Second))
+	c.SetDeadline(time.Now().Add(limit))
 	if network == "udp" {
 		if _, err := c.Write([]byte("who")); err != nil {
 			return "", err
@@ -73,7 +73,7 @@ func (p *plant) asks(t *testing.T, from, network, to string) (string, error) {
 }
 
 // ping wants an echo reply.
-func (p *plant) ping(t *testing.T, from, to string) error {
+func (p *plant) ping(t *testing.T, limit time.Duration, from, to string) error {
 	t.Helper()
 	var c *net.IPConn
 	err := p.net.Within("user", func() (err error) {
@@ -84,7 +84,7 @@ func (p *plant) ping(t *testing.T, from, to string) error {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(2 * time.Second))
+	c.SetDeadline(time.Now().Add(limit))
 	if _, err := c.Write([]byte{8, 0, 0xf7, 0xfd, 0, 1, 0, 1}); err != nil {
 		return err
 	}
@@ -156,12 +156,12 @@ func TestNetworkPackets(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i := 0; i < len(x.to); i += 2 {
-				if got, err := p.asks(t, x.client, x.to[i], x.to[i+1]); err != nil || got != x.sees {
+				if got, err := p.asks(t, patience, x.client, x.to[i], x.to[i+1]); err != nil || got != x.sees {
 					t.Errorf("%s %s: the target sees %q (%v), want %s", x.to[i], x.to[i+1], got, err, x.sees)
 				}
 			}
 			if x.not != "" {
-				if got, err := p.asks(t, x.client, "tcp", x.not); err == nil {
+				if got, err := p.asks(t, tryTime, x.client, "tcp", x.not); err == nil {
 					t.Errorf("%s passes too, as %s", x.not, got)
 				}
 			}
@@ -169,7 +169,7 @@ func TestNetworkPackets(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.over(t, s.ID)
-			if got, err := p.asks(t, x.client, "udp", x.to[3]); err == nil {
+			if got, err := p.asks(t, tryTime, x.client, "udp", x.to[3]); err == nil {
 				t.Errorf("%s passes after the end, as %s", x.to[3], got)
 			}
 		})
@@ -182,13 +182,13 @@ func TestNetworkPackets(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if err := talk(c); !errors.Is(err, syscall.ECONNREFUSED) {
+		if err := talk(c, patience); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("a closed port answers %v, want port unreachable", err)
 		}
-		if err := p.ping(t, benAddr, plcAddr); err != nil {
+		if err := p.ping(t, patience, benAddr, plcAddr); err != nil {
 			t.Errorf("ping where the session opens everything: %v", err)
 		}
-		if p.ping(t, harness.UserAddr, plcAddr) == nil {
+		if p.ping(t, tryTime, harness.UserAddr, plcAddr) == nil {
 			t.Error("ping passes where only ports are open")
 		}
 		for a, id := range map[*harness.API]string{p.user: s.ID, p.ben: whole.ID} {

@@ -72,10 +72,7 @@ func TestNetworkPools(t *testing.T) {
 		p.net.IP("gw2", "route add "+plcAddr+" via 10.20.1.5"), p.net.Sysctl("gw2", "net.ipv4.ip_forward=1"), p.net.IP("user", "addr add 203.0.113.52/24 dev eth0", "addr add 203.0.113.53/24 dev eth0", "addr add 203.0.113.54/24 dev eth0")); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.core.Admin.Do(t.Context(), "PUT", "/settings",
-		map[string]any{"values": map[string]any{"network.lease": shortLease.String(), "network.presence": "10m"}}, nil, "If-Match", "*"); err != nil {
-		t.Fatal(err)
-	}
+	p.lease(t, longLease)
 	people := map[string]*harness.API{harness.UserAddr: p.user, benAddr: p.ben}
 	for addr, name := range map[string]string{"203.0.113.52": "carl", "203.0.113.53": "dora", "203.0.113.54": "emil"} {
 		if _, role, err := p.core.Admin.User(t.Context(), name, p.demo); err != nil {
@@ -138,7 +135,11 @@ func TestNetworkPools(t *testing.T) {
 		var wg sync.WaitGroup
 		for addr := range maps.Keys(people) {
 			wg.Go(func() {
-				if err := p.passes(t, addr, "tcp", plc); (err == nil) != (addr == won.from) {
+				limit := tryTime
+				if addr == won.from {
+					limit = patience
+				}
+				if err := p.gets(t, limit, addr, "tcp", plc); (err == nil) != (addr == won.from) {
 					t.Errorf("%s: %v; %s won", addr, err, won.from)
 				}
 			})
@@ -162,7 +163,7 @@ func TestNetworkPools(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		if err := talk(c); err != nil {
+		if err := talk(c, patience); err != nil {
 			t.Fatal(err)
 		}
 		// The next user of the address, as soon as it is free.
@@ -171,7 +172,7 @@ func TestNetworkPools(t *testing.T) {
 		var nexts harness.NetworkSession
 		take := func(target string) {
 			t.Helper()
-			until(t, 10*time.Second, "the address is free", func() (err error) {
+			until(t, patience, "the address is free", func() (err error) {
 				if nexts, err = next.OpenNetwork(t.Context(), target); err != nil && refused(err) != "client_in_use" && refused(err) != "destinations_overlap" {
 					t.Fatal(err)
 				}
@@ -179,18 +180,18 @@ func TestNetworkPools(t *testing.T) {
 			})
 		}
 		take("tcp-only")
-		if talk(c) == nil {
+		if talk(c, tryTime) == nil {
 			t.Error("the flow of the user before goes on in a session that does not open it")
 		}
-		if err := p.passes(t, harness.UserAddr, "tcp", plc); err != nil {
+		if err := p.reaches(t, harness.UserAddr, "tcp", plc); err != nil {
 			t.Errorf("what it does open: %v", err)
 		}
 		p.end(t, next, nexts.ID)
 		take("plc")
-		if err := talk(c); err != nil {
+		if err := talk(c, patience); err != nil {
 			t.Errorf("the same addresses and ports in a session that opens them: %v", err)
 		}
-		if err := talk(survivor); err != nil {
+		if err := talk(survivor, patience); err != nil {
 			t.Errorf("a session nobody ended: %v", err)
 		}
 		p.end(t, next, nexts.ID)
@@ -207,6 +208,7 @@ func TestNetworkPools(t *testing.T) {
 // twoRouters opens sessions on two routers of one pool, of which one dies
 // while they end, then on disjoint pools.
 func (p *plant) twoRouters(t *testing.T, gw2, plc string) {
+	p.lease(t, shortLease) // from the second router's first one on
 	second, state := p.addRouter(t, "gw2", "gw-2")
 	if state.Type != "nftables" || !state.Leased {
 		t.Fatalf("the second router is %+v", state)
@@ -232,7 +234,7 @@ func (p *plant) twoRouters(t *testing.T, gw2, plc string) {
 		}
 		for _, gw := range []string{gwAddr, gw2} {
 			p.via(t, gw)
-			if err := p.passes(t, harness.UserAddr, "tcp", plc); err != nil {
+			if err := p.reaches(t, harness.UserAddr, "tcp", plc); err != nil {
 				t.Errorf("through %s: %v", gw, err)
 			}
 		}
@@ -265,7 +267,7 @@ func (p *plant) twoRouters(t *testing.T, gw2, plc string) {
 	if at.After(over) {
 		t.Errorf("told as ended while packets passed: %s too early", at.Sub(over))
 	}
-	if at.Sub(dead) > shortLease+500*time.Millisecond {
+	if at.Sub(dead) > shortLease+late {
 		t.Errorf("packets passed %s after the router's death", at.Sub(dead))
 	}
 	p.startRouter(t, second)
@@ -291,19 +293,20 @@ func (p *plant) twoRouters(t *testing.T, gw2, plc string) {
 		t.Error("the router of another pool lets it through")
 	}
 	p.via(t, gwAddr)
-	if err := p.passes(t, harness.UserAddr, "tcp", plc); err != nil {
+	if err := p.reaches(t, harness.UserAddr, "tcp", plc); err != nil {
 		t.Errorf("the router of the pool: %v", err)
 	}
 	p.end(t, p.user, s.ID)
 	p.over(t, s.ID)
 }
 
-// lastByte is when a flow carried something last, looked at until it fails or
-// until limit.
+// lastByte is when what a flow carried last was sent (see cut), looked at until
+// it fails or until limit.
 func lastByte(c net.Conn, limit time.Time) time.Time {
 	last := time.Now()
 	for time.Now().Before(limit) {
-		c.SetDeadline(time.Now().Add(time.Second))
+		at := time.Now()
+		c.SetDeadline(at.Add(cutTime))
 		sent, got := []byte{1}, []byte{0}
 		if _, err := c.Write(sent); err != nil {
 			return last
@@ -311,7 +314,7 @@ func lastByte(c net.Conn, limit time.Time) time.Time {
 		if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(sent, got) {
 			return last
 		}
-		last = time.Now()
+		last = at
 	}
 	return last
 }

@@ -57,7 +57,7 @@ func TestPostQuantumKeyExchange(t *testing.T) {
 	defer c.Close()
 	var hostKey bytes.Buffer
 	_, _, _, err = ssh.NewClientConn(c, harness.CoreAddr+":2222", &ssh.ClientConfig{
-		Config: ssh.Config{KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519}}, User: "demo", Timeout: 10 * time.Second,
+		Config: ssh.Config{KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519}}, User: "demo", Timeout: patience,
 		HostKeyCallback: func(_ string, _ net.Addr, k ssh.PublicKey) error { hostKey.Write(k.Marshal()); return nil },
 	})
 	// Without a key of demo's the login fails; the key exchange is over by then.
@@ -89,7 +89,7 @@ func TestPostQuantumKeyExchange(t *testing.T) {
 		t.Fatalf("no certificate in %s", w.core.Ready.CAFile)
 	}
 	conn := tls.Client(raw, &tls.Config{RootCAs: roots, ServerName: harness.CoreAddr})
-	if err := errors.Join(conn.SetDeadline(time.Now().Add(10*time.Second)), conn.Handshake()); err != nil {
+	if err := errors.Join(conn.SetDeadline(time.Now().Add(patience)), conn.Handshake()); err != nil {
 		t.Fatal(err)
 	}
 	if s := conn.ConnectionState(); s.CurveID != tls.X25519MLKEM768 || s.Version != tls.VersionTLS13 {

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 )
@@ -81,7 +80,7 @@ func TestBastionPasswordLoginIsLimited(t *testing.T) {
 	}
 	w.audited(t, "type=login.limited", "the limit", func(e harness.Event) bool { return e.Outcome == "denied" && e.Actor.Source == harness.UserAddr })
 	// The console's way in is told how long to wait.
-	r := w.runIn(t, "user", "", nil, "curl", "-sS", "-i", "-m", "10", "--cacert", w.core.Ready.CAFile, "-H", "Content-Type: application/json",
+	r := w.runIn(t, "user", "", nil, "curl", "-sS", "-i", "-m", "50", "--cacert", w.core.Ready.CAFile, "-H", "Content-Type: application/json",
 		"-d", `{"username":"demo","password":"`+w.demo+`"}`, w.core.Ready.URL+"/api/v1/login")
 	if !strings.Contains(r.out, " 429 ") || !regexp.MustCompile(`(?mi)^retry-after: [1-9]`).MatchString(r.out) || !strings.Contains(r.out, "Too many failed logins. Wait and try again.") {
 		t.Errorf("the API: %v", r)
@@ -131,7 +130,7 @@ func TestChangedHostKeyBlocks(t *testing.T) {
 		t.Fatalf("%d keys wait to be accepted: %+v", pending, keys.Items)
 	}
 	w.audited(t, "type=hostkey.accepted", "the accepted key", func(e harness.Event) bool { return e.Outcome == "ok" && e.Actor.Name == "admin" })
-	until(t, 5*time.Second, "the accepted key is used", func() error {
+	until(t, patience, "the accepted key is used", func() error {
 		if r := w.ssh(t, "demo%root%db-a", "true"); r.code != 0 {
 			return &harness.Status{Code: r.code, Body: r.err}
 		}

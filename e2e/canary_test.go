@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 )
@@ -29,11 +28,11 @@ func TestCanaries(t *testing.T) {
 	// read -s does not echo; what is typed there must not be recorded.
 	typed := "typed-where-nobody-looks"
 	s.say(t, "printf 'pass''word: '; read -s x; echo; echo len=${#x}")
-	if err := s.proc.WaitOutput(t.Context(), 5*time.Second, "password: "); err != nil {
+	if err := s.proc.WaitOutput(t.Context(), patience, "password: "); err != nil {
 		t.Fatal(err)
 	}
 	s.say(t, typed)
-	if err := s.proc.WaitOutput(t.Context(), 5*time.Second, "len="+strconv.Itoa(len(typed))); err != nil {
+	if err := s.proc.WaitOutput(t.Context(), patience, "len="+strconv.Itoa(len(typed))); err != nil {
 		t.Fatal(err)
 	}
 	// Scan while everything runs, sshd's side included.
@@ -54,7 +53,7 @@ func TestCanaries(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(forward.Kill)
-	if err := forward.WaitOutput(t.Context(), 10*time.Second, "forwards to"); err != nil {
+	if err := forward.WaitOutput(t.Context(), patience, "forwards to"); err != nil {
 		t.Fatal(err)
 	}
 	// And what the scan of processes must find.
@@ -67,14 +66,14 @@ func TestCanaries(t *testing.T) {
 		bait.Process.Kill()
 		bait.Wait()
 	}()
-	until(t, 5*time.Second, "the scan of processes finds its control", func() error {
+	until(t, patience, "the scan of processes finds its control", func() error {
 		if len(inProcess(t, bait.Process.Pid, w.password)) == 0 {
 			return errors.New("it does not")
 		}
 		return nil
 	})
 	s.say(t, "exit")
-	s.ended(t, 10*time.Second)
+	s.ended(t, patience)
 
 	for name, secret := range canaries {
 		if strings.Contains(shown.err+shown.out, secret) {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 )
@@ -160,7 +159,7 @@ func TestCommandLineFetchesTransferredFiles(t *testing.T) {
 		Size                        int64 `json:"size_bytes"`
 	}
 	var recording string
-	until(t, 10*time.Second, "the copy is listed", func() error {
+	until(t, patience, "the copy is listed", func() error {
 		var list []struct{ ID string }
 		if err := json.Unmarshal([]byte(admin.must(t, "recordings", "--output", "json")), &list); err != nil || len(list) != 1 {
 			return fmt.Errorf("%v, %v", list, err)
@@ -211,7 +210,7 @@ func TestCommandLineForward(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.WaitOutput(t.Context(), 10*time.Second, "127.0.0.1:"+local+" forwards to "); err != nil {
+		if err := p.WaitOutput(t.Context(), patience, "127.0.0.1:"+local+" forwards to "); err != nil {
 			t.Fatal(err)
 		}
 		for range 3 {
@@ -219,7 +218,7 @@ func TestCommandLineForward(t *testing.T) {
 				t.Errorf("through the forward to %s: %v", target, err)
 			}
 		}
-		if err := p.Stop(5 * time.Second); err != nil {
+		if err := p.Stop(patience); err != nil {
 			t.Error(err)
 		}
 	}

@@ -133,14 +133,14 @@ func (w *world) furnish(t *testing.T) {
 	s.say(t, "echo 'SELECT count(*) FROM orders;'; ls --color=always -l /usr | head -20")
 	s.say(t, "for i in 1 2 3 4 5 6; do printf 'restarting worker %s ... ' $i; sleep 0.3; echo done; done")
 	s.say(t, "exit")
-	s.ended(t, 20*time.Second)
+	s.ended(t, patience)
 	if r := w.ssh(t, "demo%deploy%billing-02", "true"); r.code == 0 {
 		t.Fatalf("a host that is not there answers: %v", r)
 	}
 	w.askedFor(t)
 	live := w.shell(t, dbA)
 	live.say(t, "tail -n 3 /etc/passwd")
-	until(t, 20*time.Second, "recordings are complete", func() error {
+	until(t, patience, "recordings are complete", func() error {
 		done := 0
 		for _, r := range w.recordings(t) {
 			if r.Status == "complete" {
@@ -363,7 +363,7 @@ func TestConsoleJourney(t *testing.T) {
 	must(w.net.VPC("a", 101))
 	w.core, err = harness.StartCore(t.Context(), w.net, w.bin.Core, filepath.Join(w.dir, "core"), harness.CoreConfig{NS: "core", TOML: fmt.Sprintf(coreTOML, ""), Fresh: true})
 	must(err)
-	must(w.core.Proc.WaitOutput(t.Context(), 10*time.Second, "setup_code="))
+	must(w.core.Proc.WaitOutput(t.Context(), patience, "setup_code="))
 	printed := setupCode.FindStringSubmatch(w.core.Proc.Output())
 	if printed == nil {
 		t.Fatalf("core printed no set-up code: %s", w.core.Proc.Output())
@@ -383,7 +383,7 @@ func TestConsoleJourney(t *testing.T) {
 	must(w.people(t.Context()))
 	w.ext["a"], err = harness.StartEdge(t.Context(), w.net, w.bin.Extender, filepath.Join(w.dir, "ext-a"), harness.EdgeConfig{NS: "ext-a", URL: w.core.Ready.URL, Token: token})
 	must(err)
-	_, err = w.core.Admin.Online(t.Context(), 20*time.Second, "vpc-a", w.ext["a"].Proc)
+	_, err = w.core.Admin.Online(t.Context(), patience, "vpc-a", w.ext["a"].Proc)
 	must(err)
 	must(w.hosts(t.Context(), "a"))
 	cfg["host"], cfg["role"] = harness.HostAddr, w.role

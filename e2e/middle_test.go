@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 )
@@ -71,7 +70,7 @@ func TestLoadBalancers(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Kill()
-			until(t, 10*time.Second, "the load balancer listens", func() error {
+			until(t, patience, "the load balancer listens", func() error {
 				c, err := w.net.Dial(t.Context(), "middle", "tcp", harness.MiddleAddr+":443")
 				if err != nil {
 					return &harness.Status{Body: err.Error() + "\n" + p.Output()}
@@ -85,7 +84,7 @@ func TestLoadBalancers(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer tcpdump.Kill()
-			if err := tcpdump.WaitOutput(t.Context(), 5*time.Second, "listening on"); err != nil {
+			if err := tcpdump.WaitOutput(t.Context(), patience, "listening on"); err != nil {
 				t.Fatal(err)
 			}
 
@@ -97,7 +96,7 @@ func TestLoadBalancers(t *testing.T) {
 			if err := w.extender(t.Context(), "a", options{edge: "https://" + harness.MiddleAddr}); err != nil {
 				t.Fatal(err)
 			}
-			edge, err := w.core.Admin.Online(t.Context(), 20*time.Second, "vpc-a", w.ext["a"].Proc)
+			edge, err := w.core.Admin.Online(t.Context(), patience, "vpc-a", w.ext["a"].Proc)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 )
@@ -22,7 +21,7 @@ func TestOpenAPI(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	s := w.shell(t, dbA)
 	s.say(t, "echo seen; exit")
-	s.ended(t, 10*time.Second)
+	s.ended(t, patience)
 	admin := w.core.Admin
 	spec, err := admin.Hold(t.Context())
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 )
@@ -47,7 +46,7 @@ func TestCoreOnPostgreSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.say(t, "echo alive-with''out-database")
-	if err := s.proc.WaitOutput(t.Context(), 5*time.Second, "alive-without-database"); err != nil {
+	if err := s.proc.WaitOutput(t.Context(), patience, "alive-without-database"); err != nil {
 		t.Fatal(err)
 	}
 	if r := w.ssh(t, dbA, "true"); r.code == 0 {
@@ -56,18 +55,18 @@ func TestCoreOnPostgreSQL(t *testing.T) {
 	if err := pg.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 20*time.Second, "new sessions work again", func() error {
+	until(t, patience, "new sessions work again", func() error {
 		if r := w.ssh(t, dbA, "true"); r.code != 0 {
 			return fmt.Errorf("%v", r)
 		}
 		return nil
 	})
 	s.say(t, "echo one-session; exit")
-	if shown := s.ended(t, 10*time.Second); !strings.Contains(shown, "one-session") {
+	if shown := s.ended(t, patience); !strings.Contains(shown, "one-session") {
 		t.Errorf("the session did not outlive the database: %q", shown)
 	}
 	// The recording of that session is whole: nothing was lost meanwhile.
-	until(t, 15*time.Second, "the recording is complete and has it all", func() error {
+	until(t, patience, "the recording is complete and has it all", func() error {
 		for _, r := range w.recordings(t) {
 			if text := w.cast(t, r.ID); r.Status == "complete" && strings.Contains(text, "alive-without-database") && strings.Contains(text, "one-session") {
 				return nil

@@ -125,7 +125,7 @@ func (w *world) restartWithResolver(t *testing.T, v, server string) error {
 	if err := w.ext[v].Start(); err != nil {
 		return err
 	}
-	_, err := w.core.Admin.Online(t.Context(), 20*time.Second, "vpc-"+v, w.ext[v].Proc)
+	_, err := w.core.Admin.Online(t.Context(), patience, "vpc-"+v, w.ext[v].Proc)
 	return err
 }
 

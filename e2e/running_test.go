@@ -54,7 +54,7 @@ func TestExtenderWithoutRootTellsTheTruth(t *testing.T) {
 	for range sessions {
 		w.shell(t, dbA)
 	}
-	until(t, 30*time.Second, "status and kernel agree", func() error {
+	until(t, patience, "status and kernel agree", func() error {
 		list, err := w.core.Admin.Edges(t.Context(), "vpc-a")
 		if err != nil {
 			return err
@@ -89,7 +89,7 @@ func TestMetricsMove(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	scrape := func() (string, map[string]float64) {
 		t.Helper()
-		r := w.runIn(t, "core", "", nil, "curl", "-sS", "-m", "10", "http://127.0.0.1:9464/metrics")
+		r := w.runIn(t, "core", "", nil, "curl", "-sS", "-m", "50", "http://127.0.0.1:9464/metrics")
 		if r.code != 0 {
 			t.Fatal(r)
 		}
@@ -175,7 +175,7 @@ func TestSessionPort(t *testing.T) {
 		t.Errorf("session at %s, core listens on %v", s.Address, during)
 	}
 	get := func(from string) result {
-		return w.runIn(t, "user", "", nil, "curl", "-sS", "-m", "10", "--interface", from, "http://"+s.Address+"/")
+		return w.runIn(t, "user", "", nil, "curl", "-sS", "-m", "50", "--interface", from, "http://"+s.Address+"/")
 	}
 	if r := get(harness.UserAddr); r.code != 0 || r.out != "hello from inside" {
 		t.Errorf("the client itself: %v", r)
@@ -189,7 +189,7 @@ func TestSessionPort(t *testing.T) {
 	if err := demo.Delete(t.Context(), "/port-sessions/"+s.ID); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 2*time.Second, "the port closes", func() error {
+	until(t, patience, "the port closes", func() error {
 		if after := open(); len(after) > 0 {
 			return fmt.Errorf("core listens on %v", after)
 		}

@@ -147,7 +147,7 @@ func TestLocalForward(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Kill()
-	until(t, 10*time.Second, "an answer through -L", func() error {
+	until(t, patience, "an answer through -L", func() error {
 		return askEcho(t.Context(), w.net, "user", "127.0.0.1:17777")
 	})
 }
@@ -173,7 +173,7 @@ func askEcho(ctx context.Context, n *harness.Net, ns, addr string) error {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(c, "word"); err != nil {
 		return err
 	}
@@ -212,7 +212,7 @@ func TestSOCKS(t *testing.T) {
 			t.Fatal(err)
 		}
 		curl := func(password, url string) result {
-			return w.runIn(t, "user", "", nil, "curl", "-sS", "-m", "20", "--socks5-hostname", harness.CoreAddr+":1080",
+			return w.runIn(t, "user", "", nil, "curl", "-sS", "-m", "50", "--socks5-hostname", harness.CoreAddr+":1080",
 				"--proxy-user", "demo:"+password, url)
 		}
 		if r := curl(w.demo, "http://web-a:8080/"); r.code != 0 || r.out != "hello from inside" {
@@ -236,7 +236,7 @@ func serveHello(l net.Listener) {
 		}
 		go func() {
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(5 * time.Second))
+			c.SetDeadline(time.Now().Add(patience))
 			c.Read(make([]byte, 4096))
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 17\r\nConnection: close\r\n\r\nhello from inside")
 		}()

@@ -43,7 +43,7 @@ func (w *webWorld) carrierWith(t *testing.T, name, image string, warm int, more 
 	}
 	t.Cleanup(func() {
 		// Told to stop it takes what it had parked along.
-		if err := c.Proc.Stop(30 * time.Second); err != nil {
+		if err := c.Proc.Stop(2 * patience); err != nil {
 			t.Error(err)
 		}
 		if is, err := w.core.Admin.WebEdge(context.Background(), name); err != nil {

@@ -73,7 +73,7 @@ func makeProxies(ctx context.Context, t testing.TB) (*webWorld, error) {
 	if w.user, err = w.as(ctx, "demo", w.demo); err != nil {
 		return w, err
 	}
-	_, err = w.core.Admin.WebReady(ctx, 20*time.Second, w.proxy, harness.HasRoom(0))
+	_, err = w.core.Admin.WebReady(ctx, patience, w.proxy, harness.HasRoom(0))
 	return w, err
 }
 
@@ -131,7 +131,7 @@ func (w *webWorld) serve(t testing.TB, target string) *apiUse {
 // get returns status and body.
 func (u *apiUse) get(t testing.TB, to string) (int, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, to, nil)
 	if err != nil {
@@ -390,7 +390,7 @@ func TestProxyStreams(t *testing.T) {
 		}
 	}), nil)
 	u := w.serve(t, target)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at+"/events", nil)
 	if err != nil {
@@ -544,7 +544,7 @@ func TestProxyCommandLine(t *testing.T) {
 		t.Fatalf("%v: %s", err, errs.String())
 	}
 	curl := func(args ...string) result {
-		return w.runIn(t, "user", "", nil, "curl", append([]string{"-sS", "-m", "20", "--cacert", raw["ca_file"]}, args...)...)
+		return w.runIn(t, "user", "", nil, "curl", append([]string{"-sS", "-m", "50", "--cacert", raw["ca_file"]}, args...)...)
 	}
 	r := curl("--proxy", raw["proxy"], "-w", "%{http_code}", s.origin+"/")
 	if r.code != 0 || !strings.HasSuffix(r.out, "200") || strings.Contains(r.out, token) {
@@ -589,7 +589,7 @@ func TestProxyCommandLine(t *testing.T) {
 	}
 	var session harness.WebSession
 	if err := w.user.Do(t.Context(), http.MethodGet, "/web-sessions/"+raw["session"], nil, &session); err == nil {
-		until(t, 10*time.Second, "the requests are on record", func() error {
+		until(t, patience, "the requests are on record", func() error {
 			events, err := w.core.Admin.Timeline(t.Context(), session.RecordingID)
 			if err != nil {
 				return err
@@ -615,7 +615,7 @@ func TestProxyCommandLine(t *testing.T) {
 		if err == nil || !strings.Contains(errs.String(), "session has ended") {
 			t.Errorf("it ends with %v: %s", err, errs.String())
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		cancel()
 		t.Error("it goes on without its session")
 	}

@@ -55,7 +55,7 @@ func TestProxyChain(t *testing.T) {
 	fetch := func(path string) []byte {
 		t.Helper()
 		file := filepath.Join(dir, filepath.Base(path))
-		if r := w.runIn(t, "user", "", nil, "curl", "-sSf", "-m", "20", "-o", file, "http://"+harness.CoreAddr+path); r.code != 0 {
+		if r := w.runIn(t, "user", "", nil, "curl", "-sSf", "-m", "50", "-o", file, "http://"+harness.CoreAddr+path); r.code != 0 {
 			t.Fatalf("%s: %v", path, r)
 		}
 		b, err := os.ReadFile(file)
@@ -118,7 +118,7 @@ func TestProxyChain(t *testing.T) {
 	}
 	t.Cleanup(func() { set() })
 	set("10.10.0.0/16", siteAddr+"/32")
-	until(t, 10*time.Second, "the issuing certificate is constrained", func() error {
+	until(t, patience, "the issuing certificate is constrained", func() error {
 		shown = chain()
 		certs = certificates(t, []byte(shown))
 		if len(certs) < 2 {
@@ -152,7 +152,7 @@ func TestProxyChain(t *testing.T) {
 // counter is a metric of the webproxy.
 func (w *webWorld) counter(t *testing.T, name string) float64 {
 	t.Helper()
-	r := w.runIn(t, "webproxy", "", nil, "curl", "-sSf", "-m", "10", "http://127.0.0.1:9472/metrics")
+	r := w.runIn(t, "webproxy", "", nil, "curl", "-sSf", "-m", "50", "http://127.0.0.1:9472/metrics")
 	m := regexp.MustCompile(`(?m)^caponier_webproxy_` + name + `_total (\S+)$`).FindStringSubmatch(r.out)
 	if m == nil {
 		t.Fatalf("no metric %s: %v", name, r.err)
@@ -204,7 +204,7 @@ func TestProxyBadServers(t *testing.T) {
 			if c.name != "the same where that is permitted" {
 				return
 			}
-			until(t, 10*time.Second, "the log says that it is not known", func() error {
+			until(t, patience, "the log says that it is not known", func() error {
 				events, err := w.core.Admin.Timeline(t.Context(), u.RecordingID)
 				if err != nil {
 					return err
@@ -275,7 +275,7 @@ http {
 	must(err)
 	t.Cleanup(nginx.Kill)
 	at := fmt.Sprintf("https://%s:%d", harness.HostAddr, port)
-	until(t, 10*time.Second, "nginx listens", func() error {
+	until(t, patience, "nginx listens", func() error {
 		c, err := w.net.Dial(t.Context(), "host-a", "tcp", strings.TrimPrefix(at, "https://"))
 		if err == nil {
 			c.Close()

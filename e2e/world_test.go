@@ -165,7 +165,7 @@ func makeWorld(ctx context.Context, t testing.TB, o options) (*world, error) {
 		}
 	}
 	for _, v := range o.vpcs {
-		if _, err := w.core.Admin.Online(ctx, 20*time.Second, "vpc-"+v, w.ext[v].Proc); err != nil {
+		if _, err := w.core.Admin.Online(ctx, patience, "vpc-"+v, w.ext[v].Proc); err != nil {
 			return w, err
 		}
 	}

@@ -33,7 +33,7 @@ func NewAPI(url, caFile string, dial func(ctx context.Context, network, addr str
 		return nil, fmt.Errorf("%s holds no certificate", caFile)
 	}
 	return &API{URL: url, http: &http.Client{
-		Timeout:   30 * time.Second,
+		Timeout:   2 * time.Minute,
 		Transport: &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: roots}},
 	}}, nil
 }

@@ -110,7 +110,7 @@ func endContainers(run string) error {
 			unix.Kill(p.PID, unix.SIGKILL) // a container's first process takes the others along
 		}
 	}
-	return Until(context.Background(), 15*time.Second, "left containers end", func() error {
+	return Until(context.Background(), time.Minute, "left containers end", func() error {
 		for _, p := range all {
 			if p.Lives() {
 				return fmt.Errorf("process %d lives", p.PID)
@@ -155,7 +155,7 @@ func (d *Docker) Start(ctx context.Context, more ...string) error {
 	if d.proc, err = Start("dockerd", d.root, cmd, d.keep); err != nil {
 		return err
 	}
-	return Until(ctx, 60*time.Second, "dockerd answers", func() error {
+	return Until(ctx, 2*time.Minute, "dockerd answers", func() error {
 		select {
 		case <-d.proc.Exited():
 			return fmt.Errorf("%w: %s", ErrGone, tail(d.proc.Output(), 2000))
@@ -173,7 +173,7 @@ func (d *Docker) Proc() *Proc { return d.proc }
 func (d *Docker) Root() string { return d.root }
 
 // Stop ends the daemon and with it the containers.
-func (d *Docker) Stop() error { return d.proc.Stop(30 * time.Second) }
+func (d *Docker) Stop() error { return d.proc.Stop(90 * time.Second) }
 
 // Docker runs a command of docker(1) and returns what it prints.
 func (d *Docker) Docker(ctx context.Context, args ...string) (string, error) {
@@ -203,7 +203,7 @@ func (d *Docker) Containers(ctx context.Context) ([]string, error) {
 // RemoveAll removes every container; one that somebody else is removing takes
 // its time.
 func (d *Docker) RemoveAll(ctx context.Context) error {
-	return Until(ctx, 30*time.Second, "every container is removed", func() error {
+	return Until(ctx, time.Minute, "every container is removed", func() error {
 		ids, err := d.Containers(ctx)
 		if err != nil || len(ids) == 0 {
 			return err

@@ -60,7 +60,7 @@ func StartICAP(ctx context.Context, n *Net, ns, addr, dir string, virus []byte) 
 		return nil, err
 	}
 	s := &ICAP{Proc: p, URL: "icap://" + addr + "/avscan"}
-	return s, Until(ctx, 20*time.Second, "c-icap answers", func() error {
+	return s, Until(ctx, time.Minute, "c-icap answers", func() error {
 		select {
 		case <-p.Exited():
 			return fmt.Errorf("%w: %s", ErrGone, tail(p.Output(), 2000))
@@ -77,7 +77,7 @@ func StartICAP(ctx context.Context, n *Net, ns, addr, dir string, virus []byte) 
 
 // icapOptions asks for the service's options (RFC 3507 §4.10).
 func icapOptions(c net.Conn, addr string) error {
-	if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintf(c, "OPTIONS icap://%s/avscan ICAP/1.0\r\nHost: %s\r\n\r\n", addr, addr); err != nil {

@@ -97,13 +97,13 @@ func TestScreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if err := s.Shows(t.Context(), 5*time.Second, "green", color.RGBA{0, 255, 0, 255}); err != nil {
+	if err := s.Shows(t.Context(), time.Minute, "green", color.RGBA{0, 255, 0, 255}); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.Picture().Bounds(); got != image.Rect(0, 0, 50, 20) {
 		t.Errorf("size %v", got)
 	}
-	if err := s.Wait(t.Context(), 5*time.Second, "text", func(*image.RGBA) error {
+	if err := s.Wait(t.Context(), time.Minute, "text", func(*image.RGBA) error {
 		if got := s.Copied(); len(got) != 1 || got[0] != "hü" {
 			return &Status{Body: strings.Join(got, ",")}
 		}
@@ -123,7 +123,7 @@ func TestScreen(t *testing.T) {
 	if got := <-keys; got != "\x06\x00\x00\x00\x00\x00\x00\x03xy\xfc" {
 		t.Errorf("paste % x", got)
 	}
-	why, err := s.Ended(t.Context(), 5*time.Second)
+	why, err := s.Ended(t.Context(), time.Minute)
 	if err != nil || why.Code != 4000 || why.Reason != "the end" {
 		t.Errorf("ended %v %v", why, err)
 	}

@@ -191,13 +191,13 @@ exec "$2" -D -e -f "$1/sshd_config"`
 	if err != nil {
 		return err
 	}
-	return Until(ctx, 10*time.Second, "sshd "+s.cfg.Name+" answers", func() error {
+	return Until(ctx, time.Minute, "sshd "+s.cfg.Name+" answers", func() error {
 		select {
 		case <-s.Proc.Exited():
 			return fmt.Errorf("%w: %s", ErrGone, tail(s.Proc.Output(), 1000))
 		default:
 		}
-		dctx, cancel := context.WithTimeout(ctx, time.Second)
+		dctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		c, err := s.net.Dial(dctx, s.cfg.NS, "tcp", s.Address)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,10 @@ func (s *shelf) Erase(_ context.Context, _ *db.Tx, id, pseudonym string) error {
 	}
 	return s.fail
 }
+
+// named finds her name as a whole word: IDs are drawn at random, and any four
+// letters come up inside one some day.
+var named = regexp.MustCompile(`\bjanes?\b`)
 
 func TestExportAndErase(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
@@ -85,14 +90,14 @@ func TestExportAndErase(t *testing.T) {
 			t.Fatal(err)
 		}
 		u, err := r.Get(t.Context(), jane.ID)
-		if err != nil || strings.Contains(u.Name, "jane") || u.Email != "" || u.DisplayName != "" || u.ErasedAt.IsZero() || !u.Disabled || u.TOTP || u.Password {
+		if err != nil || named.MatchString(u.Name) || u.Email != "" || u.DisplayName != "" || u.ErasedAt.IsZero() || !u.Disabled || u.TOTP || u.Password {
 			t.Errorf("after erasure: %+v, %v", u, err)
 		}
 		again, err := r.Export(t.Context(), tester, jane.ID, []Holder{holder})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if text, err = json.Marshal(again); err != nil || strings.Contains(string(text), "jane") || strings.Contains(string(text), office.String()) {
+		if text, err = json.Marshal(again); err != nil || named.Match(text) || strings.Contains(string(text), office.String()) {
 			t.Errorf("export after erasure still knows her: %s, %v", text, err)
 		}
 		report, err := r.log.Verify(t.Context(), nil, "")
@@ -129,7 +134,7 @@ func TestEraseYourself(t *testing.T) {
 	}
 	for _, e := range r.events() {
 		text, err := json.Marshal(e)
-		if err != nil || strings.Contains(string(text), "jane") {
+		if err != nil || named.Match(text) {
 			t.Errorf("event still names her: %s, %v", text, err)
 		}
 	}

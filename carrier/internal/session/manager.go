@@ -292,6 +292,9 @@ func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.Carrie
 		}
 		close(made)
 		if err != nil {
+			if errors.Is(err, errStopping) {
+				return fail(wire.CodeDraining, "The browser host is shutting down.")
+			}
 			m.failed.Add(1)
 			m.log.Warn("open session", telemetry.KeySession, spec.ID, telemetry.KeyErr, err)
 			if p, ok := errors.AsType[*browser.Problem](err); ok {

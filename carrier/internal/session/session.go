@@ -93,13 +93,22 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 		l.proxy.Close()
 		return nil, err
 	}
-	m.mu.Lock()
-	m.lives[l.id] = l // before anything can end it
-	m.mu.Unlock()
-	l.apply(spec)
 	if spec.Policy.Sound && !adopted {
 		l.awaitSound()
 	}
+	m.mu.Lock()
+	stopping := m.stopping
+	if !adopted && (stopping || m.ctx.Err() != nil) { // nobody would give it back
+		m.mu.Unlock()
+		l.cancel()
+		screen.Close()
+		l.proxy.Close()
+		return nil, errStopping
+	}
+	m.lives[l.id] = l // before anything can end it
+	l.wg.Add(1)       // what ends it waits until it has begun
+	m.mu.Unlock()
+	l.apply(spec)
 	sl.Door.Claim(spec.StartURL, l.proxy)
 
 	rctx, stop := context.WithCancel(context.WithoutCancel(m.ctx))
@@ -122,8 +131,15 @@ func (m *Manager) begin(spec wire.CarrierSession, sl *slot.Slot, started time.Ti
 			l.log.Warn("raise", telemetry.KeyErr, err)
 		}
 	})
+	l.wg.Done()
+	if stopping { // after the others were left
+		l.leave()
+	}
 	return l, nil
 }
+
+// errStopping: the process ends, and begins no session any more.
+var errStopping = errors.New("the carrier stops")
 
 func screenPolicy(s wire.CarrierSession) display.Policy {
 	p := s.Policy
@@ -158,13 +174,10 @@ func (l *live) update(spec wire.CarrierSession) error {
 	spec.Engine = old.Engine // it runs
 	l.spec = spec
 	l.mu.Unlock()
-	if !audible(spec) { // whatever fails below
-		l.setHearing(false)
-	}
+	l.apply(spec) // whatever fails below: a lock holds
 	if err := l.slot.Set(settings(spec)); err != nil {
 		return err
 	}
-	l.apply(spec)
 	if old.Proxy != spec.Proxy {
 		// New connections go to the new webproxy; the old one's end by themselves.
 		next := egress.NewProxy(egress.ProxyConfig{Session: spec.ID, Address: spec.Proxy, Credentials: l.m.c.Credentials})
@@ -187,7 +200,7 @@ func (l *live) apply(spec wire.CarrierSession) {
 	if err := l.screen.SetPolicy(screenPolicy(spec)); err != nil {
 		l.log.Error("policy of the screen", telemetry.KeyErr, err)
 	}
-	l.setHearing(audible(spec))
+	l.setHearing()
 	if spec.Locked {
 		text := spec.LockText
 		if text == "" {

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"caponier/shared/telemetry"
 	"caponier/shared/wire"
 )
@@ -18,6 +20,9 @@ const (
 	soundStart = 5 * time.Second
 	// soundTime bounds one block's way to core.
 	soundTime = 10 * time.Second
+	// soundPace is how many blocks a second are looked at: ten times those that
+	// are played in one, for what was held up on the way.
+	soundPace = 500
 )
 
 // audible reports whether anybody may listen to a session.
@@ -32,11 +37,12 @@ func (l *live) awaitSound() {
 	}
 }
 
-// setHearing says whether anybody may listen; who does and may not any more
-// hears nothing from now on.
-func (l *live) setHearing(on bool) {
+// setHearing has the session be heard or not, as its spec says; who listens and
+// may not any more hears nothing from now on.
+func (l *live) setHearing() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	on := audible(l.spec)
 	if on == (l.hearing != nil) {
 		return
 	}
@@ -68,48 +74,57 @@ func (l *live) listen(ctx context.Context, s stream) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(hearing, stop)()
-	from, err := l.slot.DialSound(ctx)
-	if err == nil {
-		err = carrySound(ctx, s, from)
-	}
-	if err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
+	if err := carrySound(ctx, s, l.slot.DialSound); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
 		l.log.Debug("sound", telemetry.KeyErr, err)
 	}
 }
 
-// carrySound sends blocks as they come, and none while wire.SoundAhead of them
-// were not heard of: what cannot be heard in time is not sent at all. It returns
-// when ctx or either side ends; from is closed then.
-func carrySound(ctx context.Context, to, from net.Conn) error {
-	end := func() {
-		from.Close()
-		_ = to.SetDeadline(time.Unix(1, 0))
-	}
-	defer context.AfterFunc(ctx, end)()
-	var heard atomic.Int64
+// carrySound sends the blocks of dial's connection as they come, and none while
+// wire.SoundAhead of them were not heard of: what cannot be heard in time is not
+// sent at all. It returns when ctx or either side ends, also before dial did.
+func carrySound(ctx context.Context, to net.Conn, dial func(context.Context) (net.Conn, error)) error {
+	ctx, stop := context.WithCancel(ctx)
+	var ahead atomic.Int64
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
-		defer from.Close()
+		defer stop()
 		buf := make([]byte, 64)
 		for {
 			n, err := to.Read(buf)
-			heard.Add(int64(n))
+			for done := false; !done; { // more than he got buys nothing
+				a := ahead.Load()
+				done = ahead.CompareAndSwap(a, max(0, a-int64(n)))
+			}
 			if err != nil {
 				return
 			}
 		}
 	}()
+	end := func() { _ = to.SetDeadline(time.Unix(1, 0)) }
 	defer func() {
+		stop()
 		end()
 		<-left
 	}()
+	defer context.AfterFunc(ctx, end)()
+	from, err := dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	defer context.AfterFunc(ctx, func() { from.Close() })()
+	// The container may send what it likes, sound comes no faster than this.
+	pace := rate.NewLimiter(soundPace, soundPace)
 	block := make([]byte, wire.SoundBlock)
-	for sent := int64(0); ; {
+	for {
 		if _, err := io.ReadFull(from, block); err != nil {
 			return err
 		}
-		if sent-heard.Load() >= wire.SoundAhead {
+		if err := pace.Wait(ctx); err != nil {
+			return err
+		}
+		if ahead.Load() >= wire.SoundAhead {
 			continue
 		}
 		if err := to.SetWriteDeadline(time.Now().Add(soundTime)); err != nil {
@@ -118,9 +133,9 @@ func carrySound(ctx context.Context, to, from net.Conn) error {
 		if ctx.Err() != nil { // its deadline was replaced by this one
 			return ctx.Err()
 		}
+		ahead.Add(1) // before he can say so
 		if _, err := to.Write(block); err != nil {
 			return err
 		}
-		sent++
 	}
 }

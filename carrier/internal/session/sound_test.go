@@ -2,6 +2,8 @@ package session
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,12 +11,17 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"caponier/carrier/internal/browser"
+	"caponier/carrier/internal/slot"
 	"caponier/e2e/harness"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
@@ -57,7 +64,7 @@ func carried(ctx context.Context) (player, listener net.Conn, ended chan error) 
 	to, listener := net.Pipe()
 	ended = make(chan error, 1)
 	go func() {
-		err := carrySound(ctx, to, from)
+		err := carrySound(ctx, to, func(context.Context) (net.Conn, error) { return from, nil })
 		to.Close()
 		ended <- err
 	}()
@@ -166,6 +173,169 @@ func TestSoundEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who says that he heard more than he got has nothing of it: he does not read,
+// and what is on the way to him stays half a second.
+func TestSoundIsNotHeardAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, listener := net.Pipe()
+		player, from := net.Pipe()
+		sent := &kept{Conn: to}
+		ended := make(chan error, 1)
+		go func() {
+			ended <- carrySound(t.Context(), sent, func(context.Context) (net.Conn, error) { return from, nil })
+		}()
+		if _, err := listener.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for i := range 100 {
+			if _, err := player.Write(numbered(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if n := sent.blocks.Load(); n != wire.SoundAhead {
+			t.Errorf("%d blocks were sent, want %d", n, wire.SoundAhead)
+		}
+		listener.Close()
+		<-ended
+		player.Close()
+		to.Close()
+	})
+}
+
+// kept takes all that is written and counts it.
+type kept struct {
+	net.Conn
+	blocks atomic.Int64
+}
+
+func (k *kept) Write(b []byte) (int, error) {
+	k.blocks.Add(1)
+	return len(b), nil
+}
+
+// A container that sends sound faster than it is played is made to wait.
+func TestSoundFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		player, listener, ended := carried(t.Context())
+		began := time.Now()
+		for i := range 10 * soundPace {
+			if _, err := player.Write(numbered(i)); err != nil {
+				t.Fatal(err)
+			}
+			if i < wire.SoundAhead { // nobody reads what comes after these
+				if _, err := io.ReadFull(listener, make([]byte, wire.SoundBlock)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if took := time.Since(began); took < 8*time.Second {
+			t.Errorf("what is played in %s was taken in %s", 10*soundPace*20*time.Millisecond, took)
+		}
+		player.Close()
+		<-ended
+		listener.Close()
+	})
+}
+
+// Who leaves before there is sound to be had, from a container that never gives
+// any, is waited for by nobody.
+func TestSoundBeforeItIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to, listener := net.Pipe()
+		ended := make(chan error, 1)
+		go func() {
+			ended <- carrySound(t.Context(), to, func(ctx context.Context) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			})
+		}()
+		synctest.Wait()
+		listener.Close()
+		synctest.Wait()
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Error("it ended without a reason")
+			}
+		default:
+			t.Fatal("it waits for a container, for nobody")
+		}
+		to.Close()
+	})
+}
+
+// inert is an engine whose containers do nothing, and run.
+type inert struct{ Engine }
+
+func (inert) Start(context.Context, browser.Spec) (string, error) { return "inert", nil }
+func (inert) Raise(context.Context, string) error                 { return nil }
+func (inert) Remove(context.Context, string) error                { return nil }
+func (inert) List(context.Context) ([]browser.Container, error)   { return nil, nil }
+func (inert) Logs(context.Context, string) string                 { return "" }
+func (inert) Check(context.Context, string) error                 { return nil }
+func (inert) Ended(ctx context.Context, _ string) error           { <-ctx.Done(); return ctx.Err() }
+func (inert) Starved(ctx context.Context, _ time.Time, _ func(string)) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A carrier that stops while a session waits for its sound server does not begin
+// it any more.
+func TestStopWhileSoundIsAwaited(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "capc") // sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	c := newCore()
+	m, err := New(Config{Engine: inert{}, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), Warm: map[string]int{wire.Firefox: 0}, Max: 1,
+		Connected: c.up, Post: c.post, Ended: c.endedBy, Log: slogger(t),
+		Credentials: func() (tls.Certificate, *x509.CertPool, error) { return tls.Certificate{}, nil, errors.New("none") },
+		Authority:   func(context.Context) (wire.WebAuthority, error) { return wire.WebAuthority{}, errors.New("none") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- m.Run(ctx) }()
+	sc := m.slotConfig(newRoot(t), wire.Firefox, slot.Needs{})
+	sc.Named = func(name string) { // it belongs to somebody
+		m.pool.mu.Lock()
+		defer m.pool.mu.Unlock()
+		m.pool.making[name] = true
+	}
+	sl, err := slot.Start(ctx, sc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := wire.CarrierSession{ID: "con_loud", Revision: 1, StartURL: "http://target.test/", LeaseS: 60, Recorded: true, Policy: wire.BrowserPolicy{Sound: true}}
+	began := make(chan error, 1)
+	go func() {
+		_, err := m.begin(spec, sl, time.Now(), false)
+		began <- err
+	}()
+	socket := filepath.Join(dir, "run", sl.Name, "sound.sock")
+	if err := harness.Until(t.Context(), patience, "the socket of the sound server", func() error {
+		_, err := os.Stat(socket)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-began; err != nil && !errors.Is(err, errStopping) { // nil: the test was slow
+		t.Errorf("begin: %v", err)
+	}
+	if err := <-ran; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if m.find(spec.ID) != nil {
+		t.Error("the session has begun")
+	}
+	sl.Leave()
 }
 
 // tonePage plays a tone as soon as somebody clicks on it.

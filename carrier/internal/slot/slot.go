@@ -83,6 +83,7 @@ type Slot struct {
 
 	mu    sync.Mutex
 	sound *waiting // guarded by mu; nil: no sound
+	given bool     // guarded by mu; its sockets were given back
 }
 
 // Screen is what a parked browser's screen measures when nobody asked for a size yet.
@@ -236,6 +237,8 @@ func (s *Slot) setSound(on bool) error {
 	defer s.mu.Unlock()
 	path := filepath.Join(s.dir, "sound.sock")
 	switch {
+	case on && s.given:
+		return net.ErrClosed
 	case on && s.sound == nil:
 		w, err := wait(path)
 		if err != nil {
@@ -330,11 +333,15 @@ func (s *Slot) Leave() { s.once.Do(s.release) }
 func (s *Slot) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.given {
+		return
+	}
 	for _, w := range []*waiting{s.screen, s.x11, s.files, s.sound} {
 		if w != nil {
 			w.close()
 		}
 	}
+	s.sound, s.given = nil, true
 	if s.Door != nil {
 		s.Door.Close()
 	}

@@ -101,3 +101,29 @@ func TestSoundOfFormerCarrier(t *testing.T) {
 		t.Errorf("the dead socket is still there: %v", err)
 	}
 }
+
+// A change that comes while the slot is given back does no harm: it opens
+// nothing, and what was switched off is not there for the next process.
+func TestSoundOfSlotGivenBack(t *testing.T) {
+	s, _ := chromium(t, false)
+	path := filepath.Join(s.dir, "sound.sock")
+	if err := s.setSound(true); err != nil {
+		t.Fatal(err)
+	}
+	s.Leave()
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the next process's sound is gone: %v", err)
+	}
+	if _, err := s.DialSound(t.Context()); err == nil {
+		t.Error("a slot that was given back is heard")
+	}
+	if err := s.setSound(true); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("switched on: %v", err)
+	}
+	if err := s.setSound(false); err != nil {
+		t.Errorf("switched off: %v", err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}

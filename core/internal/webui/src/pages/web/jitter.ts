@@ -16,16 +16,15 @@ export class Jitter {
   // push takes samples of 16 bits, little endian, left and right in turn.
   push(data: ArrayBuffer): void {
     const view = new DataView(data);
-    const frames = Math.floor(data.byteLength / 4);
-    for (let i = 0; i < frames; i++) {
-      const at = 2 * ((this.first + this.count) % most);
+    const all = Math.floor(data.byteLength / 4);
+    const frames = Math.min(all, ahead);
+    // Too late: what is newest is played next.
+    if (this.count + frames >= most) this.skip(this.count + frames - ahead);
+    for (let i = all - frames; i < all; i++) {
+      const at = 2 * ((this.first + this.count++) % most);
       this.held[at] = view.getInt16(4 * i, true) / 32_768;
       this.held[at + 1] = view.getInt16(4 * i + 2, true) / 32_768;
-      if (this.count < most) this.count++;
-      else this.skip(1);
     }
-    // Too late: what is newest is played next.
-    if (this.count === most) this.skip(this.count - ahead);
   }
 
   // pull fills left and right and returns how many frames of them were there.

@@ -28,6 +28,7 @@ export class Sound {
   }
 
   close(): void {
+    if (this.done) return; // it was refused
     this.done = true;
     clearTimeout(this.timer);
     this.socket?.close();
@@ -52,7 +53,9 @@ export class Sound {
     this.socket = ws;
     ws.onmessage = (e: MessageEvent<ArrayBuffer>) => {
       this.attempt = 0;
-      this.node?.port.postMessage(e.data, [e.data]);
+      // A player that was stopped (the machine sleeps, another app has its sound)
+      // takes nothing: it would all wait there, and be late.
+      if (this.context.state === "running") this.node?.port.postMessage(e.data, [e.data]);
       ws.send(new Uint8Array(1)); // heard: the next may come
     };
     ws.onclose = (e) => {

@@ -7,29 +7,31 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"caponier/shared/wire"
 )
 
 // stopsAfter sends without pause, ends the session in the middle, and says how
-// long after that the last bytes came and what the sender was told.
+// long after that the last bytes came to the receiver's kernel, whenever they
+// were read, and what the sender was told.
 func stopsAfter(t *testing.T, from, to net.Conn, end func()) (last time.Duration, err error) {
 	t.Helper()
 	var ended time.Time
-	lastByte := make(chan time.Time, 1)
+	read := make(chan struct{})
 	started := make(chan struct{})
 	go func() {
-		var at time.Time
+		defer close(read)
 		buf := make([]byte, 64<<10)
 		for n := 0; ; n++ {
 			if _, err := to.Read(buf); err != nil {
-				lastByte <- at
 				return
 			}
-			at = time.Now()
 			if n == 20 {
 				close(started)
 			}
@@ -54,7 +56,27 @@ func stopsAfter(t *testing.T, from, to net.Conn, end func()) (last time.Duration
 		t.Fatal("the sender never noticed")
 	}
 	_ = to.SetReadDeadline(time.Now())
-	return (<-lastByte).Sub(ended), err
+	<-read
+	return arrived(t, to).Sub(ended), err
+}
+
+// arrived is when the last bytes came, as the kernel has it.
+func arrived(t *testing.T, c net.Conn) (at time.Time) {
+	t.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the kernel is asked without a pause", func() bool {
+		var info *unix.TCPInfo
+		before := time.Now()
+		if cerr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); cerr != nil || err != nil {
+			t.Fatal(cerr, err)
+		}
+		at = before.Add(-time.Duration(info.Last_data_recv) * time.Millisecond)
+		return time.Since(before) < 5*time.Millisecond
+	})
+	return at
 }
 
 // serve accepts one connection in a namespace.
@@ -251,7 +273,11 @@ func TestFlowsAreForgotten(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.udpEcho("target", targetAddr+":161")
-	tab := r.start(session(t, "s", clientAddr, "10.20.0.5 udp 161"), session(t, "o", otherAddr, "10.20.0.5 udp 161"))
+	var ahead atomic.Int64 // of the table's clock, which else stands
+	began := time.Now()
+	tab := r.open(Config{Now: func() time.Time { return began.Add(time.Duration(ahead.Load())) }})
+	r.replace(tab, session(t, "s", clientAddr, "10.20.0.5 udp 161"), session(t, "o", otherAddr, "10.20.0.5 udp 161"))
+	r.must(tab.Renew(t.Context(), longLease))
 	r.passes(clientAddr, "udp", targetAddr+":161")
 	r.passes(otherAddr, "udp", targetAddr+":161")
 	r.apply(tab, nil, "s")
@@ -262,6 +288,7 @@ func TestFlowsAreForgotten(t *testing.T) {
 	if !strings.Contains(flows(), "src="+clientAddr+" ") {
 		t.Error("the flow is gone before its ends could be told")
 	}
+	ahead.Store(int64(keepFlows))
 	until(t, "the flow is forgotten", func() bool { return !strings.Contains(flows(), "src="+clientAddr+" ") })
 	if !strings.Contains(flows(), "src="+otherAddr+" ") {
 		t.Error("the other session's flow is gone, too")

@@ -375,7 +375,7 @@ func TestHeldPageRefused(t *testing.T) {
 // A page that is closed takes its request back; an approved one that nobody
 // takes up is forgotten.
 func TestHeldPageClosed(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Left = 200 * time.Millisecond })
+	r := newRig(t, func(c *Config) { c.Left = time.Second })
 	target := &counter{}
 	at := r.origin("app.test", target, nil)
 	r.put("con_1", 1, at+"/", webrule.Policy{Approve: adminApproval}, nil)

@@ -419,7 +419,7 @@ func TestSessionEnds(t *testing.T) {
 		done <- err
 	}()
 	<-started
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if ack := r.sessions.End(ctx, "con_1"); ack.Error != nil {
 		t.Fatalf("end: %+v", ack)

@@ -19,7 +19,7 @@ func offer(socket string, patience time.Duration, use func(*net.UnixConn)) {
 	met := time.Now()
 	for time.Since(met) < patience {
 		room <- struct{}{}
-		c, reached := wanted(socket)
+		c, reached := wanted(socket, nil)
 		if reached {
 			met = time.Now()
 		}
@@ -36,12 +36,21 @@ func offer(socket string, patience time.Duration, use func(*net.UnixConn)) {
 }
 
 // wanted connects and waits until the connection is wanted; nil when that does
-// not happen. reached says that there is a carrier.
-func wanted(socket string) (c *net.UnixConn, reached bool) {
+// not happen, or over is closed before. reached says that there is a carrier.
+func wanted(socket string, over <-chan struct{}) (c *net.UnixConn, reached bool) {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
 		return nil, false
 	}
+	taken := make(chan struct{})
+	defer close(taken)
+	go func() {
+		select {
+		case <-over:
+			_ = c.SetReadDeadline(time.Unix(1, 0))
+		case <-taken:
+		}
+	}()
 	var b [1]byte
 	if _, err := io.ReadFull(c, b[:]); err != nil {
 		c.Close()

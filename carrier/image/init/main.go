@@ -83,18 +83,21 @@ func run() error {
 		return err
 	}
 	alone := make(chan struct{})
+	knock := make(chan struct{}, 1)
 	go func() {
-		offer(files, patience, func(c *net.UnixConn) { served.push(c) })
+		offer(files, patience, func(c *net.UnixConn) {
+			select {
+			case knock <- struct{}{}:
+			default:
+			}
+			served.push(c)
+		})
 		close(alone)
 	}()
 
 	env := []string{"PATH=/usr/bin:/bin", "HOME=" + home, "DISPLAY=:1", "LANG=C.UTF-8", "MOZ_CRASHREPORTER_DISABLE=1", "MOZ_DISABLE_CONTENT_SANDBOX_WARNING=1",
 		"GTK_USE_PORTAL=0", "NO_AT_BRIDGE=1", "MOZ_REMOTE_SETTINGS_DEVTOOLS=1", "PULSE_SERVER=unix:" + pulse}
-	go func() {
-		if err := sounds(ctx, env); err != nil {
-			fmt.Fprintln(os.Stderr, "init: no sound:", err)
-		}
-	}()
+	go sounds(ctx, env, knock)
 	// Xvnc is reached by nobody but the carrier; it neither asks nor listens on TCP.
 	xvnc, err := start(env, "Xvnc", ":1", "-geometry", size, "-depth", "24", "-rfbport", "-1", "-rfbunixpath", screen, "-rfbunixmode", "0600",
 		"-SecurityTypes", "None", "-AlwaysShared", "-AcceptSetDesktopSize", "-SendPrimary=0", "-SetPrimary=0", "-nolisten", "tcp", "-MaxCutText", "67108864", "-FrameRate", "60")

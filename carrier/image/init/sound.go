@@ -10,8 +10,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"syscall"
 	"time"
 )
 
@@ -39,18 +37,20 @@ const (
 	listenTime = 10 * time.Second
 )
 
-// sounds serves sound whenever the carrier wants it.
-func sounds(ctx context.Context, env []string) error {
+// sounds serves sound whenever the carrier wants it. It looks after each knock,
+// and costs nothing in between: most sessions have no sound, and of what tells
+// of new files (inotify) all containers of a machine have few in common.
+func sounds(ctx context.Context, env []string, knock <-chan struct{}) {
 	for ctx.Err() == nil {
-		if err := appears(sound); err != nil {
-			return fmt.Errorf("wait for %s: %w", sound, err)
+		if _, err := os.Stat(sound); err != nil {
+			<-knock
+			continue
 		}
 		if err := serveSound(ctx, env); err != nil {
 			fmt.Fprintln(os.Stderr, "init: sound:", err)
 			time.Sleep(time.Second) // it is tried again
 		}
 	}
-	return nil
 }
 
 // serveSound runs the sound server until the carrier wants no more of it.
@@ -59,43 +59,22 @@ func serveSound(ctx context.Context, env []string) error {
 	if err != nil {
 		return err
 	}
-	over := make(chan struct{})
+	runs, over := context.WithCancel(ctx)
+	reaped := make(chan struct{})
 	go func() {
 		_ = server.Wait() // wait may be the one that reaps it
-		close(over)
+		over()
+		close(reaped)
 	}()
 	defer func() {
 		_ = server.Process.Kill() // it may have ended
-		<-over
+		<-reaped
 		_ = os.RemoveAll(pulseDir)
 	}()
-	if err := await(ctx, pcm, server); err != nil {
+	if err := await(runs, pcm, server); err != nil {
 		return err
 	}
-	return offerSound(over)
-}
-
-// appears waits until there is a file at path, without looking at it again and
-// again: most sessions have no sound.
-func appears(path string) error {
-	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), "inotify")
-	defer f.Close()
-	if _, err := syscall.InotifyAddWatch(fd, filepath.Dir(path), syscall.IN_CREATE|syscall.IN_MOVED_TO); err != nil {
-		return err
-	}
-	buf := make([]byte, 4<<10)
-	for {
-		if _, err := os.Stat(path); err == nil {
-			return nil
-		}
-		if _, err := f.Read(buf); err != nil {
-			return err
-		}
-	}
+	return offerSound(runs.Done())
 }
 
 func startPulse(env []string) (*exec.Cmd, error) {
@@ -120,9 +99,16 @@ func offerSound(over <-chan struct{}) error {
 		select {
 		case room <- struct{}{}:
 		case <-over:
-			return errors.New("pulseaudio has ended")
 		}
-		c, _ := wanted(sound)
+		c, _ := wanted(sound, over)
+		select {
+		case <-over: // also while nobody listens: pages play all the same
+			if c != nil {
+				c.Close()
+			}
+			return errors.New("pulseaudio has ended")
+		default:
+		}
 		if _, err := os.Stat(sound); !errors.Is(err, fs.ErrNotExist) {
 			there = time.Now()
 		}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -55,5 +57,49 @@ func TestCopySound(t *testing.T) {
 	h = heard{full: gone}
 	if err := copySound(&h, bytes.NewReader(bytes.Repeat(tone, 5))); !errors.Is(err, gone) || h.writes != 2 {
 		t.Errorf("a carrier that does not read: %v after %d writes", err, h.writes)
+	}
+}
+
+// Who waits to be heard of hears that the sound server has ended.
+func TestWantedUntilOver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	for _, taken := range []bool{true, false} {
+		over := make(chan struct{})
+		got := make(chan net.Conn, 1)
+		go func() {
+			c, reached := wanted(path, over)
+			if !reached {
+				t.Error("the carrier was not reached")
+			}
+			if c == nil {
+				got <- nil
+				return
+			}
+			got <- c
+		}()
+		carrier, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if taken {
+			if _, err := carrier.Write([]byte{1}); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			close(over)
+		}
+		c := <-got
+		if (c != nil) != taken {
+			t.Errorf("wanted %t: %v", taken, c)
+		}
+		if c != nil {
+			c.Close()
+		}
+		carrier.Close()
 	}
 }

@@ -231,7 +231,8 @@ func (s *Slot) DialX(ctx context.Context) (net.Conn, error) { return s.x11.use(c
 func (s *Slot) DialFiles(ctx context.Context) (net.Conn, error) { return s.files.use(ctx) }
 
 // setSound says whether there is sound: process 1 of the container starts a
-// sound server when it sees the socket, and ends it when that is gone.
+// sound server when there is a knock and it sees the socket, and ends it when
+// that is gone.
 func (s *Slot) setSound(on bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,6 +246,7 @@ func (s *Slot) setSound(on bool) error {
 			return err
 		}
 		w.ln.SetUnlinkOnClose(false) // it stays for the next process
+		w.wg.Go(func() { s.knock(w) })
 		s.sound = w
 	case !on:
 		if s.sound != nil {
@@ -257,6 +259,25 @@ func (s *Slot) setSound(on bool) error {
 		}
 	}
 	return nil
+}
+
+// knock has process 1 of the container look whether there is to be sound: it does
+// whenever its service of files is used.
+func (s *Slot) knock(sound *waiting) {
+	for {
+		select {
+		case c := <-s.files.next:
+			_, err := c.Write([]byte{1})
+			c.Close()
+			if err == nil {
+				return
+			}
+		case <-sound.met: // it has seen
+			return
+		case <-sound.done:
+			return
+		}
+	}
 }
 
 // DialSound connects to the sound of the container: blocks of wire.SoundBlock.

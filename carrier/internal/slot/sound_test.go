@@ -127,3 +127,38 @@ func TestSoundOfSlotGivenBack(t *testing.T) {
 		t.Errorf("the socket is still there: %v", err)
 	}
 }
+
+// Process 1 of a container looks for the socket of its sound when its service
+// of files is used: that happens once there is one, whichever came first.
+func TestSoundKnocks(t *testing.T) {
+	s, _ := chromium(t, false)
+	dial := func() net.Conn {
+		c, err := net.Dial("unix", filepath.Join(s.dir, "files.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	used := func(c net.Conn) {
+		t.Helper()
+		if got, err := io.ReadAll(c); err != nil || len(got) != 1 {
+			t.Errorf("the service of files was told %q, %v", got, err)
+		}
+	}
+	dial().Close() // a process 1 that is gone
+	first := dial()
+	for range 2 {
+		if err := s.setSound(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	used(first)
+	if err := s.setSound(false); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.setSound(true); err != nil {
+		t.Fatal(err)
+	}
+	used(dial())
+}

@@ -37,6 +37,8 @@ const (
 	maxInput = 72 << 20
 	// writeTime bounds one write either way; a slow viewer holds up nobody else.
 	writeTime = 30 * time.Second
+	// lastTime is what is left for a message when its socket's time is over.
+	lastTime = time.Second
 	// keepalive is the time between pings, and what an answer may take twice.
 	keepalive = 10 * time.Second
 	// recheck is the time between checks that a viewer's login is good.
@@ -214,6 +216,7 @@ type viewer struct {
 
 	mu     sync.Mutex
 	active bool // guarded by mu: there was a sign of its user since the last check
+	ahead  int  // guarded by mu: blocks of sound that were not heard of
 }
 
 // onRecord notes that somebody watches, before he sees anything.
@@ -311,9 +314,16 @@ func (v *viewer) picture(st tunnel.Stream) error {
 	}
 }
 
+// send sends a message. One under way when the socket's time is over may still
+// arrive: a context that ends within a write cuts the connection, and nobody is
+// told why.
 func (v *viewer) send(p []byte) error {
-	ctx, cancel := context.WithTimeout(v.ctx, writeTime)
+	if v.ctx.Err() != nil {
+		return context.Cause(v.ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(v.ctx), writeTime)
 	defer cancel()
+	defer context.AfterFunc(v.ctx, func() { time.AfterFunc(lastTime, cancel) })()
 	return v.c.Write(ctx, websocket.MessageBinary, p)
 }
 
@@ -409,7 +419,8 @@ func (v *viewer) ping() error {
 			return nil
 		case <-t.C:
 		}
-		ctx, cancel := context.WithTimeout(v.ctx, 2*keepalive)
+		// Not v.ctx: see send. The socket's end ends it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(v.ctx), 2*keepalive)
 		err := v.c.Ping(ctx)
 		cancel()
 		if err != nil {

@@ -146,6 +146,9 @@ func (v *viewer) play(st tunnel.Stream) error {
 		if why := v.x.audible(); why != nil { // the carrier may not know yet
 			return why
 		}
+		v.mu.Lock()
+		v.ahead++ // before he can say so
+		v.mu.Unlock()
 		if err := v.send(block); err != nil {
 			return err
 		}
@@ -155,12 +158,19 @@ func (v *viewer) play(st tunnel.Stream) error {
 	}
 }
 
-// acks passes on what the viewer heard.
+// acks passes on what the viewer heard; more than he got is not said to anybody.
 func (v *viewer) acks(st tunnel.Stream) error {
 	for {
 		_, said, err := v.c.Read(context.WithoutCancel(v.ctx)) // see input
 		if err != nil {
 			return err
+		}
+		v.mu.Lock()
+		n := min(len(said), v.ahead)
+		v.ahead -= n
+		v.mu.Unlock()
+		if n == 0 {
+			continue
 		}
 		if err := st.SetWriteDeadline(time.Now().Add(writeTime)); err != nil {
 			return v.hushed(err)
@@ -168,7 +178,7 @@ func (v *viewer) acks(st tunnel.Stream) error {
 		if v.ctx.Err() != nil { // its deadline was replaced by this one
 			return context.Cause(v.ctx)
 		}
-		if _, err := st.Write(said); err != nil {
+		if _, err := st.Write(said[:n]); err != nil {
 			return v.hushed(err)
 		}
 	}

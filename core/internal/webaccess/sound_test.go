@@ -3,6 +3,9 @@ package webaccess
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"caponier/core/internal/conn"
 	"caponier/core/internal/db/dbtest"
 	"caponier/core/internal/target"
+	"caponier/shared/tunnel"
 	"caponier/shared/wire"
 )
 
@@ -133,4 +137,85 @@ func TestSound(t *testing.T) {
 		defer k.svc.mu.Unlock()
 		return k.svc.sockets == 0
 	})
+}
+
+// sockets are both ends of a websocket.
+func sockets(t *testing.T) (server, client *websocket.Conn) {
+	t.Helper()
+	accepted := make(chan *websocket.Conn, 1)
+	over := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- c
+		<-over
+	}))
+	t.Cleanup(srv.Close)
+	t.Cleanup(func() { close(over) })
+	client, _, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(srv.URL, "http"), nil)
+	must(t, err)
+	t.Cleanup(func() { client.CloseNow() })
+	server = <-accepted
+	t.Cleanup(func() { server.CloseNow() })
+	return server, client
+}
+
+// What is to be sent when a socket's time is over does not cut it: its viewer
+// is told why.
+func TestLastMessage(t *testing.T) {
+	server, client := sockets(t)
+	v := &viewer{c: server}
+	v.ctx, v.cancel = context.WithCancelCause(t.Context())
+	must(t, v.send([]byte("one")))
+	v.cancel(errHushed)
+	if err := v.send([]byte("two")); !errors.Is(err, errHushed) {
+		t.Errorf("sent after the end: %v", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Close(errHushed.code, errHushed.text) }()
+	_, p, err := client.Read(t.Context())
+	if err != nil || string(p) != "one" {
+		t.Errorf("read %q, %v", p, err)
+	}
+	_, _, err = client.Read(t.Context())
+	if e, ok := errors.AsType[websocket.CloseError](err); !ok || e.Code != errHushed.code || e.Reason != errHushed.text {
+		t.Errorf("closed with %v", err)
+	}
+	must(t, <-ended)
+}
+
+// told is a stream that keeps what is written.
+type told struct {
+	tunnel.Stream
+	b []byte
+}
+
+func (s *told) SetWriteDeadline(time.Time) error { return nil }
+
+func (s *told) Write(p []byte) (int, error) {
+	s.b = append(s.b, p...)
+	return len(p), nil
+}
+
+// A page that says it heard more than it got says it to nobody else.
+func TestHeardAhead(t *testing.T) {
+	server, client := sockets(t)
+	v := &viewer{c: server, ahead: 3}
+	v.ctx, v.cancel = context.WithCancelCause(t.Context())
+	var st told
+	ended := make(chan error, 1)
+	go func() { ended <- v.acks(&st) }()
+	for range 100 {
+		must(t, client.Write(t.Context(), websocket.MessageBinary, []byte{1}))
+	}
+	must(t, client.Write(t.Context(), websocket.MessageBinary, make([]byte, 500)))
+	must(t, client.Close(websocket.StatusNormalClosure, ""))
+	if err := <-ended; err == nil {
+		t.Error("it ended without a reason")
+	}
+	if len(st.b) != 3 {
+		t.Errorf("the carrier was told of %d blocks, 3 were sent", len(st.b))
+	}
 }

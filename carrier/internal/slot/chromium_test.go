@@ -100,10 +100,28 @@ func TestRetell(t *testing.T) {
 	if err := s.Heeds(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("heeds though nobody reads: %v", err)
 	}
-	reader()
+	over := make(chan struct{})
+	last := stat()
+	wg.Go(func() { // reads whatever comes: of one that it reads too late there is another
+		for {
+			if now := stat(); !os.SameFile(last, now) {
+				last = now
+				if _, err := os.ReadFile(name); err != nil {
+					t.Error(err)
+				}
+			}
+			select {
+			case <-over:
+				return
+			default:
+				runtime.Gosched()
+			}
+		}
+	})
 	if err := s.Heeds(t.Context()); err != nil {
 		t.Error(err)
 	}
+	close(over)
 	wg.Wait()
 }
 

@@ -46,7 +46,7 @@ func TestAddresses(t *testing.T) {
 	asked := make(chan struct{}, 10)
 	c := scanner(t, func(*bufio.Reader, io.Writer) { asked <- struct{}{} })
 	for _, addr := range []string{c.addr, "localhost:1344", "169.254.169.254:80", "[fe80::1%25lo]:1344", "0.0.0.0:1344"} {
-		by, err := New(Config{URL: "icap://" + addr + "/avscan", Timeout: time.Second, Dial: Through(dial.New(dial.Config{}))})
+		by, err := New(Config{URL: "icap://" + addr + "/avscan", Timeout: time.Minute, Dial: Through(dial.New(dial.Config{}))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func scanner(t *testing.T, f func(r *bufio.Reader, w io.Writer)) *Client {
 		}
 	}()
 	t.Cleanup(func() { l.Close(); <-done })
-	c, err := New(Config{URL: "icap://" + l.Addr().String() + "/avscan", Timeout: 5 * time.Second, Dial: near})
+	c, err := New(Config{URL: "icap://" + l.Addr().String() + "/avscan", Timeout: time.Minute, Dial: near})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func realScanner(t *testing.T) *Client {
 	t.Cleanup(func() { cmd.Process.Signal(os.Interrupt); <-gone })
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.After(30 * time.Second); ; {
+	for deadline := time.After(2 * time.Minute); ; {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
 			break

@@ -62,14 +62,14 @@ func newRig(t *testing.T, c Config) *rig {
 
 func (r *rig) dial(t *testing.T, dest string) (tunnel.Stream, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s, err := r.core.Open(ctx, wire.Preface{Kind: wire.StreamDial, Network: "tcp", Dest: dest, Connection: "con_1"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	s.SetDeadline(time.Now().Add(10 * time.Second))
+	s.SetDeadline(time.Now().Add(time.Minute))
 	return s, s.Accepted(ctx)
 }
 

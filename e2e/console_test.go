@@ -301,7 +301,7 @@ func TestConsoleManyTargets(t *testing.T) {
 	if err := w.core.Admin.Do(t.Context(), http.MethodPost, "/grants", grant, nil); err != nil {
 		t.Fatal(err)
 	}
-	t.Log(w.browse(t, "many.mjs", 4*time.Minute, map[string]any{"count": count, "last": fmt.Sprintf("host-%05d", count-1), "far": 1000}))
+	t.Log(w.browse(t, "many.mjs", 8*time.Minute, map[string]any{"count": count, "last": fmt.Sprintf("host-%05d", count-1), "far": 1000}))
 }
 
 // Passkeys need a name of a host and a certificate that the browser trusts: a
@@ -337,7 +337,7 @@ metrics = "127.0.0.1:9464"
 certificates = "127.0.0.1:9443"
 `})
 	must(err)
-	t.Log(w.browse(t, "passkeys.mjs", 3*time.Minute, map[string]any{"url": "https://localhost:8443"}))
+	t.Log(w.browse(t, "passkeys.mjs", 5*time.Minute, map[string]any{"url": "https://localhost:8443"}))
 }
 
 // First run, enrolment, a target, a terminal, a watcher, the end, the replay:
@@ -372,7 +372,7 @@ func TestConsoleJourney(t *testing.T) {
 	if out := os.Getenv("CAPONIER_SCREENSHOTS"); out != "" {
 		cfg["out"] = out
 	}
-	out := w.browse(t, "firstrun.mjs", 2*time.Minute, cfg)
+	out := w.browse(t, "firstrun.mjs", 5*time.Minute, cfg)
 	t.Log(out)
 	_, token, found := strings.Cut(out, "TOKEN ")
 	if !found {
@@ -387,10 +387,10 @@ func TestConsoleJourney(t *testing.T) {
 	must(err)
 	must(w.hosts(t.Context(), "a"))
 	cfg["host"], cfg["role"] = harness.HostAddr, w.role
-	t.Log(w.browse(t, "journey.mjs", 4*time.Minute, cfg))
-	t.Log(w.browse(t, "forms.mjs", 4*time.Minute, cfg))
+	t.Log(w.browse(t, "journey.mjs", 8*time.Minute, cfg))
+	t.Log(w.browse(t, "forms.mjs", 8*time.Minute, cfg))
 	cfg["anchor"] = anchor(t, "plant authority")
-	t.Log(w.browse(t, "groups.mjs", 4*time.Minute, cfg))
+	t.Log(w.browse(t, "groups.mjs", 8*time.Minute, cfg))
 }
 
 // anchor is the certificate of a new authority, in PEM.

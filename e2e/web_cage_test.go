@@ -45,7 +45,7 @@ func TestWebCage(t *testing.T) {
 	inside := w.caged(t, u)
 	// Its proxy serves this session and nobody else, whoever one says to be.
 	speak := func(say string) string {
-		return inside(fmt.Sprintf(`use Socket; socket(my $s, PF_INET, SOCK_STREAM, 6); connect($s, sockaddr_in(18080, inet_aton("127.0.0.1"))) or die; syswrite($s, "%s"); alarm 5; my $a; sysread($s, $a, 200); print $a`, say))
+		return inside(fmt.Sprintf(`use Socket; socket(my $s, PF_INET, SOCK_STREAM, 6); connect($s, sockaddr_in(18080, inet_aton("127.0.0.1"))) or die; syswrite($s, "%s"); alarm 30; my $a; sysread($s, $a, 200); print $a`, say))
 	}
 	own := strings.TrimPrefix(s.origin, "https://")
 	if got := speak(fmt.Sprintf(`CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n`, own)); !strings.Contains(got, " 200 ") {
@@ -76,7 +76,7 @@ func TestWebCage(t *testing.T) {
 	}
 	asked := func(to string) string {
 		return inside(fmt.Sprintf(`use Socket; socket(my $s, PF_INET, SOCK_STREAM, 6); connect($s, sockaddr_in(18080, inet_aton("127.0.0.1"))) or die;
-			syswrite($s, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n"); alarm 10; my $a; sysread($s, $a, 200);
+			syswrite($s, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n"); alarm 30; my $a; sysread($s, $a, 200);
 			syswrite($s, "GET / HTTP/1.1\r\nHost: %[1]s\r\nConnection: close\r\n\r\n"); sysread($s, $a, 400); print $a`, to))
 	}
 	// What it says to CONNECT is not what counts: nobody is dialled, and what is

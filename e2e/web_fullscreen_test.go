@@ -25,7 +25,7 @@ func TestWebViewerKeys(t *testing.T) {
 	w := web(t)
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
 	w.warm(t)
-	t.Log(w.browse(t, "webkeys.mjs", 4*time.Minute, map[string]any{
+	t.Log(w.browse(t, "webkeys.mjs", 8*time.Minute, map[string]any{
 		"control": w.reins(t, s), "site": inside(s), "display": monitor(t), "out": filepath.Join(w.dir, "keys"),
 	}))
 }

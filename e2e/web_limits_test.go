@@ -66,7 +66,7 @@ func (u *webUse) unnoticed(t *testing.T, limit time.Duration) {
 // does not is out when it was said.
 func TestWebIdle(t *testing.T) {
 	w := web(t)
-	const idle, ahead = 24 * time.Second, 20 * time.Second // who sees the notice has time to stir
+	const idle, ahead = 34 * time.Second, 26 * time.Second // who sees the notice has time to stir
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"idle_s": idle.Seconds(), "notice_s": ahead.Seconds()}})
 	u := w.open(t, s)
 	u.shows(t, "the page")
@@ -102,7 +102,7 @@ func TestWebIdle(t *testing.T) {
 // on once more where the target permits it, and is out in the end.
 func TestWebMaximum(t *testing.T) {
 	w := web(t)
-	const most, ahead = 24 * time.Second, 18 * time.Second // who sees the notice has time to extend
+	const most, ahead = 34 * time.Second, 26 * time.Second // who sees the notice has time to extend
 	limits := func(extend bool) map[string]any {
 		return map[string]any{"max_s": most.Seconds(), "notice_s": ahead.Seconds(), "extend": extend}
 	}

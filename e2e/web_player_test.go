@@ -52,7 +52,7 @@ func TestWebPlayer(t *testing.T) {
 		return nil
 	})
 	video := filepath.Join(t.TempDir(), "session.mp4")
-	t.Log(w.browse(t, "webplayer.mjs", 4*time.Minute, map[string]any{
+	t.Log(w.browse(t, "webplayer.mjs", 8*time.Minute, map[string]any{
 		"recording": u.RecordingID, "path": "/note", "video": video, "out": filepath.Join(w.dir, "player"),
 	}))
 	out, err := exec.CommandContext(t.Context(), "ffprobe", "-v", "error", "-show_entries", "format=duration:stream=codec_name", "-of", "default=nk=1:nw=1", video).CombinedOutput()

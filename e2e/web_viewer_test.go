@@ -25,7 +25,7 @@ func TestWebViewer(t *testing.T) {
 	full := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"watermark": "{user} on {target}", "max_s": 7200}})
 	plain := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"clipboard_in": 0, "clipboard_out": 0, "upload_max": 0, "download_max": 0}})
 	// The notice about the longest time stands from the beginning; it ends for idleness.
-	brief := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"max_s": 600, "notice_s": 600, "idle_s": 40, "extend": true}})
+	brief := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{browser: map[string]any{"max_s": 600, "notice_s": 600, "idle_s": 70, "extend": true}})
 	files := t.TempDir()
 	folder := map[string]string{"plan.txt": "the plan", "deep/er/note-ü.txt": "a note", "deep/other.txt": "another"}
 	for name, text := range folder {
@@ -50,7 +50,7 @@ func TestWebViewer(t *testing.T) {
 		cfg["out"] = out
 	}
 	w.warm(t)
-	t.Log(w.browse(t, "webviewer.mjs", 8*time.Minute, cfg))
+	t.Log(w.browse(t, "webviewer.mjs", 12*time.Minute, cfg))
 }
 
 // warm waits until a parked browser is there.

@@ -36,7 +36,7 @@ await main(async (browser) => {
     await page.waitForFunction((want) => {
       const shown = document.querySelector(".xterm-accessibility-tree, .xterm-rows")?.textContent ?? "";
       return shown.includes(want) || (document.body.innerText ?? "").includes(want);
-    }, text, { timeout: 20_000 });
+    }, text, { timeout: 60_000 });
   };
   await user.getByText("Recording").first().waitFor();
   await screen.focus();

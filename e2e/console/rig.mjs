@@ -41,7 +41,7 @@ export const phone = { width: 390, height: 844 };
 // person is a browser profile of its own.
 export async function person(browser, { viewport = wide, scheme = "light", reducedMotion = "reduce", ...more } = {}) {
   const context = await browser.newContext({ viewport, colorScheme: scheme, reducedMotion, ignoreHTTPSErrors: true, locale: "en-GB", timezoneId: "UTC", ...more });
-  context.setDefaultTimeout(40_000);
+  context.setDefaultTimeout(60_000);
   await context.addInitScript(() => {
     addEventListener("securitypolicyviolation", (e) => console.error(`policy violated: ${e.violatedDirective} ${e.blockedURI} ${e.sample}`));
   });

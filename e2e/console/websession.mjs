@@ -17,7 +17,7 @@ export const drive = (site, to) => act(`/drive/${site.name}`, to);
 export const network = (how) => act("/network", how);
 
 // until waits for a condition: true, or what is the case instead.
-export async function until(what, ask, limit = 45_000) {
+export async function until(what, ask, limit = 60_000) {
   let last;
   for (const end = Date.now() + limit; Date.now() < end; ) {
     try {

@@ -29,6 +29,7 @@ await main(async (browser) => {
   check((await button(page).getAttribute("aria-pressed")) === "true", "the button does not say that it is pressed");
   await accessible(page, "viewer with sound");
   await shot(page, "viewer-sound");
+  await button(page).focus();
   await page.keyboard.press("Enter");
   await is(page, "off");
   await button(page).click();

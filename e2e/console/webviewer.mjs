@@ -288,7 +288,7 @@ await main(async (browser) => {
   await short.getByRole("button", { name: "I am here" }).click();
   await notice("Nobody uses this session").waitFor({ state: "detached" });
   const ended = short.getByRole("alert").filter({ hasText: "Your session has ended" });
-  await ended.filter({ hasText: "not used for 40 seconds" }).waitFor({ timeout: 120_000 });
+  await ended.filter({ hasText: "not used for 70 seconds" }).waitFor({ timeout: 180_000 });
   await accessible(short, "ended for idleness");
   await shot(short, "viewer-idle");
   await ended.getByRole("link", { name: "My targets" }).click();

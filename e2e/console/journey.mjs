@@ -38,7 +38,8 @@ await main(async (browser) => {
       return shown.includes(want) || (document.body.innerText ?? "").includes(want);
     }, text, { timeout: 60_000 });
   };
-  await user.getByText("Recording").first().waitFor();
+  // The terminal's mark, not the page's link: from then on keys go somewhere.
+  await user.getByText("Recording", { exact: true }).first().waitFor();
   await screen.focus();
   await user.keyboard.type("echo from-the-br''owser on $(hostname)\n", { delay: 5 });
 
@@ -71,6 +72,8 @@ await main(async (browser) => {
   await user.keyboard.type("echo typed-while-lo''cked\n", { delay: 5 });
   await call(office, "POST", `/connections/${id}/unlock`);
   await admin.getByRole("row").filter({ hasText: "Live" }).first().waitFor();
+  // Until the user's page knows, it drops keys by itself.
+  await user.getByRole("alert").filter({ hasText: "This session is locked" }).waitFor({ state: "detached" });
   await screen.focus();
   await user.keyboard.type("echo needle-in-the-jou''rney\n", { delay: 5 });
   // What was typed before would have been answered before.

@@ -406,38 +406,70 @@ func TestBlockedUDP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hole.Close()
+	paused := pauses()
 	begin := time.Now()
 	s, err := tunnel.Dial(t.Context(), tunnel.DialConfig{URL: c.URL, QUICAddr: hole.LocalAddr().String(), Identity: edgeID})
+	took, still := time.Since(begin), paused()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Info().Transport != tunnel.WSS || time.Since(begin) > 3*time.Second {
-		t.Errorf("%s after %v", s.Info().Transport, time.Since(begin))
+	if s.Info().Transport != tunnel.WSS || took > 3*time.Second+still {
+		t.Errorf("%s after %v; the machine stood still for %v", s.Info().Transport, took, still)
 	}
 	_ = s.Close(nil)
 	_ = (<-c.Sessions).Close(nil)
 }
 
-// TestRacePrefersQUIC and falls back at once where nothing listens on UDP.
+// TestRacePrefersQUIC, or what is preferred: that one is alone for a moment. The
+// other would never stand, however long the machine takes.
 func TestRacePrefersQUIC(t *testing.T) {
+	const headStart = 300 * time.Millisecond
 	_, coreID, edgeID := identities(t)
 	c := newCore(t, tunnel.AcceptConfig{Identity: coreID}, false)
 	_, addr := listenQUIC(t, tunnel.AcceptConfig{Identity: coreID})
-	s, err := tunnel.Dial(t.Context(), tunnel.DialConfig{URL: c.URL, QUICAddr: addr, Identity: edgeID})
+	hole, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Info().Transport != tunnel.QUIC {
-		t.Errorf("won: %s", s.Info().Transport)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer hole.Close()
+	for _, x := range []struct {
+		prefer, want tunnel.Transport
+		quic         string
+	}{{"", tunnel.QUIC, addr}, {tunnel.WSS, tunnel.WSS, hole.LocalAddr().String()}} {
+		other := make(chan time.Duration, 1) // when it was tried
+		begin := time.Now()
+		cfg := tunnel.DialConfig{URL: c.URL, QUICAddr: x.quic, Identity: edgeID, Prefer: x.prefer}
+		if x.want == tunnel.QUIC {
+			cfg.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+				other <- time.Since(begin)
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+		} else {
+			wg.Go(func() {
+				if _, _, err := hole.ReadFrom(make([]byte, 2048)); err == nil {
+					other <- time.Since(begin)
+				}
+			})
+		}
+		s, err := tunnel.Dial(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Info().Transport; got != x.want {
+			t.Errorf("prefer %q: won: %s", x.prefer, got)
+		}
+		select {
+		case d := <-other:
+			if d < headStart {
+				t.Errorf("prefer %q: the other was tried after %v, want %v at least", x.prefer, d, headStart)
+			}
+		default:
+		}
+		_ = s.Close(nil)
 	}
-	_ = s.Close(nil)
-	if s, err = tunnel.Dial(t.Context(), tunnel.DialConfig{URL: c.URL, QUICAddr: addr, Identity: edgeID, Prefer: tunnel.WSS}); err != nil {
-		t.Fatal(err)
-	}
-	if s.Info().Transport != tunnel.WSS {
-		t.Errorf("won although wss was preferred: %s", s.Info().Transport)
-	}
-	_ = s.Close(nil)
 }
 
 func b64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }

@@ -179,18 +179,21 @@ func (r *rig) visit(v *viewer, l *live, b locked, path string) *image.RGBA {
 
 // enter types an address into the bar and goes there. The bar is clicked, which
 // is the browser's own doing: a key for it is asked of the page first, and what
-// is typed meanwhile goes astray.
+// is typed meanwhile goes astray. So does what is typed while a page comes up,
+// and is typed again.
 func (r *rig) enter(v *viewer, l *live, b locked, address string) {
 	r.t.Helper()
 	before := l.screen.Snapshot()
-	v.click(600, (b.bar.Min.Y+b.bar.Max.Y)/2)
-	v.press(keyCtrl, 'a')
-	v.text(address)
 	r.until(patience, "the address in the bar", func() error {
-		if n := strokes(b.bar, before, l.screen.Snapshot()); n < 5*len(address) {
-			return fmt.Errorf("%d dots of %q", n, address)
-		}
-		return nil
+		v.click(600, (b.bar.Min.Y+b.bar.Max.Y)/2)
+		v.press(keyCtrl, 'a')
+		v.text(address)
+		return harness.Until(r.t.Context(), again, "the address", func() error {
+			if n := strokes(b.bar, before, l.screen.Snapshot()); n < 5*len(address) {
+				return fmt.Errorf("%d dots of %q", n, address)
+			}
+			return nil
+		})
 	})
 	v.press(keyReturn)
 }

@@ -198,7 +198,8 @@ addEventListener("paste", e => { fetch("/pasted", {method: "POST", body: e.clipb
 	c.mu.Lock()
 	c.mine = upper
 	c.mu.Unlock()
-	c.say(rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardNotify, HasText: true}, true))
+	offer := rfb.AppendClipboard(nil, rfb.Clipboard{Action: rfb.ClipboardNotify, HasText: true}, true)
+	c.say(offer)
 	pastes := c.again("av")
 	r.until(patience, "the text inside", func() error {
 		mu.Lock()
@@ -208,8 +209,11 @@ addEventListener("paste", e => { fetch("/pasted", {method: "POST", body: e.clipb
 			return fmt.Errorf("nothing was pasted")
 		}
 		if !strings.HasPrefix(string(pasted), upper[:100]) {
-			err := fmt.Errorf("something else was pasted: %.40q", pasted) // the browser's own, as long as ours is not there
+			// The browser's own, as long as ours is not there; a copy that was asked
+			// for twice comes after ours.
+			err := fmt.Errorf("something else was pasted: %.40q", pasted)
 			pasted = nil
+			c.say(offer)
 			return err
 		}
 		return nil

@@ -11,10 +11,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"caponier/e2e/harness"
 	"caponier/shared/tunnel"
@@ -181,9 +181,12 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%s though it is forbidden: %d", m, status)
 		}
 	}
-	if e := r.core.events(s.ID, "upload"); len(e) < 1001 {
-		t.Errorf("%d uploads were told", len(e))
-	}
+	r.until(patience, "uploads are told", func() error {
+		if e := r.core.events(s.ID, "upload"); len(e) < 1001 {
+			return fmt.Errorf("%d of them", len(e))
+		}
+		return nil
+	})
 }
 
 // What the browser downloads lies in the folder, without a question of the
@@ -214,18 +217,13 @@ func testBrowserDownload(t *testing.T, r *rig) {
 	if status, b := r.ask(tn, may.ID, http.MethodGet, "/files/invoice.deb", nil); status != http.StatusOK || len(b) != 6000 {
 		t.Errorf("get: %d, %d bytes", status, len(b))
 	}
-	asked := func() bool {
+	r.until(patience, "the other browser asks", func() error {
 		_, requests := r.web.seen()
-		for _, q := range requests {
-			if strings.Contains(q, "/con_not") {
-				return true
-			}
+		if !slices.ContainsFunc(requests, func(q string) bool { return strings.Contains(q, "/con_not") }) {
+			return fmt.Errorf("asked for are %q", requests)
 		}
-		return false
-	}
-	if !asked() {
-		t.Error("the other browser has not even asked")
-	}
+		return nil
+	})
 	r.until(patience, "no file", func() error {
 		if got := strings.TrimSpace(r.inside(r.m.find(not.ID), "find /files /tmp/home -name '*invoice*' -o -name '*.part' -o -name '*.crdownload'")); got != "" {
 			return errors.New(got)
@@ -275,7 +273,7 @@ func testBrowserUpload(t *testing.T, r *rig) {
 	v := r.viewer(tn, s.ID, wire.ScreenControl)
 	r.until(patience, "dialog", func() error {
 		v.click(40, 12)
-		return harness.Until(t.Context(), 5*time.Second, "dialog", func() error {
+		return harness.Until(t.Context(), again, "dialog", func() error {
 			if p := l.screen.Snapshot(); share(p, green) > 0.5 {
 				return errors.New("only the page")
 			}
@@ -298,7 +296,7 @@ func testBrowserUpload(t *testing.T, r *rig) {
 	v = r.viewer(tn, s.ID, wire.ScreenControl)
 	r.until(patience, "the page is refused a file", func() error {
 		v.click(40, 12)
-		return harness.Until(t.Context(), 5*time.Second, "the refusal", func() error { return said("/con_no cancelled") })
+		return harness.Until(t.Context(), again, "the refusal", func() error { return said("/con_no cancelled") })
 	})
 	if got := share(r.rest(l), green); got < 0.9 {
 		t.Errorf("something lies over the page (%.2f)", got)

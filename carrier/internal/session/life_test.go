@@ -32,7 +32,7 @@ func TestIdleAndMaximum(t *testing.T) {
 	r.start()
 	r.warm(1)
 	s := r.spec("con_idle")
-	s.Policy.IdleS, s.Policy.NoticeS = 3, 2
+	s.Policy.IdleS, s.Policy.NoticeS = 8, 7 // a machine that pauses gives its notice late, and gives it
 	began := time.Now()
 	l := r.open(s)
 	r.until(patience, "end", func() error {
@@ -41,10 +41,10 @@ func TestIdleAndMaximum(t *testing.T) {
 		}
 		return nil
 	})
-	if d := time.Since(began); d < 2900*time.Millisecond {
+	if d := time.Since(began); d < 7900*time.Millisecond {
 		t.Errorf("it ended after %v", d)
 	}
-	if e, _ := r.core.end(s.ID); e.Reason != "idle" || !strings.Contains(e.Text, "not used for 3 seconds") {
+	if e, _ := r.core.end(s.ID); e.Reason != "idle" || !strings.Contains(e.Text, "not used for 8 seconds") {
 		t.Errorf("end %+v", e)
 	}
 	if n := r.core.events(s.ID, "notice"); len(n) == 0 || !strings.Contains(n[0]["text"], "not used and ends in") {
@@ -253,9 +253,12 @@ func TestTakeover(t *testing.T) {
 		}
 		return nil
 	})
-	if e, ok := r.core.end("con_lost"); !ok || e.Reason != "error" {
-		t.Errorf("the lost session: %+v", e)
-	}
+	r.until(patience, "core hears of the lost session", func() error {
+		if e, ok := r.core.end("con_lost"); !ok || e.Reason != "error" {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
 	if ack := r.m.put(t.Context(), s); ack.Error != nil || ack.Revision != 1 {
 		t.Errorf("ack %+v", ack)
 	}

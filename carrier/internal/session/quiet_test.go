@@ -26,7 +26,7 @@ func TestNobodyAsked(t *testing.T) {
 		lives = append(lives, r.open(s))
 	}
 	for _, l := range lives {
-		r.shows(l, colour("/"+l.id), 30*time.Second)
+		r.shows(l, colour("/"+l.id), patience)
 	}
 	rest := time.NewTimer(quietTime)
 	defer rest.Stop()

@@ -151,7 +151,7 @@ func newRigOf(t *testing.T, what string) *rig {
 		if r.stop != nil {
 			r.stop()
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		list, err := r.engine.List(ctx)
 		for _, c := range list {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"caponier/e2e/harness"
 	"caponier/shared/control"
 	"caponier/shared/tunnel"
 	"caponier/shared/webrule"
@@ -116,13 +118,21 @@ func TestEndDelivers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	short, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if ack := m.End(short, "con_1"); ack.Error == nil || ack.Error.Code != wire.CodeTimeout {
-		t.Errorf("over with records that nobody has: %+v", ack)
+	over := make(chan wire.WebAck, 1)
+	go func() { over <- m.End(short, "con_1") }()
+	if err := harness.Until(t.Context(), time.Minute, "it is ending", func() error {
+		if st := m.States(); len(st.Sessions) != 1 || !st.Sessions[0].Ending {
+			return fmt.Errorf("%+v", st)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
-	if st := m.States(); len(st.Sessions) != 1 || !st.Sessions[0].Ending {
-		t.Errorf("states %+v", st)
+	cancel() // nobody waits any longer
+	if ack := <-over; ack.Error == nil || ack.Error.Code != wire.CodeTimeout {
+		t.Errorf("over with records that nobody has: %+v", ack)
 	}
 	up.Store(true)
 	if ack := m.End(t.Context(), "con_1"); ack.Error != nil || m.Find("con_1") != nil || took.Load() != 3 {

@@ -274,7 +274,7 @@ func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.Carrie
 			m.mu.Unlock()
 			return fail(wire.CodeDraining, "The browser host is shutting down.")
 		}
-		if len(m.lives)+len(m.opening) >= m.c.Max {
+		if m.countLocked() >= m.c.Max {
 			m.mu.Unlock()
 			return fail(wire.CodeLimit, "The browser host has all the sessions it takes (%d).", m.c.Max)
 		}
@@ -313,6 +313,18 @@ func (m *Manager) put(ctx context.Context, spec wire.CarrierSession) wire.Carrie
 		m.log.Info("session", telemetry.KeySession, spec.ID, telemetry.KeyUser, spec.User, telemetry.KeyTarget, spec.Target, "warm", warm, "slot", l.slot.Name)
 		return wire.CarrierAck{Revision: spec.Revision, Warm: warm}
 	}
+}
+
+// countLocked is how many sessions there are and are being made; one that waits
+// for its sound is both. m.mu is held.
+func (m *Manager) countLocked() int {
+	n := len(m.lives)
+	for id := range m.opening {
+		if m.lives[id] == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // changed says that core is to hear how full this carrier is.

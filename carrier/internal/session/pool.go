@@ -242,7 +242,7 @@ func (p *pool) fillWith(name string) error {
 		n, all, root := p.waiting(name), len(p.parked), p.root
 		p.mu.Unlock()
 		p.m.mu.Lock()
-		live := len(p.m.lives) + len(p.m.opening)
+		live := p.m.countLocked()
 		p.m.mu.Unlock()
 		if root == nil {
 			return errNoRoot
@@ -534,7 +534,7 @@ func (p *pool) known() map[string]bool {
 func (m *Manager) capacity() *wire.WebCapacity {
 	c := &wire.WebCapacity{Max: m.c.Max}
 	m.mu.Lock()
-	c.Live = len(m.lives) + len(m.opening)
+	c.Live = m.countLocked()
 	m.mu.Unlock()
 	m.pool.mu.Lock()
 	c.Warm, c.Problem = len(m.pool.parked), m.pool.problem

@@ -101,3 +101,20 @@ func TestSlowBrowsers(t *testing.T) {
 		t.Errorf("Run: %v", err)
 	}
 }
+
+// A session that is there before it has all that it needs is one, not two: it
+// takes nobody else's place.
+func TestSessionsCountOnce(t *testing.T) {
+	m := asleep(t, &sleepers{}, nil)
+	for i := range m.c.Max - 1 {
+		m.lives[fmt.Sprint("con_", i)] = &live{}
+	}
+	m.opening["con_0"], m.opening["con_new"] = make(chan struct{}), make(chan struct{})
+	if c := m.Capacity(); c.Live != m.c.Max {
+		t.Errorf("%d sessions, want %d", c.Live, m.c.Max)
+	}
+	delete(m.opening, "con_new")
+	if c := m.Capacity(); c.Live != m.c.Max-1 {
+		t.Errorf("%d sessions, want %d", c.Live, m.c.Max-1)
+	}
+}

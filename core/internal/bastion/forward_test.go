@@ -168,7 +168,13 @@ func TestAgentForwarding(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { cancel(); _ = agent.Wait() }()
-	eventually(t, "the agent listens", func() bool { _, err := os.Stat(sock); return err == nil })
+	eventually(t, "the agent listens", func() bool { // its socket is there a moment before
+		c, err := net.Dial("unix", sock)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
 	key, _ := writeKey(t, b.dir, "in_agent")
 	env := []string{"SSH_AUTH_SOCK=" + sock}
 	if r := b.runEnv(env, "", "ssh-add", "-q", key); r.code != 0 {

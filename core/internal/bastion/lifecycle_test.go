@@ -145,7 +145,7 @@ func TestFailClosed(t *testing.T) {
 }
 
 func TestShutdownTellsAndEnds(t *testing.T) {
-	b := newBench(t, func(c *Config) { c.Limits.Drain = 200 * time.Millisecond })
+	b := newBench(t, func(c *Config) { c.Limits.Drain = 3 * time.Second })
 	b.add("db-1", b.startSSHD())
 	s, out := b.running(b.mustDial(b.to("db-1")))
 	done := make(chan error, 1)
@@ -205,6 +205,30 @@ func TestDeadClientIsNoticed(t *testing.T) {
 	}
 	if _, reason := b.last().ended(); reason != conn.EndedByUser {
 		t.Errorf("ended by %s", reason)
+	}
+}
+
+// A process that stood still does not take its peers for dead before it has had
+// the time to hear them.
+func TestSilence(t *testing.T) {
+	l := Limits{Keepalive: 5 * time.Second, Dead: 12 * time.Second}
+	at := time.Now()
+	w := silence{last: at}
+	for i, x := range []struct {
+		after, quiet time.Duration // since the one before; since the peer's last byte
+		want         bool
+	}{
+		{5 * time.Second, 5 * time.Second, false},
+		{5 * time.Second, 10 * time.Second, false},
+		{5 * time.Second, 15 * time.Second, true},
+		{30 * time.Second, 30 * time.Second, false}, // nothing ran here
+		{time.Second, 31 * time.Second, false},
+		{5 * time.Second, 36 * time.Second, true},
+	} {
+		at = at.Add(x.after)
+		if got := w.over(at, x.quiet, l); got != x.want {
+			t.Errorf("%d: quiet for %s: over %v", i, x.quiet, got)
+		}
 	}
 }
 
@@ -299,7 +323,10 @@ func TestLoginGrace(t *testing.T) {
 }
 
 func TestManySessionsAtOnce(t *testing.T) {
-	b := newBench(t)
+	// 400 handshakes at once take as long as they take; nobody is dead meanwhile.
+	b := newBench(t, func(c *Config) {
+		c.Limits.LoginGrace, c.Limits.Dial, c.Limits.Dead = 5*time.Minute, 5*time.Minute, 5*time.Minute
+	})
 	addr := goTarget(t, &ssh.ServerConfig{NoClientAuth: true})
 	b.vault.put("sec_1", "x")
 	b.add("many", &sshd{addr: addr}, func(r *right) { r.account.Auth, r.account.SecretID = "password", "sec_1" })

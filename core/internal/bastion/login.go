@@ -283,12 +283,30 @@ func (w *watched) quiet() time.Duration {
 	return time.Since(w.lastRead)
 }
 
+// silence judges how long a peer was quiet. Time in which this process itself
+// did not run does not count: what peers sent meanwhile has yet to be read.
+type silence struct {
+	last  time.Time // it was asked
+	stood time.Time // it was seen last that nothing ran here
+}
+
+// over reports whether a peer that was quiet for so long is gone. It is asked
+// every Keepalive.
+func (p *silence) over(now time.Time, quiet time.Duration, l Limits) bool {
+	if now.Sub(p.last) > 2*l.Keepalive {
+		p.stood = now
+	}
+	p.last = now
+	return quiet >= l.Dead && now.Sub(p.stood) >= l.Keepalive
+}
+
 // keepalive pings c until ctx ends and closes it when nothing at all has come
 // back for limits.Dead: any byte counts, so a slow line full of data is not
 // taken for a dead one.
 func keepalive(ctx context.Context, c ssh.Conn, w *watched, limits Limits) {
 	t := time.NewTicker(limits.Keepalive)
 	defer t.Stop()
+	wait := silence{last: time.Now()}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	pong := make(chan struct{}, 1)
@@ -302,8 +320,9 @@ func keepalive(ctx context.Context, c ssh.Conn, w *watched, limits Limits) {
 			continue
 		case <-t.C:
 		}
+		now := time.Now()
 		quiet := w.quiet()
-		if quiet >= limits.Dead {
+		if wait.over(now, quiet, limits) {
 			_ = c.Close()
 			return
 		}

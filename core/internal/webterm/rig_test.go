@@ -52,6 +52,7 @@ type world struct {
 	features access.Features                    // guarded by mu
 	reason   bool                               // guarded by mu: the grant wants one
 	noRecord bool                               // guarded by mu
+	slow     time.Duration                      // guarded by mu: what a decision takes
 	addr     string                             // of the sshd
 	account  string
 }
@@ -98,6 +99,10 @@ func (w *world) AcceptsKey(context.Context, string, ssh.PublicKey, netip.Addr) (
 }
 
 func (w *world) Decide(_ context.Context, q policy.Query) (policy.Verdict, error) {
+	w.mu.Lock()
+	slow := w.slow
+	w.mu.Unlock()
+	<-time.After(slow)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t := &target.Target{ID: "tgt_1", Name: "db-1", Group: access.DefaultGroup, Kind: target.SSH, Host: "10.0.0.5", Port: 22, HostKeyPolicy: target.HostKeyTOFU}
@@ -194,6 +199,7 @@ func newRig(t *testing.T, tweak ...func(*Config)) *rig {
 	})
 	must(t, err)
 	cfg := Config{Bastion: b, Policy: w, Connections: conns, Recordings: store, Notes: d, Auth: w, Log: quiet, Now: time.Now}
+	cfg.Limits.Connect = patience
 	for _, f := range tweak {
 		f(&cfg)
 	}

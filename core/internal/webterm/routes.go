@@ -113,6 +113,7 @@ func (s *Service) handleOpen(ctx context.Context, in *openIn) (*terminalOut, err
 		return nil, refusal
 	}
 	s.metrics.opened.Inc()
+	x.told()
 	return &terminalOut{Body: x.terminal()}, nil
 }
 

@@ -53,7 +53,7 @@ type session struct {
 	changed  chan struct{} // guarded by mu: closed and replaced when state or accepted changes
 	attached *socket       // guarded by mu
 	met      bool          // guarded by mu: there was a socket
-	detached time.Time     // guarded by mu: since when there is no socket
+	detached time.Time     // guarded by mu: since when there is no socket; zero: nobody was told of the session yet
 	queue    []byte        // guarded by mu: input on its way
 	taken    uint64        // guarded by mu: offset of input that was taken
 	accepted uint64        // guarded by mu: offset of input that went on
@@ -78,7 +78,7 @@ func (s *Service) open(p *api.Principal, source netip.Addr, agent string, in ope
 		id: db.NewID("ter_"), userID: p.UserID, login: p.Session, target: in.Target, account: in.Account, createdAt: s.cfg.Now(), svc: s,
 		tape: newTape(s.limits.Tape, in.Cols, in.Rows), changed: make(chan struct{}), wake: make(chan struct{}, 1),
 		over: make(chan struct{}), opened: make(chan struct{}), transfers: make(chan struct{}, s.limits.Transfers), opening: make(chan struct{}, 1),
-		state: State{State: "connecting"}, detached: time.Now(),
+		state: State{State: "connecting"},
 	}
 	x.ctx, x.cancel = context.WithCancelCause(s.hard)
 	if err := s.admit(x); err != nil {
@@ -250,6 +250,13 @@ func (x *session) resize(cols, rows int) {
 	_ = x.ssh.WindowChange(rows, cols) // an error is the end, seen elsewhere
 }
 
+// told begins the time in which a browser may come: it knows the session now.
+func (x *session) told() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.detached = time.Now()
+}
+
 // mind ends a session nobody comes back to.
 func (x *session) mind(ctx context.Context) {
 	t := time.NewTicker(min(time.Second, x.svc.limits.Resume/4))
@@ -264,7 +271,7 @@ func (x *session) mind(ctx context.Context) {
 		if len(x.transfers) > 0 { // a long upload is presence enough
 			x.detached = time.Now()
 		}
-		gone := x.attached == nil && time.Since(x.detached) >= x.svc.limits.Resume
+		gone := x.attached == nil && !x.detached.IsZero() && time.Since(x.detached) >= x.svc.limits.Resume
 		x.mu.Unlock()
 		if gone {
 			x.cancel(errGone)

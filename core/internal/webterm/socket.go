@@ -86,10 +86,17 @@ func (s *Service) newSocket(c *websocket.Conn, may func(*api.Principal) bool) *s
 }
 
 // send writes one message within its bound. Whole messages of several senders
-// do not mix.
+// do not mix. One that is under way when the socket ends has a moment to get
+// out: a context that ends in the middle of a write cuts the connection, and
+// the browser would not hear why.
 func (k *socket) send(p []byte) error {
-	ctx, cancel := context.WithTimeout(k.ctx, k.svc.limits.Write)
+	if k.ctx.Err() != nil {
+		return context.Cause(k.ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), k.svc.limits.Write)
 	defer cancel()
+	stop := context.AfterFunc(k.ctx, func() { time.AfterFunc(k.svc.limits.LastWrite, cancel) })
+	defer stop()
 	return k.c.Write(ctx, websocket.MessageBinary, p)
 }
 
@@ -166,7 +173,8 @@ func (k *socket) pinger() error {
 			return nil
 		case <-t.C:
 		}
-		ctx, cancel := context.WithTimeout(k.ctx, 2*k.svc.limits.Keepalive)
+		// Not k.ctx: see send. The answer is not waited for when the socket is closed.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(k.ctx), 2*k.svc.limits.Keepalive)
 		err := k.c.Ping(ctx)
 		cancel()
 		if err != nil {

@@ -30,9 +30,14 @@ func TestTerminal(t *testing.T) {
 	y.enter("stty size; tty\n")
 	y.sees("50 132")
 	y.told("running", func(s State) bool { return s.State == "running" && s.ConnectionID == term.ConnectionID })
-	x, err := r.conns.Get(t.Context(), term.ConnectionID)
-	if err != nil || x.Via != "api" || x.Kind != "ssh" || x.UserName != "demo" || x.RecordingID == "" || !x.Lockable {
-		t.Fatalf("%+v, %v", x, err)
+	var x *conn.Record
+	r.until("the recording is known", func() bool {
+		var err error
+		x, err = r.conns.Get(t.Context(), term.ConnectionID)
+		return err == nil && x.RecordingID != ""
+	})
+	if x.Via != "api" || x.Kind != "ssh" || x.UserName != "demo" || !x.Lockable {
+		t.Fatalf("%+v", x)
 	}
 	y.enter("exit 3\n")
 	st := y.told("ended", func(s State) bool { return s.State == "ended" })
@@ -89,9 +94,11 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// TestNobodyComesBack: a session without a socket ends after its time.
+// TestNobodyComesBack: a session without a socket ends after its time, which
+// begins when somebody knows of the session: opening it may take longer.
 func TestNobodyComesBack(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.Limits.Resume = 300 * time.Millisecond })
+	r.change(func() { r.slow = time.Second })
 	term := r.open()
 	// Its target may not have been reached by then: it has failed, and is over.
 	r.until("the connection ends", func() bool {
@@ -205,8 +212,11 @@ func TestWatch(t *testing.T) {
 	})
 	w := r.dial("auditor", path)
 	w.sees("picture-14")
-	if w.size != "80x24" {
-		t.Errorf("size %q", w.size)
+	w.mu.Lock()
+	size := w.size
+	w.mu.Unlock()
+	if size != "80x24" {
+		t.Errorf("size %q", size)
 	}
 	y.told("watched", func(s State) bool { return len(s.Watchers) == 1 && s.Watchers[0] == "auditor" })
 	y.sees("being watched by auditor")
@@ -217,7 +227,10 @@ func TestWatch(t *testing.T) {
 	y.sees("got-13")
 	w.sees("got-13")
 	r.until("the resize arrives", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return w.size == "100x30" })
-	if strings.Contains(w.output(), "hunter2secret") || bytes.Contains(w.states, []byte("hunter2secret")) {
+	w.mu.Lock()
+	states := bytes.Clone(w.states)
+	w.mu.Unlock()
+	if strings.Contains(w.output(), "hunter2secret") || bytes.Contains(states, []byte("hunter2secret")) {
 		t.Error("the watcher saw a password that was not shown")
 	}
 	start := time.Now()

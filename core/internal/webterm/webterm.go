@@ -98,6 +98,7 @@ type Limits struct {
 	Keepalive       time.Duration // between pings of a socket; default 10 s
 	Recheck         time.Duration // between checks that the login of a socket is good; default 15 s
 	Write           time.Duration // for one write to a socket; default 20 s
+	LastWrite       time.Duration // for the one that is under way when its socket ends; default 2 s
 	Drain           time.Duration // live sessions get when core stops; default 5 s
 	Watchers        int           // sockets of watchers on this core; default 500
 	Replays         int           // recordings read at once to draw a watcher's first picture; default 2
@@ -127,6 +128,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Keepalive, 10*time.Second)
 	def(&l.Recheck, 15*time.Second)
 	def(&l.Write, 20*time.Second)
+	def(&l.LastWrite, 2*time.Second)
 	def(&l.Drain, 5*time.Second)
 	num(&l.Watchers, 500)
 	num(&l.Replays, 2)

@@ -194,11 +194,12 @@ func TestLoginEnds(t *testing.T) {
 	r.judge.set(func(j *judge) { j.login = errors.New("database away") })
 	r.notify("user", "usr_demo")
 	r.notify("token", "tok_1")
-	other := r.judge.decisions()
-	r.judge.set(func(j *judge) { j.login = fmt.Errorf("%w: session", user.ErrEnded) })
+	r.until("undecidable", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return !l.undecidable.IsZero() })
 	if l.Context().Err() != nil {
 		t.Fatalf("ended while the login could not be checked: %v", context.Cause(l.Context()))
 	}
+	other := r.judge.decisions()
+	r.judge.set(func(j *judge) { j.login = fmt.Errorf("%w: session", user.ErrEnded) })
 	r.notify("user", "usr_demo")
 	if why := r.ended(l); why.Reason != EndedByLogin {
 		t.Errorf("ended by %+v", why)

@@ -39,6 +39,8 @@ func (m *Manager) flusher(ctx context.Context) {
 		case <-t.C:
 			counters = true
 		}
+		// It answers for when it was asked, however long that took.
+		at := m.cfg.Now()
 		err := m.flush(ctx, counters)
 		asked := counters || failing
 		if err == nil && asked {
@@ -62,7 +64,7 @@ func (m *Manager) flusher(ctx context.Context) {
 		case err == nil:
 			if asked {
 				m.mu.Lock()
-				m.contact = m.cfg.Now()
+				m.contact = at
 				m.mu.Unlock()
 			}
 			if failing {

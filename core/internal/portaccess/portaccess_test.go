@@ -408,13 +408,18 @@ func TestEnds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, dbtest.SQLite(t), 4)
 			x := r.open(tt.req)
-			roundTrip(t, x.Address, "x")
+			if tt.req.Duration == 0 { // else its time may be over by now
+				roundTrip(t, x.Address, "x")
+			}
 			tt.end(r, x)
 			r.until("the port closes", func() bool { return closedPort(x.Address) })
 			r.until("the record ends", func() bool {
 				y := r.record(x.ConnectionID)
-				return y.State == conn.Disconnected && y.EndReason == tt.want
+				return (y.State == conn.Disconnected || tt.req.Duration != 0 && y.State == conn.Failed) && y.EndReason == tt.want
 			})
+			if lasted := r.record(x.ConnectionID).EndedAt.Sub(x.OpenedAt); lasted < tt.req.Duration {
+				t.Errorf("ended after %s, want %s", lasted, tt.req.Duration)
+			}
 		})
 	}
 }

@@ -45,6 +45,8 @@ func (s *Service) check(ctx context.Context) {
 	s.flushPresence(ctx, false)
 	s.mu.Lock()
 	s.beat = s.cfg.Now()
+	close(s.beaten)
+	s.beaten = make(chan struct{})
 	s.mu.Unlock()
 }
 

@@ -109,6 +109,7 @@ type Service struct {
 	peers    map[string]*peer
 	run      context.Context // of Run, nil before and after
 	beat     time.Time       // when times were last checked
+	beaten   chan struct{}   // closed and replaced then
 	left     bool
 
 	// cacheMu guards cache.
@@ -135,7 +136,7 @@ func New(c Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: c, epoch: "epo_" + strings.ToLower(rand.Text()), started: c.Now(), again: make(chan struct{}, 1),
-		sessions: map[string]*session{}, peers: map[string]*peer{}, cache: map[string]*selectors{},
+		sessions: map[string]*session{}, peers: map[string]*peer{}, cache: map[string]*selectors{}, beaten: make(chan struct{}),
 	}
 	s.metrics = newMetrics(c.Metrics, s)
 	return s, nil
@@ -208,6 +209,30 @@ func (s *Service) justified() bool {
 	beat := s.beat
 	s.mu.Unlock()
 	return s.current(beat, now) && now.Sub(s.cfg.Conns.Contact()) < s.cfg.Away()
+}
+
+// beatWait bounds the wait for times to be checked.
+const beatWait = 3 * time.Second
+
+// justify is justified, for who comes when this core has just gone on: times
+// are checked then before anything else is said.
+func (s *Service) justify(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, beatWait)
+	defer cancel()
+	for {
+		s.mu.Lock()
+		beat, beaten := s.beat, s.beaten
+		s.mu.Unlock()
+		if s.current(beat, s.cfg.Now()) {
+			return s.justified()
+		}
+		wake(s.again)
+		select {
+		case <-beaten:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // current reports whether times were checked recently enough.

@@ -397,7 +397,7 @@ func (p *peer) lease(ctx context.Context) error {
 	if !up {
 		return errOffline
 	}
-	if !p.s.justified() {
+	if !p.s.justify(ctx) {
 		return errors.New("core cannot justify the sessions at present")
 	}
 	life := min(p.s.cfg.Lease(), maxLease)

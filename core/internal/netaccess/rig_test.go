@@ -370,7 +370,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, d *db.DB) *world {
-	w := &world{t: t, db: d, fleet: newBoxes(), targets: &shelf{by: map[string]*target.Target{}}, lease: 6 * time.Second, window: time.Hour}
+	w := &world{t: t, db: d, fleet: newBoxes(), targets: &shelf{by: map[string]*target.Target{}}, lease: maxLease, window: time.Hour}
 	w.law = &law{targets: w.targets, denied: map[string]bool{}}
 	return w
 }

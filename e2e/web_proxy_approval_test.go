@@ -118,7 +118,7 @@ func TestProxyApproval(t *testing.T) {
 	if answer := <-got; strings.HasPrefix(answer, "2") {
 		t.Errorf("the program got %s", answer)
 	}
-	until(t, patience, "it is lost", func() error { return w.approvalIs(t, anna, lost, "lost") })
+	until(t, 2*patience, "it is lost", func() error { return w.approvalIs(t, anna, lost, "lost") })
 	if err := w.approvalIs(t, anna, sent, "approved"); err != nil {
 		t.Error(err)
 	}

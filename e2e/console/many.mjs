@@ -23,7 +23,7 @@ await main(async (browser) => {
 
     began = Date.now();
     let deepest = 0;
-    while (deepest < config.far && Date.now() - began < 60_000) {
+    while (deepest < config.far && Date.now() - began < 180_000) {
       await page.mouse.move(700, 500);
       await page.mouse.wheel(0, 20_000);
       deepest = await page.evaluate(() => Math.max(...[...document.querySelectorAll("[aria-rowindex]")].map((r) => Number(r.ariaRowIndex ?? r.getAttribute("aria-rowindex")))));

@@ -77,6 +77,9 @@ func TestSSORefusals(t *testing.T) {
 		}
 	}
 	set := func(name string, v any) func() { return token(func(c obj) { c[name] = v }) }
+	at := func(name string, d time.Duration) func() {
+		return token(func(c obj) { c[name] = r.clock.Now().Add(d).Unix() })
+	}
 	for i, c := range []struct {
 		name  string
 		knob  func()
@@ -90,9 +93,9 @@ func TestSSORefusals(t *testing.T) {
 		{"azp of another", set("azp", "other"), 403, "sso_token"},
 		{"another nonce", set("nonce", "x"), 403, "sso_token"},
 		{"no nonce", token(func(c obj) { delete(c, "nonce") }), 403, "sso_token"},
-		{"expired", set("exp", r.clock.Now().Add(-2*time.Minute).Unix()), 403, "sso_clock"},
-		{"expired within the tolerance", set("exp", r.clock.Now().Add(-30*time.Second).Unix()), 200, ""},
-		{"from the future", set("iat", r.clock.Now().Add(5*time.Minute).Unix()), 403, "sso_clock"},
+		{"expired", at("exp", -2*time.Minute), 403, "sso_clock"},
+		{"expired within the tolerance", at("exp", -30*time.Second), 200, ""},
+		{"from the future", at("iat", 5*time.Minute), 403, "sso_clock"},
 		{"wrong at_hash", set("at_hash", "AAAA"), 403, "sso_token"},
 		{"no subject", set("sub", ""), 403, "sso_not_admitted"},
 	} {

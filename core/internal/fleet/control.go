@@ -152,6 +152,13 @@ func (f *Fleet) admitNode(ctx context.Context, n *node, h wire.Hello) (*nodeRow,
 	if why := f.register(ctx, n); why != nil {
 		return nil, why
 	}
+	// Who changed the node since it was read has not found this tunnel.
+	_, err = f.reread(ctx, n)
+	if why := refusal(err); why != nil {
+		n.close(why)
+		return nil, why
+	}
+	e = n.row.Load()
 	f.noteConnected(n, e)
 	return e, nil
 }

@@ -354,6 +354,32 @@ func (n *node) renew(e *nodeRow) *nodeRow {
 	}
 }
 
+// reread reads a node's row again; former is nil when that brought nothing new.
+func (f *Fleet) reread(ctx context.Context, n *node) (former *nodeRow, err error) {
+	e, err := f.checkPeer(ctx, n.session.Info().Peer)
+	if err != nil {
+		return nil, err
+	}
+	if former = n.renew(e); former == nil {
+		return nil, nil
+	}
+	f.mu.Lock()
+	if f.live[n.id] == n {
+		f.indexLocked(n, n)
+	}
+	f.mu.Unlock()
+	return former, nil
+}
+
+// refusal is the error as core's decision against the node, or nil: what fails
+// otherwise ends no tunnel.
+func refusal(err error) *wire.Error {
+	if we, ok := errors.AsType[*wire.Error](err); ok && we.Code == wire.CodeUnauthorized {
+		return we
+	}
+	return nil
+}
+
 // recheck reads a node again after it was changed, ends its tunnel when it is
 // revoked or gone, and tells it new rules.
 func (f *Fleet) recheck(ctx context.Context, id string) error {
@@ -361,24 +387,14 @@ func (f *Fleet) recheck(ctx context.Context, id string) error {
 	if n == nil {
 		return nil
 	}
-	e, err := f.checkPeer(ctx, n.session.Info().Peer)
-	if err != nil {
-		we, ok := errors.AsType[*wire.Error](err)
-		if !ok || we.Code != wire.CodeUnauthorized {
-			return err
-		}
-		return n.close(we)
+	former, err := f.reread(ctx, n)
+	if why := refusal(err); why != nil {
+		return n.close(why)
 	}
-	former := n.renew(e)
-	if former == nil {
-		return nil
+	if err != nil || former == nil {
+		return err
 	}
-	f.mu.Lock()
-	if f.live[id] == n {
-		f.indexLocked(n, n)
-	}
-	f.mu.Unlock()
-	if former.Version != e.Version && n.kind == wire.Extender {
+	if former.Version != n.row.Load().Version && n.kind == wire.Extender {
 		if err := f.sendRules(ctx, n); err != nil {
 			// It must not go on with the old ones: it gets the new with its next Welcome.
 			n.close(wire.Errorf(wire.CodeReplaced, "the node's rules changed"))

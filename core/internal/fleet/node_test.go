@@ -2,9 +2,12 @@ package fleet
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
 	"testing"
 	"time"
 
+	"caponier/core/internal/audit"
 	"caponier/core/internal/db/dbtest"
 	"caponier/shared/tunnel"
 	"caponier/shared/wire"
@@ -63,5 +66,76 @@ func TestOlderRowChangesNothing(t *testing.T) {
 	}
 	if former := n.renew(freed); former != freed {
 		t.Errorf("the same row again: %+v", former)
+	}
+}
+
+// dead is a tunnel whose end nobody has noticed; while it is asked, something
+// happens.
+type dead struct {
+	tunnel.Session
+	leaf  *x509.Certificate
+	asked func()
+	ended context.Context
+	end   context.CancelFunc
+}
+
+func (d *dead) Done() <-chan struct{} { return d.ended.Done() }
+
+func (d *dead) Info() tunnel.Info { return tunnel.Info{Peer: d.leaf} }
+
+func (d *dead) Close(*wire.Error) error { d.end(); return nil }
+
+func (d *dead) Ping(context.Context) (time.Duration, error) {
+	d.asked()
+	return 0, errors.New("no answer")
+}
+
+// A node that is changed while it comes back is known as it is then, and one
+// that is revoked meanwhile does not come back.
+func TestChangedWhileItReturns(t *testing.T) {
+	now := time.Now()
+	f := offline(t, dbtest.SQLite(t), &now)
+	_, text, err := f.CreateToken(t.Context(), audit.System, TokenSpec{Kind: "carrier", TTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := request(t, text)
+	ask.Kind = wire.Carrier
+	enrolled, err := f.enrol(t.Context(), ask, "192.0.2.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := enrolled.NodeID
+	leaf, err := x509.ParseCertificate(enrolled.Certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	come := func(place string, asked func()) (*dead, *nodeRow, *wire.Error) {
+		s := &dead{leaf: leaf, asked: asked}
+		s.ended, s.end = context.WithCancel(t.Context())
+		e, why := f.admitNode(t.Context(), &node{id: id, kind: wire.Carrier, session: s}, wire.Hello{Version: wire.Version, Kind: wire.Carrier, Host: place, Clock: now.UnixMicro()})
+		return s, e, why
+	}
+	if _, _, why := come("here", func() {
+		_, err := f.change(t.Context(), id, audit.EdgeChanged, func(e *nodeRow, fields map[string]string) error {
+			e.Cordoned, fields["cordoned"] = true, "true"
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}); why != nil {
+		t.Fatal(why)
+	}
+	_, e, why := come("there", func() {
+		if err := f.Revoke(t.Context(), audit.System, id, false); err != nil {
+			t.Error(err)
+		}
+	})
+	if why != nil || !e.Cordoned || !f.get(id).row.Load().Cordoned {
+		t.Errorf("drained while it returned: %+v, %v", e, why)
+	}
+	if s, _, why := come("elsewhere", nil); why == nil || why.Code != wire.CodeUnauthorized || !isDone(s) {
+		t.Errorf("revoked while it returned: %v, closed %v", why, isDone(s))
 	}
 }

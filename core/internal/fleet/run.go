@@ -100,13 +100,14 @@ func (f *Fleet) Run(ctx context.Context) error {
 		f.events.run(wctx)
 	}()
 	g, gctx := errgroup.WithContext(ctx)
+	notes := f.c.DB.Subscribe(gctx) // before the first Hello: no change of a node is missed
 	g.Go(func() error {
 		if err := f.control.Serve(f.streams); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 			return fmt.Errorf("serve control streams: %w", err)
 		}
 		return nil
 	})
-	g.Go(func() error { return f.watch(gctx) })
+	g.Go(func() error { return f.watch(gctx, notes) })
 	g.Go(func() error { return f.tend(gctx) })
 	g.Go(func() error { return f.pulse(gctx) })
 	if f.c.QUIC != nil {
@@ -171,8 +172,8 @@ func (f *Fleet) acceptQUIC(ctx context.Context) error {
 }
 
 // watch acts on changes of nodes, made on this core or another.
-func (f *Fleet) watch(ctx context.Context) error {
-	for n := range f.c.DB.Subscribe(ctx) {
+func (f *Fleet) watch(ctx context.Context, notes <-chan db.Note) error {
+	for n := range notes {
 		switch n.Topic {
 		case "edge":
 			if n.ID == "" {

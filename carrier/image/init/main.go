@@ -4,7 +4,8 @@
 // in a directory this container can only read: for the screen and the files
 // init connects to it and waits to be used (see bridge.go).
 // init starts the X server, the window manager and the browser, reaps every
-// process, and ends when the browser does: a used container is not started again.
+// process, and ends when the browser does (one that crashes while it starts is
+// started once more): a used container is not started again.
 package main
 
 import (
@@ -62,9 +63,9 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	home, err := profile()
-	if err != nil {
-		return err
+	const home = "/tmp/home"
+	if err := os.Mkdir(home, 0o700); err != nil {
+		return fmt.Errorf("make home: %w", err)
 	}
 	ln, err := net.Listen("tcp", proxy)
 	if err != nil {
@@ -112,13 +113,39 @@ func run() error {
 	if _, err := start(env, "openbox", "--sm-disable"); err != nil {
 		return err
 	}
-	name, args, err := program(filepath.Join(home, "profile"))
+	const first, second = home + "/profile", home + "/profile-2"
+	began := time.Now()
+	st, err := browse(ctx, env, first, alone, xvnc)
 	if err != nil {
 		return err
 	}
+	if crashed(st) && time.Since(began) < startTime {
+		fmt.Fprintf(os.Stderr, "init: %v; it is started once more\n", left(st))
+		_ = os.RemoveAll(first) // only memory: parts of it may still run
+		if st, err = browse(ctx, env, second, alone, xvnc); err != nil {
+			return err
+		}
+	}
+	return left(st)
+}
+
+// startTime is how long after its start a browser that crashes is started once
+// more, with a profile of its own: rarely one does on a busy machine, and there
+// is nothing in it yet whose loss would have to be told.
+const startTime = 30 * time.Second
+
+// browse runs the browser with a new profile and returns how it ended.
+func browse(ctx context.Context, env []string, dir string, alone <-chan struct{}, xvnc *exec.Cmd) (syscall.WaitStatus, error) {
+	if err := profile(dir); err != nil {
+		return 0, err
+	}
+	name, args, err := program(dir)
+	if err != nil {
+		return 0, err
+	}
 	browser, err := start(env, name, append(args, "http://park.caponier.internal/")...)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	return wait(ctx, alone, xvnc, browser)
 }
@@ -150,16 +177,11 @@ func geometry(s string) (string, error) {
 }
 
 // profile copies the profile made with the image to memory: it is used once.
-func profile() (home string, err error) {
-	home = "/tmp/home"
-	if err := os.Mkdir(home, 0o700); err != nil {
-		return "", fmt.Errorf("make home: %w", err)
-	}
-	dir := filepath.Join(home, "profile")
+func profile(dir string) error {
 	if err := copyProfile(dir, baked); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("copy profile: %w", err)
+		return fmt.Errorf("copy profile: %w", err)
 	}
-	return home, os.MkdirAll(dir, 0o700)
+	return os.MkdirAll(dir, 0o700)
 }
 
 // baked is the profile made with the image.
@@ -243,11 +265,27 @@ func left(st syscall.WaitStatus) error {
 	return nil
 }
 
-// wait reaps whatever ends until the browser or the X server is among it, the
-// container is stopped, or there has been no carrier for too long.
-func wait(ctx context.Context, alone <-chan struct{}, xvnc, browser *exec.Cmd) error {
+// crashed reports whether the browser ended by a fault of its own: not by its
+// user, nor by the kernel for want of memory, nor by somebody who ended it.
+func crashed(st syscall.WaitStatus) bool {
+	if !st.Signaled() {
+		return false
+	}
+	switch st.Signal() {
+	case syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGABRT, syscall.SIGILL, syscall.SIGTRAP, syscall.SIGFPE:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait reaps whatever ends until the browser is among it, and returns how. It
+// fails when the X server ends, the container is stopped, or there has been no
+// carrier for too long.
+func wait(ctx context.Context, alone <-chan struct{}, xvnc, browser *exec.Cmd) (syscall.WaitStatus, error) {
 	child := make(chan os.Signal, 16)
 	signal.Notify(child, syscall.SIGCHLD)
+	defer signal.Stop(child)
 	for {
 		for {
 			var st syscall.WaitStatus
@@ -257,17 +295,17 @@ func wait(ctx context.Context, alone <-chan struct{}, xvnc, browser *exec.Cmd) e
 			}
 			switch pid {
 			case browser.Process.Pid:
-				return left(st)
+				return st, nil
 			case xvnc.Process.Pid:
-				return fmt.Errorf("the X server ended with status %d", st.ExitStatus())
+				return 0, fmt.Errorf("the X server ended with status %d", st.ExitStatus())
 			}
 		}
 		select {
 		case <-child:
 		case <-alone:
-			return errors.New("there is no carrier any more")
+			return 0, errors.New("there is no carrier any more")
 		case <-ctx.Done():
-			return errStopped
+			return 0, errStopped
 		}
 	}
 }

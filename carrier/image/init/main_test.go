@@ -76,3 +76,14 @@ func TestLeft(t *testing.T) {
 		}
 	}
 }
+
+// What ended by somebody's will, or for want of memory, is not begun again.
+func TestCrashed(t *testing.T) {
+	for script, want := range map[string]bool{"exit 0": false, "exit 1": false, "kill -SEGV $$": true, "kill -ABRT $$": true, "kill -TRAP $$": true, "kill -KILL $$": false, "kill -TERM $$": false} {
+		cmd := exec.Command("sh", "-c", script)
+		_ = cmd.Run() // how it ended is what is asked
+		if got := crashed(cmd.ProcessState.Sys().(syscall.WaitStatus)); got != want {
+			t.Errorf("%s: crashed %t, want %t", script, got, want)
+		}
+	}
+}

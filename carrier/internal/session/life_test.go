@@ -377,6 +377,35 @@ func TestBrowserEnds(t *testing.T) {
 	})
 }
 
+// A browser that crashes while it starts is started once more, and leads to the
+// session's page; one that crashes again ends the session.
+func TestBrowserCrashes(t *testing.T) { each(t, testBrowserCrashes) }
+
+func testBrowserCrashes(t *testing.T, r *rig) {
+	r.conf = func(c *Config) { c.Warm[r.what] = 0 }
+	r.start()
+	l := r.open(r.spec("con_a"))
+	crash := func() {
+		t.Helper()
+		r.until(patience, "the browser's first process is there", func() error {
+			out := r.inside(l, `for p in $(pidof firefox-esr chromium); do grep -q "^PPid:[[:space:]]1$" /proc/$p/status && kill -SEGV $p && echo done; done`)
+			if strings.TrimSpace(out) != "done" {
+				return errors.New(out)
+			}
+			return nil
+		})
+	}
+	crash()
+	r.shows(l, colour("/con_a"), patience)
+	crash()
+	r.until(patience, "end", func() error {
+		if e, ok := r.core.end("con_a"); !ok || e.Reason != "error" {
+			return fmt.Errorf("%+v", e)
+		}
+		return nil
+	})
+}
+
 func TestLeft(t *testing.T) {
 	for _, c := range []struct {
 		c    browser.Container

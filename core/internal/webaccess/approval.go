@@ -114,7 +114,9 @@ func (s *Service) approval(ctx context.Context, p fleet.Peer, ask wire.WebApprov
 func (x *session) hold(ctx context.Context, p fleet.Peer, ask wire.WebApprovalAsk) (*held, *wire.Error, error) {
 	x.asks.Lock()
 	defer x.asks.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	// A webproxy that goes away in the moment of the commit leaves no row that
+	// nobody here looks after.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
 	if _, proxy := x.pair(); p.ID != proxy {
 		return nil, wire.Errorf(wire.CodeRefused, "the session is not this webproxy's"), nil

@@ -51,30 +51,40 @@ func (x *session) spend(ctx context.Context, h *held, by audit.Actor) wire.WebAp
 // What was approved already, and not sent, can only be lost.
 func (x *session) decided(ctx context.Context, h *held, state wire.ApprovalState, text string, by audit.Actor) {
 	x.mu.Lock()
-	a := h.row
+	open := h.row.open()
 	x.mu.Unlock()
-	if !a.open() {
+	if !open {
 		return
-	}
-	if a.unsent() {
-		state = wire.ApprovalLost
-	}
-	if state == wire.ApprovalLost {
-		text += " The request was not sent."
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer cancel()
-	a.State, a.Reason, a.DecidedAt = state, text, x.s.cfg.Now()
+	var a *approvalRow
 	var wrote bool
 	err := x.s.cfg.DB.Tx(ctx, func(tx *db.Tx) (err error) {
-		wrote, err = x.s.writeFinal(ctx, tx, &a, by)
+		// As it is stored: of an approval made just now the note may be on its way.
+		if a, err = scanApproval(tx.QueryRowContext(ctx, approvalSQL, h.id)); err != nil {
+			return err
+		}
+		wrote = false
+		if !a.open() {
+			return nil
+		}
+		end, why := state, text
+		if a.unsent() {
+			end = wire.ApprovalLost
+		}
+		if end == wire.ApprovalLost {
+			why += " The request was not sent."
+		}
+		a.State, a.Reason, a.DecidedAt = end, why, x.s.cfg.Now()
+		wrote, err = x.s.writeFinal(ctx, tx, a, by)
 		return err
 	})
 	switch {
 	case err != nil:
-		x.s.cfg.Log.Error("end of a request for approval not written", "session", x.row.ID, "approval", a.ID, "err", err)
+		x.s.cfg.Log.Error("end of a request for approval not written", "session", x.row.ID, "approval", h.id, "err", err)
 	case wrote:
-		x.settle(h, &a)
+		x.settle(h, a)
 	default:
 		x.reread(ctx, h) // somebody was first
 	}
@@ -106,15 +116,15 @@ func (x *session) settle(h *held, a *approvalRow) {
 	if changed || before.unsent() {
 		h.row = *a
 	}
-	if changed && before.State == wire.ApprovalWaiting {
-		close(h.over)
-	}
 	x.mu.Unlock()
 	if !changed {
 		return
 	}
 	x.s.metrics.approvals.WithLabelValues(string(a.State)).Inc()
 	x.mark(a)
+	if before.State == wire.ApprovalWaiting {
+		close(h.over)
+	}
 	x.publish()
 }
 

@@ -434,12 +434,16 @@ func TestApprovalsEnd(t *testing.T) {
 		a = k.waits("anna", s.ID, "/left")
 		cancel()
 		<-asked
-		eventually(t, "it counts as lost", func() bool {
-			mu.Lock()
-			ahead += 10 * time.Second
-			mu.Unlock()
-			return state(a.ID) == wire.ApprovalLost
+		x := k.svc.find(s.ID)
+		eventually(t, "nobody asks about it", func() bool {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			return len(x.held) == 1 && x.held[0].asking == 0
 		})
+		mu.Lock()
+		ahead += unasked
+		mu.Unlock()
+		eventually(t, "it counts as lost", func() bool { return state(a.ID) == wire.ApprovalLost })
 	})
 }
 

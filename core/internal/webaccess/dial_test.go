@@ -28,7 +28,7 @@ func TestDialThroughSite(t *testing.T) {
 		st, err := proxy.Session().Open(t.Context(), wire.Preface{Kind: wire.StreamDial, Network: "tcp", Connection: session, Dest: dest})
 		must(t, err)
 		defer st.Close()
-		st.SetDeadline(time.Now().Add(20 * time.Second))
+		st.SetDeadline(time.Now().Add(patience))
 		if err := st.Accepted(t.Context()); err != nil {
 			return "", err
 		}
@@ -62,7 +62,7 @@ func TestDialThroughSite(t *testing.T) {
 	defer st.Close()
 	must(t, st.Accepted(t.Context()))
 	k.do("eve", "DELETE", "/web-sessions/"+s.ID, nil, nil)
-	st.SetReadDeadline(time.Now().Add(20 * time.Second))
+	st.SetReadDeadline(time.Now().Add(patience))
 	if _, err := io.ReadAll(st); errors.Is(err, context.DeadlineExceeded) {
 		t.Error("it flows on after the end")
 	}

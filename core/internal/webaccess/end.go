@@ -53,13 +53,13 @@ func (x *session) close(ctx context.Context, reason conn.EndReason, text string)
 	if err := x.s.writeEnd(wctx, &x.row, reason, text); err != nil {
 		x.s.cfg.Log.Error("end of a web session not written", "session", x.row.ID, "err", err)
 	}
-	x.mu.Lock()
-	x.state = Ended
-	x.mu.Unlock()
 	x.live.Close(reason, nil)
+	// From here on its row tells of it. It is not shown to have ended before:
+	// who sees that finds nothing of it any more.
 	x.s.mu.Lock()
 	delete(x.s.sessions, x.row.ID)
 	x.s.mu.Unlock()
+	x.publish() // who read it between the row and this
 	x.s.metrics.ended.WithLabelValues(endLabel(reason)).Inc()
 	close(x.ended)
 }

@@ -16,6 +16,15 @@ import (
 type nodeState struct {
 	tunnel uint64 // the one it was compared over last
 	busy   bool   // it is being compared
+	agreed uint64 // as tunnel, also while it is to be compared again
+}
+
+// compared reports whether what a node has is known over its tunnel.
+func (s *Service) compared(id string, tunnel uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[id]
+	return n != nil && n.agreed == tunnel
 }
 
 func (s *Service) again() {
@@ -46,11 +55,17 @@ func (s *Service) look(ctx context.Context) {
 				err := s.reconcile(ctx, kind, o.ID)
 				s.mu.Lock()
 				if n.busy = false; err == nil {
-					n.tunnel = o.Tunnel
+					n.tunnel, n.agreed = o.Tunnel, o.Tunnel
 				}
 				s.mu.Unlock()
-				if err != nil && ctx.Err() == nil {
-					s.cfg.Log.Warn("sessions of a node not read; tried again", "node", o.Name, "err", err)
+				if err != nil {
+					if ctx.Err() == nil {
+						s.cfg.Log.Warn("sessions of a node not read; tried again", "node", o.Name, "err", err)
+					}
+					return
+				}
+				for _, x := range s.snapshot() {
+					x.poke() // what it was not to be told before
 				}
 			})
 		}

@@ -45,7 +45,7 @@ func TestRecords(t *testing.T) {
 		}
 		// Who looks at the timeline is told of more, the user too.
 		told := map[string]string{}
-		for late := time.After(20 * time.Second); len(told) < 2; {
+		for late := time.After(patience); len(told) < 2; {
 			select {
 			case n := <-notes:
 				if strings.HasPrefix(n.Topic, topicTimeline) && !strings.HasSuffix(n.Topic, api.GroupSuffix) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ func TestRestart(t *testing.T) {
 			delete(b.carrier, lost.ID)
 			b.carrier["con_stray"] = wire.CarrierSession{ID: "con_stray", Revision: 1}
 		})
-		k = w.start()
+		k = w.start(func(_ *core, c *Config) { c.Fleet = &asksLate{c.Fleet, 10 * c.Tick} })
 		eventually(t, "both nodes are back and told again", func() bool {
 			c, _ := carrier.forCarrier(kept.ID)
 			p, _ := proxy.forProxy(kept.ID)
@@ -88,6 +89,19 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+// asksLate is a fleet in which it takes a while to ask a carrier what it has.
+type asksLate struct {
+	Fleet
+	by time.Duration
+}
+
+func (f *asksLate) Ask(ctx context.Context, nodeID, method, path string, in, out any) error {
+	if method == "GET" && path == wire.PathCarrierSessions {
+		<-time.After(f.by)
+	}
+	return f.Fleet.Ask(ctx, nodeID, method, path, in, out)
+}
+
 // What was taken away while core was stopped ends at its start, before the
 // nodes are back; records that come before that are kept by their node.
 func TestRightLostDuringRestart(t *testing.T) {
@@ -107,7 +121,9 @@ func TestRightLostDuringRestart(t *testing.T) {
 // comes back in time does not.
 func TestNodeAway(t *testing.T) {
 	w := newWorld(t, dbtest.SQLite(t))
-	k := w.start(func(k *core, _ *Config) { k.limits.Lease = 10 * time.Second })
+	var ahead atomic.Int64 // time goes on when the test says so
+	began := time.Now()
+	k := w.start(func(_ *core, c *Config) { c.Now = func() time.Time { return began.Add(time.Duration(ahead.Load())) } })
 	carrier, proxy := k.node(wire.Carrier, "c1"), k.node(wire.WebProxy, "p1")
 	k.wiki(nil)
 	s := k.open("eve", "wiki", map[string]any{"account": "alice"})
@@ -130,6 +146,8 @@ func TestNodeAway(t *testing.T) {
 		t.Fatalf("state %s", got)
 	}
 	proxy.down()
+	eventually(t, "it is told what is wrong", func() bool { return strings.Contains(k.get("eve", s.ID).Problem, "webproxy") })
+	ahead.Add(int64(k.limits.Lease))
 	eventually(t, "it ends", func() bool { return k.get("eve", s.ID).State != Open })
 	eventually(t, "the carrier cleared it away", func() bool { return carrier.count() == 0 })
 	proxy.up(k.url, "")

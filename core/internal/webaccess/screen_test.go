@@ -9,7 +9,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -81,7 +80,7 @@ func (k *core) socket(who, id, what string) (*websocket.Conn, error) {
 // closed reads until the socket is closed and returns code and reason.
 func closed(t *testing.T, c *websocket.Conn) (websocket.StatusCode, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for {
 		_, _, err := c.Read(ctx)
@@ -96,7 +95,7 @@ func closed(t *testing.T, c *websocket.Conn) (websocket.StatusCode, string) {
 
 func expect(t *testing.T, c *websocket.Conn, want string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	got := ""
 	for len(got) < len(want) {

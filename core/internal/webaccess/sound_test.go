@@ -23,7 +23,7 @@ import (
 // plays reads n blocks that count on, and says so of each.
 func plays(t *testing.T, c *websocket.Conn, n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for i := range n {
 		kind, p, err := c.Read(ctx)
@@ -37,7 +37,7 @@ func plays(t *testing.T, c *websocket.Conn, n int) {
 // silenced hears a session until it is closed; code and reason.
 func silenced(t *testing.T, c *websocket.Conn) (websocket.StatusCode, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for {
 		_, _, err := c.Read(ctx)
@@ -112,7 +112,7 @@ func TestSound(t *testing.T) {
 	refused("eve", "", closeNotAllowed, "The session is locked.")
 	must(t, k.conns.Unlock(t.Context(), s.ID, auditor))
 	eventually(t, "the unlocked session is heard", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		_, _, err := hear("eve", "").Read(ctx)
 		return err == nil

@@ -129,7 +129,11 @@ func (x *session) sync(ctx context.Context, again wire.NodeKind) bool {
 	proxyNode, proxyOn := x.present(wire.WebProxy, proxy)
 	carrierOn := false
 	if !x.forClients() {
-		_, carrierOn = x.present(wire.Carrier, carrier)
+		var o fleet.Online
+		o, carrierOn = x.present(wire.Carrier, carrier)
+		// One that came back is asked first what it has: it may have lost the
+		// session, and would begin it anew.
+		carrierOn = carrierOn && (again == wire.Carrier || x.s.compared(carrier, o.Tunnel))
 	}
 	if c := proxyNode.Status.Web; c != nil && c.Address != "" {
 		x.mu.Lock()

@@ -57,7 +57,7 @@ func TestUDPBlockedFallsBack(t *testing.T) {
 	w.mustSSH(t, dbA, "true")
 }
 
-// Core killed: the extender is back by itself, soon after its return.
+// Core killed: the extender is back within 5 seconds of its return.
 func TestCoreKilled(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	w.mustSSH(t, dbA, "true")
@@ -69,16 +69,15 @@ func TestCoreKilled(t *testing.T) {
 	if err := w.core.LoginAdmin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.core.Admin.Online(t.Context(), patience, "vpc-a", w.ext["a"].Proc); err != nil {
+	if _, err := w.core.Admin.Online(t.Context(), 5*time.Second, "vpc-a", w.ext["a"].Proc); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("the extender was back %v after core was ready", time.Since(began).Round(time.Millisecond))
 	w.mustSSH(t, dbA, "true")
 }
 
-// A hung core is noticed by the extender, and a hung extender by core: by nothing
-// but their pings, within 5 seconds on a machine that has the time for them
-// (TestStarvedIsNotSilent).
+// A hung core is noticed by the extender, and a hung extender by core, within
+// 5 seconds.
 func TestHungPeersAreNoticed(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	ext := w.ext["a"].Proc
@@ -97,7 +96,7 @@ func TestHungPeersAreNoticed(t *testing.T) {
 	if err := w.core.Proc.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	until(t, patience, "the extender notices the hung core", func() error {
+	until(t, 5*time.Second, "the extender notices the hung core", func() error {
 		for line := range strings.Lines(ext.Output()[before:]) {
 			if strings.Contains(line, "tunnel ended") && strings.Contains(line, "silent") {
 				return nil
@@ -115,7 +114,7 @@ func TestHungPeersAreNoticed(t *testing.T) {
 	if err := ext.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	until(t, patience, "core notices the hung extender", func() error {
+	until(t, 5*time.Second, "core notices the hung extender", func() error {
 		list, err := w.core.Admin.Edges(t.Context(), "vpc-a")
 		if err != nil {
 			return err
@@ -180,7 +179,7 @@ func TestExtenderKilledTellsTheUser(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	s := w.shell(t, dbA)
 	w.ext["a"].Proc.Kill()
-	shown := s.ended(t, patience)
+	shown := s.ended(t, 8*time.Second)
 	if !strings.Contains(shown, "The connection to the target was lost: its extender or the host itself went away.") {
 		t.Errorf("the user is not told what happened: %q", shown)
 	}
@@ -190,8 +189,7 @@ func TestExtenderKilledTellsTheUser(t *testing.T) {
 }
 
 // A network that swallows packets without a word: core tells the users of the
-// site, as soon as pings are missed, and the extender is back soon after the
-// network is.
+// site within 5 seconds, and the extender is back soon after the network is.
 func TestNetworkThatSwallowsPackets(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	s := w.shell(t, dbA)
@@ -199,7 +197,7 @@ func TestNetworkThatSwallowsPackets(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if shown := s.ended(t, patience); !strings.Contains(shown, "The connection to the target was lost: its extender or the host itself went away.") {
+	if shown := s.ended(t, 6*time.Second); !strings.Contains(shown, "The connection to the target was lost: its extender or the host itself went away.") {
 		t.Errorf("the user is not told what happened: %q", shown)
 	}
 	t.Logf("the session ended %v after the last packet", time.Since(began).Round(time.Millisecond))
@@ -266,9 +264,8 @@ func TestBalancerMoves(t *testing.T) {
 	w.mustSSH(t, dbA, "true")
 }
 
-// Losing the role ends the live session at once, with a reason. How long it
-// takes is core's time: how long a client takes to leave on a busy machine is
-// not. Who is only asked again in turn keeps the session for much longer.
+// Losing the role ends the live session within a second, with a reason. The
+// second is core's: how long a client takes to leave on a busy machine is not.
 func TestRoleRevokedEndsSession(t *testing.T) {
 	w := newWorld(t, options{vpcs: []string{"a"}})
 	s := w.shell(t, dbA)
@@ -293,7 +290,7 @@ func TestRoleRevokedEndsSession(t *testing.T) {
 			return fmt.Errorf("connections %+v", list.Items)
 		}
 		c := list.Items[0]
-		if took := c.EndedAt.Sub(taken); c.EndReason != "access_lost" || took > 5*time.Second {
+		if took := c.EndedAt.Sub(taken); c.EndReason != "access_lost" || took > time.Second {
 			return fmt.Errorf("%w: it ended by %s, %s after the role was taken", harness.ErrGone, c.EndReason, took)
 		}
 		return nil

@@ -24,9 +24,8 @@ const (
 )
 
 // late is how much longer than its lease a flow may go on: what was under way
-// to a router when its core died may still be taken, and the clock begins when
-// somebody on a busy machine comes to read it.
-const late = 4 * time.Second
+// to a router when its core died may still be taken.
+const late = 500 * time.Millisecond
 
 // leased is a plant with a lease of its own, and demo present for as long as the
 // test lasts.

@@ -30,9 +30,8 @@ func pictureMoves(t *testing.T, u *webUse, limit time.Duration) {
 }
 
 // Core, carrier and webproxy are killed and started again, one at a time: the
-// session goes on where it was, its picture is back soon after the process is
-// (BenchmarkWeb measures how soon on a machine that has nothing else to do), and
-// the recording has no gap.
+// session goes on where it was, its picture is back within three seconds of the
+// process's return, and the recording has no gap of more than a second.
 func TestWebRestarts(t *testing.T) {
 	w := web(t)
 	s := w.site(t, sites.Config{Kind: sites.Open}, siteOptions{})
@@ -57,7 +56,7 @@ func TestWebRestarts(t *testing.T) {
 			if u.State != "open" {
 				return fmt.Errorf("%w: the session is %+v", harness.ErrGone, u.WebSession)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), cutTime)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
 			sc, err := u.api.Screen(ctx, u.ID, false)
 			if err != nil {
@@ -66,7 +65,7 @@ func TestWebRestarts(t *testing.T) {
 			u.Screen.Close()
 			u.Screen = sc
 			first := sc.Picture()
-			return sc.Wait(t.Context(), cutTime, "moves", func(p *image.RGBA) error {
+			return sc.Wait(ctx, 2*time.Second, "moves", func(p *image.RGBA) error {
 				if string(p.Pix) == string(first.Pix) {
 					return errors.New("it stands still")
 				}
@@ -75,8 +74,8 @@ func TestWebRestarts(t *testing.T) {
 		})
 		took := time.Since(began)
 		t.Logf("%s killed: picture back %v after it runs again", name, took.Round(time.Millisecond))
-		if took > 10*time.Second {
-			t.Errorf("%s: the picture came back after %v", name, took)
+		if took > 3*time.Second {
+			t.Errorf("%s: the picture came back after %v, want 3 s", name, took)
 		}
 		if got := u.run(t, "return window.kept"); got != "kept" {
 			t.Errorf("%s: the page is another: %q", name, got)
@@ -95,13 +94,12 @@ func TestWebRestarts(t *testing.T) {
 	w.nothingLeft(t)
 	w.holdsNoMore(t, before)
 	// The picture was moving all the time. A busy machine may draw it seldom, so
-	// what is a gap shows in the time before; and without what was shown while core
-	// was away, the gap is nearly all of that time.
+	// what is a gap shows in the time before.
 	began, shots := w.film(t, u.RecordingID)
 	usual := widest(shots, quiet.Sub(began), died.Sub(began))
 	across := widest(shots, died.Sub(began), back.Sub(began))
 	t.Logf("core was away for %v; the longest time without a frame was %v, before it %v", back.Sub(died), across, usual)
-	if across > max(time.Second, 2*usual, back.Sub(died)/2) {
+	if across > max(time.Second, 2*usual) {
 		t.Errorf("the recording has a gap of %v across the death of core", across)
 	}
 	events, err := w.core.Admin.Timeline(t.Context(), u.RecordingID)

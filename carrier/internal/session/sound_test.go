@@ -142,20 +142,24 @@ func TestSoundEnds(t *testing.T) {
 						if _, err := player.Write(numbered(i)); err != nil {
 							return
 						}
-						time.Sleep(20 * time.Millisecond)
 					}
 				})
-				wg.Go(func() { // it hears all
-					for b := make([]byte, wire.SoundBlock); ; {
+				goesOn := make(chan struct{})
+				wg.Go(func() {
+					b := make([]byte, wire.SoundBlock)
+					for n := 1; ; n++ {
 						if _, err := io.ReadFull(listener, b); err != nil {
 							return
 						}
 						if _, err := listener.Write([]byte{1}); err != nil {
 							return
 						}
+						if n == 10*wire.SoundAhead {
+							close(goesOn)
+						}
 					}
 				})
-				time.Sleep(5 * time.Second)
+				<-goesOn
 				switch by {
 				case "listener":
 					listener.Close()
@@ -435,10 +439,9 @@ func (r *rig) pulses(l *live) string {
 	return strings.TrimSpace(r.inside(l, `grep -l -x pulseaudio /proc/[0-9]*/comm 2>/dev/null; ls -d /tmp/.sound /tmp/.sound/* /tmp/pulse* /run/caponier/sound.sock 2>/dev/null`))
 }
 
-// There is sound where a session has it, and no part of it where it has not.
-func TestSound(t *testing.T) { each(t, testSound) }
-
-func testSound(t *testing.T, r *rig) {
+// tones starts the carrier before an application whose pages play a tone.
+func (r *rig) tones() tunnel.Session {
+	r.t.Helper()
 	r.web.handler = func(w http.ResponseWriter, req *http.Request) {
 		k := colour(req.URL.Path)
 		w.Header().Set("Content-Type", "text/html")
@@ -446,7 +449,14 @@ func testSound(t *testing.T, r *rig) {
 	}
 	r.start()
 	r.warm(1)
-	tn := r.tunnel()
+	return r.tunnel()
+}
+
+// There is sound where a session has it, and no part of it where it has not.
+func TestSound(t *testing.T) { each(t, testSound) }
+
+func testSound(t *testing.T, r *rig) {
+	tn := r.tones()
 	s := r.spec("con_loud")
 	s.Policy.Sound = true
 	l := r.open(s)
@@ -496,14 +506,7 @@ func testSound(t *testing.T, r *rig) {
 func TestNoSound(t *testing.T) { each(t, testNoSound) }
 
 func testNoSound(t *testing.T, r *rig) {
-	r.web.handler = func(w http.ResponseWriter, req *http.Request) {
-		k := colour(req.URL.Path)
-		w.Header().Set("Content-Type", "text/html")
-		fmt.Fprintf(w, tonePage, k.R, k.G, k.B)
-	}
-	r.start()
-	r.warm(1)
-	tn := r.tunnel()
+	tn := r.tones()
 	s := r.spec("con_mute")
 	l := r.open(s)
 	r.shows(l, colour("/con_mute"), patience)

@@ -80,6 +80,13 @@ func (k *core) socket(who, id, what string) (*websocket.Conn, error) {
 // closed reads until the socket is closed and returns code and reason.
 func closed(t *testing.T, c *websocket.Conn) (websocket.StatusCode, string) {
 	t.Helper()
+	return answered(t, c, nil)
+}
+
+// answered is closed of a socket whose messages are each answered, with nothing
+// if answer is nil.
+func answered(t *testing.T, c *websocket.Conn, answer []byte) (websocket.StatusCode, string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for {
@@ -89,6 +96,9 @@ func closed(t *testing.T, c *websocket.Conn) (websocket.StatusCode, string) {
 		}
 		if err != nil {
 			t.Fatalf("not closed in order: %v", err)
+		}
+		if answer != nil {
+			_ = c.Write(ctx, websocket.MessageBinary, answer) // Read tells why it fails
 		}
 	}
 }

@@ -34,23 +34,6 @@ func plays(t *testing.T, c *websocket.Conn, n int) {
 	}
 }
 
-// silenced hears a session until it is closed; code and reason.
-func silenced(t *testing.T, c *websocket.Conn) (websocket.StatusCode, string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for {
-		_, _, err := c.Read(ctx)
-		if e, ok := errors.AsType[websocket.CloseError](err); ok {
-			return e.Code, e.Reason
-		}
-		if err != nil {
-			t.Fatalf("not closed in order: %v", err)
-		}
-		_ = c.Write(ctx, websocket.MessageBinary, []byte{1}) // Read tells why it fails
-	}
-}
-
 // Its user hears a session, and who may watch it; both are on record. Nobody
 // hears one that has no sound, is locked or has ended.
 func TestSound(t *testing.T) {
@@ -105,7 +88,7 @@ func TestSound(t *testing.T) {
 	auditor := &api.Principal{UserID: "usr_auditor", UserName: "auditor"}
 	must(t, k.conns.Lock(t.Context(), s.ID, auditor, "Stop that.", conn.BlockNone))
 	for who, c := range map[string]*websocket.Conn{"the owner": owner, "the watcher": watcher} {
-		if code, text := silenced(t, c); code != closeNotAllowed || text != "The session is locked." {
+		if code, text := answered(t, c, []byte{1}); code != closeNotAllowed || text != "The session is locked." {
 			t.Errorf("%s of a locked session: %d %q", who, code, text)
 		}
 	}
@@ -125,7 +108,7 @@ func TestSound(t *testing.T) {
 		web.Browser.Sound = false
 		t.Web = &web
 	})
-	if code, text := silenced(t, owner); code != closeNotAllowed || text != "This session has no sound." {
+	if code, text := answered(t, owner, []byte{1}); code != closeNotAllowed || text != "This session has no sound." {
 		t.Errorf("after it was switched off: %d %q", code, text)
 	}
 	refused("eve", "", closeNotAllowed, "This session has no sound.")
